@@ -1,0 +1,3 @@
+"""seer_jax: reinforcement learning from pixels with stored embeddings."""
+
+__version__ = "0.1.0"

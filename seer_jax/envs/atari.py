@@ -1,0 +1,158 @@
+"""Atari games on EnvPool: the protocols, and who decides what "terminated" means.
+
+Random and human scores stand in `atari_scores.py`.
+"""
+
+import dataclasses
+import functools
+
+import envpool
+import numpy as np
+from envpool.registration import registry
+
+from seer_jax.envs import timestep
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a game is played, apart from the agent.
+
+    Attributes:
+      fire_reset: press FIRE at the start of an episode.
+      full_actions: offer all 18 actions, not only those that the game reads.
+      sticky_prob: probability that the console repeats the action before instead of the one sent.
+      noop_max: an episode starts with 1 to `noop_max` no-op actions.
+      life_loss_terminal: in training, the loss of a life is terminal though the game goes on.
+      clip_rewards: in training, each step's reward is clipped to [-1, 1].
+      max_episode_steps: an episode is truncated after this many agent steps.
+    """
+
+    fire_reset: bool
+    full_actions: bool
+    sticky_prob: float
+    noop_max: int
+    life_loss_terminal: bool
+    clip_rewards: bool
+    max_episode_steps: int
+
+
+PROTOCOLS = {
+    "seer": Protocol(
+        fire_reset=False,
+        full_actions=False,
+        sticky_prob=0.0,
+        noop_max=30,
+        life_loss_terminal=True,
+        clip_rewards=True,
+        max_episode_steps=27_000,
+    ),
+    # Machado et al. 2018, https://arxiv.org/abs/1709.06009: the console, not the start, is random.
+    "machado": Protocol(
+        fire_reset=False,
+        full_actions=True,
+        sticky_prob=0.25,
+        noop_max=1,
+        life_loss_terminal=False,
+        clip_rewards=True,
+        max_episode_steps=27_000,
+    ),
+}
+
+
+@functools.cache
+def games() -> dict[str, str]:
+    """Maps each game's snake-case name (`ms_pacman`) to EnvPool's identifier (`MsPacman-v5`)."""
+    specs = registry.specs.items()
+    return {kwargs["task"]: name for name, (module, _, kwargs) in specs if module == "envpool.atari" and name.endswith("-v5")}
+
+
+def game_name(task: str) -> str:
+    """Returns the snake-case name of a game given as `ms_pacman`, `MsPacman` or `MsPacman-v5`.
+
+    Raises:
+      KeyError: EnvPool has no such game.
+    """
+    if task in games():
+        return task
+    by_identifier = {identifier: name for name, identifier in games().items()}
+    return by_identifier[task if task.endswith("-v5") else f"{task}-v5"]
+
+
+class AtariEnv:
+    """`num_envs` copies of one game behind `timestep.VectorEnv`."""
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        num_envs: int,
+        seed: int,
+        protocol: Protocol,
+        image_size: int,
+        action_repeat: int,
+        training: bool,
+        num_threads: int = 0,
+    ):
+        """Builds the pool.
+
+        Args:
+          task: a name that `game_name` knows.
+          num_envs: E.
+          seed: entropy from which every environment draws a seed of its own. Training and evaluation
+            environments of one seed share no environment seed.
+          protocol: how the game is played.
+          image_size: height and width of a frame, in pixels.
+          action_repeat: emulator frames per agent step; a frame is the maximum over the last two.
+          training: whether the protocol's training-only items (lives, clipping) apply.
+          num_threads: emulator threads; 0 lets EnvPool decide.
+        """
+        self._life_loss_terminal = training and protocol.life_loss_terminal
+        self._clip_rewards = training and protocol.clip_rewards
+        # EnvPool gives environment i the seed `seed + i` for an integer seed, so that nearby runs
+        # would share environments: draw unrelated ones.
+        entropy = np.random.SeedSequence(seed, spawn_key=(int(training),))
+        seeds = (entropy.generate_state(num_envs) >> 1).tolist()
+        self._pool = envpool.make_gymnasium(
+            games()[game_name(task)],
+            num_envs=num_envs,
+            seed=seeds,
+            num_threads=num_threads,
+            stack_num=1,
+            gray_scale=True,
+            img_height=image_size,
+            img_width=image_size,
+            frame_skip=action_repeat,
+            noop_max=protocol.noop_max,
+            use_fire_reset=protocol.fire_reset,
+            full_action_space=protocol.full_actions,
+            repeat_action_probability=protocol.sticky_prob,
+            max_episode_steps=protocol.max_episode_steps,
+            # EnvPool's episodic life plays random no-ops after each life; lives are read below instead.
+            episodic_life=False,
+            reward_clip=False,
+        )
+        self.num_envs = num_envs
+        self.num_actions = int(self._pool.action_space.n)
+        self.frame_shape = (image_size, image_size)
+
+    def reset(self) -> timestep.TimeStep:
+        frame, info = self._pool.reset()
+        zeros, false = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
+        self._lives, self._over = info["lives"], false
+        return timestep.TimeStep(frame[:, 0], zeros, zeros, false, false, false, first=~false)
+
+    def step(self, action: np.ndarray) -> timestep.TimeStep:
+        # After `done` EnvPool ignores one action and returns the reset observation with reward 0.
+        first = self._over
+        frame, score, terminated, truncated, info = self._pool.step(np.asarray(action, np.int32))
+        last = terminated | truncated
+        terminated = last & ~truncated
+        lives = info["lives"]
+        if self._life_loss_terminal:
+            terminated |= (lives < self._lives) & (lives > 0) & ~first
+        self._lives, self._over = lives, last
+        reward = np.clip(score, -1.0, 1.0) if self._clip_rewards else score
+        return timestep.TimeStep(frame[:, 0], reward, score, terminated, truncated, last, first)
+
+    def close(self) -> None:
+        self._pool.close()

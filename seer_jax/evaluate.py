@@ -1,0 +1,134 @@
+"""Evaluation: plays whole episodes with fixed parameters; also a command on a finished run.
+
+    python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--video]
+"""
+
+import json
+import pathlib
+import sys
+from typing import NamedTuple
+
+import imageio.v3 as iio
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.console
+import rich.table
+from absl import flags
+from ml_collections import ConfigDict
+
+from seer_jax import checkpoint, replay
+from seer_jax.agents import base, rainbow
+from seer_jax.envs import atari_scores, registry, timestep
+
+_VIDEO_SCALE = 4  # a stored frame is small: repeat its pixels
+_FRAMES_PER_SECOND = 60
+
+
+class Episodes(NamedTuple):
+    """Results of `[N]` episodes: undiscounted, unclipped scores and lengths in agent steps."""
+
+    scores: np.ndarray
+    lengths: np.ndarray
+
+
+def make_act(agent: base.Agent):
+    """Returns the jitted evaluation step `(params, stack, timestep, key, step) -> (action, stack)`."""
+
+    @jax.jit
+    def act(params, stack, timestep, key, step):
+        stack = replay.push_frame(stack, timestep.frame, timestep.first)
+        latents = agent.encode(params["encoder"], stack)
+        return agent.act_eval(params, latents, jax.random.fold_in(key, step)), stack
+
+    return act
+
+
+def play(act, params: base.Params, env: timestep.VectorEnv, key: jax.Array, *, frame_stack: int, frames=None) -> Episodes:
+    """Plays one episode in every environment, so that short episodes are not counted more often than long ones.
+
+    Args:
+      act: from `make_act`.
+      params: parameters of encoder and heads.
+      env: environments that play raw scores and whole games.
+      key: PRNG key of the exploration that evaluation keeps.
+      frame_stack: frames in an observation.
+      frames: a list that receives the frames of the first episode, `[H, W]` uint8 each.
+    """
+    step, now = 0, env.reset()
+    stack = jnp.zeros((*now.frame.shape, frame_stack), jnp.uint8)
+    scores, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
+    running = np.ones(env.num_envs, bool)
+    while running.any():
+        if frames is not None and running[0]:
+            frames.append(now.frame[0])
+        action, stack = act(params, stack, now, key, np.int32(step))
+        now = env.step(np.asarray(action))
+        step += 1
+        scores += np.where(running, now.score, 0.0)
+        lengths += running
+        running &= ~now.last
+    return Episodes(scores, lengths)
+
+
+def main(argv: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("run_dir", None, "Directory of a run.", flag_values=values)
+    flags.DEFINE_integer("episodes", None, "Episodes to play; the run's eval_episodes unless given.", 1, 1000, flag_values=values)
+    flags.DEFINE_bool("video", False, "Write videos/episode.mp4 of the first episode.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    try:
+        rest = values(argv)[1:]
+        if values.help:
+            print(__doc__, values.get_help(), sep="\n")
+            return 0
+        if rest or not values.run_dir:
+            raise flags.Error(f"unexpected {rest[0]!r}" if rest else "--run_dir=DIR is missing: the directory of a run")
+        run_dir = pathlib.Path(values.run_dir)
+        if not (run_dir / "config.json").is_file():
+            raise flags.Error(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
+        if not (run_dir / "checkpoints" / checkpoint.STATE_FILE).is_file():
+            raise flags.Error(f"--run_dir={run_dir} holds no parameters yet; the first come at checkpoint_every steps")
+    except flags.Error as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 2
+    _evaluate(run_dir, values.episodes, values.video)
+    return 0
+
+
+def _evaluate(run_dir: pathlib.Path, episodes: int | None, video: bool) -> None:
+    config = ConfigDict(json.loads((run_dir / "config.json").read_text()))
+    config.eval_episodes = episodes or config.eval_episodes
+    saved = checkpoint.load_state(run_dir / "checkpoints")
+    env = registry.make_env(config, training=False)
+    agent = rainbow.make_agent(config, num_actions=env.num_actions)
+    frames = [] if video else None
+    key = jax.random.PRNGKey(config.seed)
+    played = play(
+        make_act(agent), saved["train"]["params"], env, key, frame_stack=config.env.frame_stack, frames=frames
+    )
+    env.close()
+    _print_table(config, int(saved["env_steps"]), played)
+    if frames:
+        path = run_dir / "videos" / "episode.mp4"
+        path.parent.mkdir(exist_ok=True)
+        large = np.kron(np.stack(frames), np.ones((1, _VIDEO_SCALE, _VIDEO_SCALE), np.uint8))
+        iio.imwrite(path, large, fps=_FRAMES_PER_SECOND // config.env.action_repeat, macro_block_size=1)
+        print(f"video of the first episode: {path}")
+
+
+def _print_table(config: ConfigDict, env_steps: int, played: Episodes) -> None:
+    table = rich.table.Table(title=f"{config.env.task} after {env_steps:,} agent steps")
+    for column in ("episode", "score", "agent steps"):
+        table.add_column(column, justify="right")
+    for i, (score, length) in enumerate(zip(*played, strict=True)):
+        table.add_row(str(i + 1), f"{score:,.1f}", f"{length:,}", end_section=i + 1 == len(played.scores))
+    table.add_row("mean", f"{played.scores.mean():,.1f} ± {played.scores.std():,.1f}", f"{played.lengths.mean():,.0f}")
+    normalized = atari_scores.human_normalized(config.env.task, played.scores.mean())
+    if normalized is not None:
+        table.add_row("human-normalized", f"{normalized:.3f}", "")
+    rich.console.Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,96 @@
+"""Heads on latents: factorised noisy layers (Fortunato et al. 2018) and the dueling C51 head of Rainbow.
+
+Noise is an argument, one vector of standard normals for a whole head: whoever calls decides what
+shares it, and one large draw costs far less than many small ones.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seer_jax.networks.encoders import fan_in_uniform
+
+
+class NoisyDense(nn.Module):
+    """A dense layer with factorised Gaussian noise, https://arxiv.org/abs/1706.10295, equation 10.
+
+    Attributes:
+      features: outputs.
+      noise_std: initial standard deviation, before the division by the root of the number of inputs.
+    """
+
+    features: int
+    noise_std: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, noise: jax.Array | None) -> jax.Array:
+        """Maps `[..., inputs]` to `[..., features]`.
+
+        Args:
+          x: inputs.
+          noise: standard normals, `[inputs + features]` for one perturbation that all of x shares or
+            `[B, inputs + features]` for one for each row of x; None uses the means alone.
+        """
+        inputs = x.shape[-1]
+        mean_init = fan_in_uniform(inputs)
+        kernel = self.param("kernel", mean_init, (inputs, self.features))
+        bias = self.param("bias", mean_init, (self.features,))
+        kernel_std_init = nn.initializers.constant(self.noise_std * inputs**-0.5)
+        bias_std_init = nn.initializers.constant(self.noise_std * self.features**-0.5)
+        kernel_std = self.param("kernel_std", kernel_std_init, (inputs, self.features))
+        bias_std = self.param("bias_std", bias_std_init, (self.features,))
+        if noise is None:
+            return x @ kernel + bias
+        eps = jnp.sign(noise) * jnp.sqrt(jnp.abs(noise))
+        eps_in, eps_out = eps[..., :inputs], eps[..., inputs:]
+        if noise.ndim == 1:
+            # One perturbed kernel and one product: half the FLOPs of two products.
+            kernel = kernel + kernel_std * jnp.outer(eps_in, eps_out)
+            return x @ kernel + bias + bias_std * eps_out
+        # Row by row a perturbed kernel each would be larger than the work.
+        return x @ kernel + bias + ((x * eps_in) @ kernel_std + bias_std) * eps_out
+
+
+class DuelingC51(nn.Module):
+    """Logits of the return distribution of each action from separate value and advantage streams.
+
+    Attributes:
+      num_actions: A.
+      num_atoms: atoms of the distribution.
+      hidden: width of each stream.
+      noise_std: of the noisy layers.
+    """
+
+    num_actions: int
+    num_atoms: int
+    hidden: int
+    noise_std: float
+
+    def noise_sizes(self, latent_size: int) -> tuple[int, int, int, int]:
+        """Numbers of normals that the four layers take: value hidden, value, advantage hidden, advantage."""
+        first = latent_size + self.hidden
+        return first, self.hidden + self.num_atoms, first, self.hidden + self.num_actions * self.num_atoms
+
+    @nn.compact
+    def __call__(self, latent: jax.Array, noise: jax.Array | None = None) -> jax.Array:
+        """Maps `[..., L]` latents to `[..., num_actions, num_atoms]` logits.
+
+        Args:
+          latent: latents.
+          noise: `[sum(noise_sizes(L))]` standard normals for one perturbation that all latents share, or
+            `[B, sum(noise_sizes(L))]` for one for each of B latents; None uses the means alone.
+        """
+        if noise is None:
+            layer_noise = (None,) * 4
+        else:
+            layer_noise = jnp.split(noise, np.cumsum(self.noise_sizes(latent.shape[-1]))[:-1], axis=-1)
+
+        def stream(name: str, outputs: int, hidden_noise, noise) -> jax.Array:
+            hidden = nn.relu(NoisyDense(self.hidden, self.noise_std, name=f"{name}_hidden")(latent, hidden_noise))
+            out = NoisyDense(outputs * self.num_atoms, self.noise_std, name=name)(hidden, noise)
+            return out.reshape(*out.shape[:-1], outputs, self.num_atoms)
+
+        value = stream("value", 1, *layer_noise[:2])
+        advantage = stream("advantage", self.num_actions, *layer_noise[2:])
+        return value + advantage - advantage.mean(axis=-2, keepdims=True)

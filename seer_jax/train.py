@@ -1,0 +1,374 @@
+"""The command line, and the loop that steps environments, programs and cadences.
+
+    python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FIELD=VALUE] [--run_dir=DIR]
+"""
+
+import collections
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import optax
+import rich.table
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from seer_jax import checkpoint, evaluate, handover, metrics, phases, replay
+from seer_jax import config as config_lib
+from seer_jax.agents import base, rainbow
+from seer_jax.envs import atari_scores, registry
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
+_RECENT_EPISODES = 20
+_WARM_UP = "warm-up"
+
+
+def run(config: ConfigDict, run_dir: str | pathlib.Path) -> dict:
+    """Trains an agent and leaves everything about the run in `run_dir`.
+
+    Args:
+      config: like those in `configs/`.
+      run_dir: a directory that does not exist yet, or is empty.
+
+    Returns:
+      The record of kind `end` in `metrics.jsonl`.
+
+    Raises:
+      ConfigError: config or run_dir cannot be used; nothing was written.
+    """
+    config, run_dir = config_lib.resolve(config), pathlib.Path(run_dir)
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise config_lib.ConfigError(f"run_dir={run_dir} already exists; name a new directory")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise config_lib.ConfigError(f"run_dir={run_dir} cannot be created: {error.strerror}") from None
+    (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    (run_dir / "manifest.json").write_text(json.dumps(_manifest(config), indent=2) + "\n")
+    trainer = Trainer(config, run_dir)
+    try:
+        return trainer.train()
+    finally:
+        trainer.close()
+
+
+class Trainer:
+    """One run: environments on the host, states on the device, and the counters between them."""
+
+    def __init__(self, config: ConfigDict, run_dir: pathlib.Path):
+        self.config, self.run_dir = config, run_dir
+        self.clock = metrics.Clock()
+        self.env = registry.make_env(config, training=True)
+        self.eval_env = registry.make_env(config, training=False)
+        self.agent = rainbow.make_agent(config, num_actions=self.env.num_actions)
+        self.eval_act = evaluate.make_act(self.agent)
+        self.updates_per_learn = max(1, config.num_envs // config.update_every)
+
+        k_agent, k_actor, self.k_eval = jax.random.split(jax.random.PRNGKey(config.seed), 3)
+        self.phase = phases.FULL
+        self.timestep = self.env.reset()
+        self.state = self.agent.init(k_agent)
+        self.actor = phases.init_actor(k_actor, self.timestep, config.env.frame_stack)
+        self.spec = replay.RingSpec(
+            num_steps=handover.full_capacity(config) // config.num_envs,
+            num_envs=config.num_envs,
+            stack=config.env.frame_stack,
+            n_step=config.agent.n_step,
+            discount=config.agent.discount,
+            prioritized=config.replay.prioritized,
+            priority_exponent=config.replay.priority_exponent,
+        )
+        self.ring = replay.init(self.spec, phases.frame_row(self.timestep))
+
+        self.env_steps = self.updates = self.rows = 0
+        self.flops_total = 0.0
+        self.costs: dict[str, dict] = {}  # by phase
+        self.last_eval: dict = {}
+        self.info: base.Info = {}
+        self.recent = collections.deque(maxlen=_RECENT_EPISODES)
+        self.episode_score = np.zeros(config.num_envs)
+        self.episode_steps = np.zeros(config.num_envs, int)
+
+        self.writer = metrics.MetricsWriter(run_dir)
+        self.display = metrics.Display(f"{config.env.task} -> {run_dir}")
+        self._compile()
+        self.clock.skip()
+
+    def train(self) -> dict:
+        """Runs to `total_steps` and returns the final record."""
+        config = self.config
+        while self.env_steps < config.total_steps:
+            if config.seer.enabled and self.phase == phases.FULL and self.env_steps >= config.seer.freeze_step:
+                with self._off_the_clock():
+                    self._freeze()
+            before, learning = self.env_steps, self.updates > 0
+            self._vector_step()
+            if self.updates and not learning:
+                self.clock.book(_WARM_UP, self.env_steps)
+            if self._crossed(config.log_every, before):
+                self._log()
+            if self._crossed(config.eval_every, before) and self.env_steps < config.total_steps:
+                with self._off_the_clock():
+                    self._evaluate()
+            if self._crossed(config.checkpoint_every, before):
+                with self._off_the_clock():
+                    self.save()
+        with self._off_the_clock():
+            self._evaluate()
+            self.save()
+            return self._end()
+
+    def _crossed(self, every: int, before: int) -> bool:
+        """Whether a multiple of `every` lies in (before, now]."""
+        return self.env_steps // every > before // every
+
+    @contextlib.contextmanager
+    def _off_the_clock(self):
+        """Books the time so far to the phase, and what happens inside to none."""
+        jax.block_until_ready(self.state)
+        self._book_time()
+        yield
+        self.clock.skip()
+
+    def _book_time(self) -> None:
+        # Steps before learning starts are fast and of no phase's speed.
+        self.clock.book(self.phase if self.updates else _WARM_UP, self.env_steps)
+
+    def _vector_step(self) -> None:
+        """Steps all environments once; `learn` runs on the device while they step on the host."""
+        action, self.actor, self.ring = self.programs.interact(
+            self.state.params, self.actor, self.ring, self.timestep
+        )
+        # What an environment sends first is no consequence of an action, and so no agent step.
+        self.env_steps += int(np.count_nonzero(~self.timestep.first))
+        self.rows = min(self.rows + self.config.num_envs, self.spec.capacity)
+        self.flops_total += self.costs[self.phase]["interact_flops"]
+        updates_due = (self.env_steps - self.config.learn_start) // self.config.update_every
+        if updates_due - self.updates >= self.updates_per_learn:
+            self.state, self.ring, self.info = self.programs.learn(self.state, self.ring)
+            self.updates += self.updates_per_learn
+            self.flops_total += self.costs[self.phase]["learn_flops"]
+        self.timestep = self.env.step(np.asarray(action))
+        self._track_episodes()
+
+    def _track_episodes(self) -> None:
+        self.episode_score += self.timestep.score
+        self.episode_steps += ~self.timestep.first
+        for lane in np.flatnonzero(self.timestep.last):
+            score, length = float(self.episode_score[lane]), int(self.episode_steps[lane])
+            self._write("episode", {"return": score, "length": length})
+            self.recent.append(score)
+            self.episode_score[lane] = self.episode_steps[lane] = 0
+
+    def _compile(self) -> None:
+        """Compiles the programs of the phase that begins."""
+        config = self.config
+        total_updates = (config.total_steps - config.learn_start) // config.update_every
+        self.programs = phases.compile_programs(
+            self.agent,
+            self.spec,
+            self.phase,
+            state=self.state,
+            actor=self.actor,
+            ring=self.ring,
+            timestep=self.timestep,
+            batch_size=config.agent.batch_size,
+            num_updates=self.updates_per_learn,
+            importance_exponent=optax.linear_schedule(config.replay.importance_start, 1.0, total_updates),
+        )
+        self.costs[self.phase] = {
+            "interact_flops": self.programs.interact_flops,
+            "learn_flops": self.programs.learn_flops,
+            "replay_bytes": self.ring.num_bytes,
+            "replay_capacity": self.spec.capacity,
+        }
+
+    def _freeze(self) -> None:
+        began = self.clock.elapsed
+        rows_before = self.rows
+        self.state, self.spec, self.ring = handover.freeze(
+            self.agent,
+            self.state,
+            self.spec,
+            self.ring,
+            capacity=handover.frozen_capacity(self.config),
+            latent_dtype=self.config.replay.latent_dtype,
+            snapshot_dir=self.run_dir / "checkpoints" / "freeze",
+        )
+        obs = jax.ShapeDtypeStruct((rows_before, *self.actor.stack.shape[1:]), np.uint8)
+        encode = jax.jit(self.agent.encode).lower(self.state.params["encoder"], obs)
+        self.flops_total += encode.cost_analysis()["flops"]
+        self.phase = phases.FROZEN
+        self._compile()
+        before, after = self.costs[phases.FULL], self.costs[phases.FROZEN]
+        self._write(
+            "freeze",
+            {
+                "rows_moved": rows_before,
+                "handover_seconds": self.clock.elapsed - began,
+                "replay_bytes_before": before["replay_bytes"],
+                "replay_capacity_before": before["replay_capacity"],
+            },
+        )
+        self.display.update(
+            phase=self.phase,
+            froze=f"{rows_before:,} rows, {before['replay_bytes'] / 1e6:,.0f} MB of frames"
+            f" -> {after['replay_bytes'] / 1e6:,.0f} MB of latents",
+        )
+
+    def _evaluate(self) -> None:
+        config = self.config
+        key = jax.random.fold_in(self.k_eval, self.env_steps)
+        played = evaluate.play(
+            self.eval_act, self.state.params, self.eval_env, key, frame_stack=config.env.frame_stack
+        )
+        mean, std = float(played.scores.mean()), float(played.scores.std())
+        self.last_eval = {
+            "eval_return_mean": mean,
+            "eval_return_std": std,
+            "eval_length_mean": float(played.lengths.mean()),
+            "human_normalized": atari_scores.human_normalized(config.env.task, mean),
+        }
+        self._write("eval", self.last_eval | {"eval_returns": played.scores.tolist()})
+        self.display.update(evaluation=f"{mean:,.1f} ± {std:,.1f} after {self.env_steps:,} steps")
+
+    def _log(self) -> None:
+        self._book_time()
+        rate = self.clock.steps_per_second(self.phase) if self.updates else None
+        info = {name: float(value) for name, value in self.info.items()}
+        recent = float(np.mean(self.recent)) if self.recent else None
+        self._write("train", info | {"steps_per_second": rate, "return_mean": recent})
+        self.display.update(
+            phase=self.phase,
+            steps=f"{self.env_steps:,}/{self.config.total_steps:,}",
+            steps_per_second=f"{rate:,.0f}" if rate else "-",
+            time_left=self._time_left(rate),
+            recent_return="-" if recent is None else f"{recent:,.1f}",
+            loss=f"{info['loss']:.3f}" if info else "-",
+            replay=f"{self.rows:,}/{self.spec.capacity:,} rows, {self.ring.num_bytes / 1e6:,.0f} MB",
+        )
+
+    def _time_left(self, rate: float | None) -> str:
+        if rate is None:
+            return "-"
+        seconds = max(self.config.total_steps - self.env_steps, 0) / rate
+        return str(datetime.timedelta(seconds=round(seconds)))
+
+    def save(self) -> None:
+        """Writes the training state; the one before it stays until the new one is complete."""
+        state = {"env_steps": self.env_steps, "updates": self.updates, "train": self.state}
+        checkpoint.save_state(self.run_dir / "checkpoints", state)
+        self._write("checkpoint", {})
+
+    def _end(self) -> dict:
+        summary = dict(self.last_eval)
+        for phase, cost in self.costs.items():
+            updates_per_step = 1 / self.config.update_every
+            learn_flops = cost["learn_flops"] / self.updates_per_learn * updates_per_step
+            summary |= {
+                f"{phase}_steps_per_second": self.clock.steps_per_second(phase),
+                f"{phase}_flops_per_step": cost["interact_flops"] / self.config.num_envs + learn_flops,
+                f"{phase}_replay_bytes": cost["replay_bytes"],
+                f"{phase}_replay_capacity": cost["replay_capacity"],
+            }
+        record = self._write("end", summary)
+        self.display.close()
+        self._print_summary(record)
+        return record
+
+    def _print_summary(self, record: dict) -> None:
+        config, console = self.config, self.display.console
+        table = rich.table.Table(title=f"{config.env.task}, {self.env_steps:,} agent steps")
+        for column in ("", "full (frames)", "frozen (latents)", "ratio"):
+            table.add_column(column, justify="right" if column else "left")
+        for label, name, unit in (
+            ("agent steps/s", "steps_per_second", 1),
+            ("MFLOP per agent step", "flops_per_step", 1e6),
+            ("replay rows", "replay_capacity", 1),
+            ("replay MB", "replay_bytes", 1e6),
+        ):
+            values = [record[f"{phase}_{name}"] / unit for phase in self.costs]
+            cells = [f"{value:,.0f}" for value in values]
+            ratio = [f"{values[1] / values[0]:.2f}x"] if len(values) == 2 else ["-", "-"]
+            table.add_row(label, *cells, *ratio)
+        console.print(table)
+        reference = atari_scores.REFERENCE_SCORES.get(config.env.task)
+        random = f"; random play scores {reference.random:,.1f}" if reference else ""
+        console.print(
+            f"evaluation: {record['eval_return_mean']:,.1f} ± {record['eval_return_std']:,.1f}"
+            f" over {config.eval_episodes} episodes{random}"
+        )
+
+    def _write(self, kind: str, fields: dict) -> dict:
+        record = {
+            "env_steps": self.env_steps,
+            "frames": self.env_steps * self.config.env.action_repeat,
+            "updates": self.updates,
+            "seconds": round(self.clock.elapsed, 3),
+            "phase": self.phase,
+            "flops_total": self.flops_total,
+            "replay_bytes": self.costs[self.phase]["replay_bytes"],
+            "replay_capacity": self.spec.capacity,
+            "replay_size": self.rows,
+        } | fields
+        self.writer.write(kind, record)
+        return record
+
+    def close(self) -> None:
+        self.display.close()
+        self.writer.close()
+        self.env.close()
+        self.eval_env.close()
+
+
+def _manifest(config: ConfigDict) -> dict:
+    """What a reader needs to know to run this again, apart from the configuration."""
+    try:
+        here = pathlib.Path(__file__).parent
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        commit = git.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "git_commit": commit,
+        "devices": [str(device) for device in jax.devices()],
+        "seed": config.seed,
+        "protocol": config.env.protocol,
+    }
+
+
+def main(argv: list[str]) -> int:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "Configuration file, with :PRESET.", flag_values=values)
+    flags.DEFINE_string("run_dir", None, "New directory for all that the run leaves.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    try:
+        rest = values(argv)[1:]
+        if values.help:
+            print(__doc__, values.get_help(), sep="\n")
+            return 0
+        if rest:
+            raise flags.Error(f"unexpected argument {rest[0]!r}; overrides look like --config.seed=1")
+        if values.config is None:
+            raise flags.Error("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
+        run_dir = values.run_dir or f"runs/{values.config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run(values.config, run_dir)
+    except (flags.Error, config_lib.ConfigError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"train: interrupted; what was logged is in {run_dir}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,249 @@
+"""The ring against its naive twin, and properties of sampling that the twin cannot show."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seer_jax import replay
+from tests import reference
+
+IMAGE = 3  # pixels a side
+
+
+def random_rows(rng, num_envs, frame_shape, dtype=np.uint8, end_prob=0.2, life_prob=0.1):
+    """Yields rows of consistent episodes: `first` follows `last`, rewards and actions never repeat."""
+    first = np.ones(num_envs, bool)
+    for t in range(10_000):
+        ends = rng.random(num_envs) < end_prob
+        last = ends & ~first
+        terminated = ((rng.random(num_envs) < life_prob) | (last & (rng.random(num_envs) < 0.5))) & ~first
+        frame = rng.integers(1, 255, (num_envs, *frame_shape)).astype(dtype)
+        reward = np.where(first, 0, rng.normal(size=num_envs)).astype(np.float32)
+        action = rng.integers(0, 1000, num_envs).astype(np.int32)
+        yield replay.Rows(frame, action, reward, terminated, last, first.copy())
+        first = last
+
+
+def as_dicts(rows):
+    num_envs = len(rows.reward)
+    return [{name: np.asarray(value)[e] for name, value in vars(rows).items()} for e in range(num_envs)]
+
+
+def build(spec, rows_iter, count, frame_shape=(IMAGE, IMAGE), dtype=np.uint8):
+    shapes = replay.Rows(
+        jax.ShapeDtypeStruct((spec.num_envs, *frame_shape), dtype),
+        *(jax.ShapeDtypeStruct((spec.num_envs,), d) for d in (np.int32, np.float32, bool, bool, bool)),
+    )
+    naive = reference.NaiveReplay(
+        capacity=spec.num_steps,
+        num_envs=spec.num_envs,
+        stack=spec.stack,
+        n_step=spec.n_step,
+        discount=spec.discount,
+    )
+    ring = replay.init(spec, shapes)
+    add = jax.jit(functools.partial(replay.add, spec), donate_argnums=0)
+    for _, rows in zip(range(count), rows_iter, strict=False):
+        ring = add(ring, rows)
+        naive.add(as_dicts(rows))
+    return ring, naive
+
+
+def sampleable_starts(spec, ring):
+    """The set of (env, time) whose leaf is positive."""
+    leaves = np.asarray(ring.priorities).ravel()[: spec.capacity].reshape(spec.num_steps, spec.num_envs)
+    written = int(ring.written)
+    oldest = max(0, written - spec.num_steps)
+    times = {t % spec.num_steps: t for t in range(oldest, written)}
+    assert all(slot in times for slot in np.nonzero(leaves)[0])
+    return {(int(env), times[slot]) for slot, env in zip(*np.nonzero(leaves), strict=True)}
+
+
+def sample_at(spec, ring, starts):
+    """Reads the transitions of given (env, time) by making them the only leaves, one at a time."""
+    one = jax.jit(functools.partial(replay.sample, spec, batch_size=1))
+    for env, time in starts:
+        only = jnp.zeros((spec.num_steps, spec.num_envs)).at[time % spec.num_steps, env].set(1.0)
+        yield jax.tree.map(lambda x: np.asarray(x)[0], one(replay.restore_priorities(spec, ring, only), jax.random.PRNGKey(0)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**20),
+    n_step=st.sampled_from([1, 3, 20]),
+    stack=st.sampled_from([1, 4]),
+    num_envs=st.sampled_from([1, 3]),
+    wraps=st.sampled_from([0.4, 1.0, 3.3]),
+)
+def test_every_transition_equals_the_twin(seed, n_step, stack, num_envs, wraps):
+    num_steps = n_step + stack + 13
+    spec = replay.RingSpec(num_steps=num_steps, num_envs=num_envs, stack=stack, n_step=n_step, discount=0.9)
+    rows = random_rows(np.random.default_rng(seed), num_envs, (IMAGE, IMAGE))
+    ring, naive = build(spec, rows, int(wraps * num_steps))
+    expected = naive.transitions()
+    assert sampleable_starts(spec, ring) == set(expected)
+    for got, want in zip(sample_at(spec, ring, expected), expected.values(), strict=True):
+        obs, action, reward, discount, next_obs = want
+        np.testing.assert_array_equal(got.obs, obs)
+        assert got.action == action
+        np.testing.assert_allclose(got.reward, reward, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(got.discount, discount, rtol=1e-5)
+        np.testing.assert_array_equal(got.next_obs, next_obs)
+
+
+def test_sampleability_after_every_single_write():
+    spec = replay.RingSpec(num_steps=17, num_envs=2, stack=3, n_step=5, discount=0.9)
+    rows = random_rows(np.random.default_rng(0), 2, (IMAGE, IMAGE))
+    ring, naive = build(spec, rows, 0)
+    add = jax.jit(functools.partial(replay.add, spec))
+    for _, row in zip(range(80), rows, strict=False):
+        ring = add(ring, row)
+        naive.add(as_dicts(row))
+        assert sampleable_starts(spec, ring) == set(naive.transitions())
+        everywhere = replay.sampleable(spec, ring, jnp.arange(int(ring.written)))
+        assert {(int(e), int(t)) for t, e in zip(*np.nonzero(everywhere), strict=True)} == set(naive.transitions())
+
+
+@pytest.mark.parametrize("n_step", [1, 3, 20])
+def test_powers_of_ten_show_which_rewards_count(n_step):
+    """Reward 10**-t at time t and gamma 1: the digits of a return are the rewards in it."""
+    spec = replay.RingSpec(num_steps=40, num_envs=1, stack=1, n_step=n_step, discount=1.0)
+
+    def rows():
+        for t in range(8):
+            false = np.zeros(1, bool)
+            yield replay.Rows(
+                np.zeros((1, IMAGE, IMAGE), np.uint8),
+                np.zeros(1, np.int32),
+                np.float32([10.0**-t]),
+                false | (t == 7),
+                false | (t == 7),
+                false | (t == 0),
+            )
+
+    ring, _ = build(spec, rows(), 8)
+    starts = [(0, t) for t in range(7)]  # the last n - 1 starts of the episode are there too
+    assert sampleable_starts(spec, ring) == set(starts)
+    for (_, t), got in zip(starts, sample_at(spec, ring, starts), strict=True):
+        steps = min(n_step, 7 - t)
+        np.testing.assert_allclose(got.reward, sum(10.0**-i for i in range(t + 1, t + steps + 1)), rtol=1e-6)
+        assert got.discount == (0.0 if t + steps == 7 else 1.0)
+
+
+def test_sampling_is_proportional_and_never_picks_a_zero():
+    spec = replay.RingSpec(num_steps=50, num_envs=4, stack=1, n_step=1, discount=0.9, prioritized=True)
+    rng = np.random.default_rng(0)
+    ring, _ = build(spec, random_rows(rng, 4, (IMAGE, IMAGE)), 30)
+    leaves = np.where(rng.random((50, 4)) < 0.5, rng.random((50, 4)), 0).astype(np.float32)
+    ring = replay.restore_priorities(spec, ring, jnp.asarray(leaves))
+    batch = jax.jit(functools.partial(replay.sample, spec, batch_size=40_000, importance_exponent=0.7))(
+        ring, jax.random.PRNGKey(3)
+    )
+    counts = np.bincount(np.asarray(batch.start), minlength=200)
+    probs = leaves.ravel() / leaves.sum()
+    assert not counts[probs == 0].any()
+    # Pearson's chi-squared statistic has mean and half its variance equal to its degrees of freedom.
+    seen = probs > 0
+    chi2 = np.sum((counts[seen] - 40_000 * probs[seen]) ** 2 / (40_000 * probs[seen]))
+    freedom = seen.sum() - 1
+    assert chi2 < freedom + 5 * np.sqrt(2 * freedom)
+    weights = (len(leaves) * probs[batch.start]) ** -0.7
+    np.testing.assert_allclose(batch.weight, weights / weights.max(), rtol=1e-4)
+
+
+def test_uniform_sampling_has_unit_weights():
+    spec = replay.RingSpec(num_steps=50, num_envs=2, stack=1, n_step=1, discount=0.9)
+    ring, _ = build(spec, random_rows(np.random.default_rng(0), 2, (IMAGE, IMAGE)), 70)
+    batch = replay.sample(spec, ring, jax.random.PRNGKey(0), batch_size=64, importance_exponent=0.5)
+    np.testing.assert_array_equal(batch.weight, 1.0)
+
+
+def test_priorities_survive_writes_elsewhere_and_new_starts_get_the_greatest():
+    spec = replay.RingSpec(num_steps=30, num_envs=1, stack=1, n_step=1, discount=0.9, prioritized=True, priority_exponent=0.5)
+    rows = random_rows(np.random.default_rng(0), 1, (IMAGE, IMAGE), end_prob=0, life_prob=0)
+    ring, _ = build(spec, rows, 10)
+    ring = replay.update_priorities(spec, ring, jnp.array([2, 5]), jnp.array([4.0, 9.0]))
+    for _, row in zip(range(5), rows, strict=False):
+        ring = replay.add(spec, ring, row)
+    leaves = np.asarray(ring.priorities).ravel()
+    np.testing.assert_allclose(leaves[[2, 5]], [2.0, 3.0], rtol=1e-5)
+    np.testing.assert_allclose(leaves[9:14], 3.0, rtol=1e-5)
+    np.testing.assert_allclose(leaves[[0, 8]], 1.0)
+    np.testing.assert_allclose(ring.block_sums, np.asarray(ring.priorities).sum(axis=1), rtol=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    mass=st.lists(st.sampled_from([0.0, 1e-6, 0.3, 1.0, 1e6]), min_size=4, max_size=4),
+    u=st.floats(0, 1, exclude_max=True, width=32),
+)
+def test_pick_never_returns_a_zero_mass(mass, u):
+    mass = np.float32(mass)
+    if mass.any():
+        assert mass[int(replay._pick(jnp.asarray(mass), jnp.float32(u)))] > 0
+
+
+def test_pushed_stack_equals_rebuilt_stack():
+    spec = replay.RingSpec(num_steps=40, num_envs=3, stack=4, n_step=1, discount=0.9)
+    rows = random_rows(np.random.default_rng(1), 3, (IMAGE, IMAGE))
+    ring, naive = build(spec, rows, 0)
+    stack = jnp.zeros((3, IMAGE, IMAGE, 4), jnp.uint8)
+    for t, row in zip(range(100), rows, strict=False):
+        stack = replay.push_frame(stack, row.observation, row.first)
+        ring = replay.add(spec, ring, row)
+        naive.add(as_dicts(row))
+        for env in range(3):
+            if t >= 3:
+                np.testing.assert_array_equal(stack[env], naive.observation(env, t))
+
+
+def test_copy_indices_of_both_sides_are_drawn_independently():
+    spec = replay.RingSpec(num_steps=30, num_envs=1, stack=0, n_step=1, discount=0.9)
+    rows = random_rows(np.random.default_rng(0), 1, (2, 1, 1), dtype=np.float32, end_prob=0)
+    ring, _ = build(spec, rows, 0, frame_shape=(2, 1, 1), dtype=np.float32)
+    copies = np.arange(2, dtype=np.float32).reshape(1, 2, 1, 1)
+    for _, row in zip(range(10), rows, strict=False):
+        ring = replay.add(spec, ring, row.replace(observation=copies))
+    batch = replay.sample(spec, ring, jax.random.PRNGKey(0), batch_size=2000)
+    pairs = 2 * np.asarray(batch.obs).ravel() + np.asarray(batch.next_obs).ravel()
+    counts = np.bincount(pairs.astype(int), minlength=4)
+    assert counts.min() > 400, counts
+
+
+@pytest.mark.parametrize("capacity", [24, 25, 31])
+def test_monotone_frames_over_several_wraps(capacity):
+    """Frame t holds t: sampled windows always lead n forward, whatever the wrap."""
+    spec = replay.RingSpec(num_steps=capacity, num_envs=1, stack=4, n_step=20, discount=0.9)
+    false = np.zeros(1, bool)
+    ring, _ = build(spec, iter(()), 0, frame_shape=(1, 1), dtype=np.int32)
+    add = jax.jit(functools.partial(replay.add, spec))
+    sample = jax.jit(functools.partial(replay.sample, spec, batch_size=64))
+    for t in range(5 * capacity):
+        frame = np.full((1, 1, 1), t + 1, np.int32)
+        ring = add(ring, replay.Rows(frame, np.int32([t]), np.float32([0]), false, false, false | (t == 0)))
+        if t > capacity:
+            batch = sample(ring, jax.random.fold_in(jax.random.PRNGKey(0), t))
+            chex.assert_trees_all_equal(np.diff(np.asarray(batch.obs)[:, 0, 0]), np.ones((64, 3), np.int32))
+            np.testing.assert_array_equal(batch.next_obs - batch.obs, 20)
+
+
+def test_adding_donates_the_ring():
+    spec = replay.RingSpec(num_steps=1000, num_envs=1, stack=1, n_step=1, discount=0.9)
+    rows = random_rows(np.random.default_rng(0), 1, (IMAGE, IMAGE))
+    ring, _ = build(spec, rows, 1)
+    add = jax.jit(functools.partial(replay.add, spec), donate_argnums=0)
+    program = add.lower(ring, next(rows)).compile()
+    assert program.memory_analysis().alias_size_in_bytes >= ring.num_bytes
+    program(ring, next(rows))
+    assert all(x.is_deleted() for x in jax.tree.leaves(ring))
+
+
+def test_a_ring_too_small_for_one_window_is_refused():
+    with pytest.raises(ValueError, match="raise replay.capacity"):
+        replay.RingSpec(num_steps=10, num_envs=1, stack=4, n_step=20, discount=0.9)
