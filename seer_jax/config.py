@@ -6,7 +6,9 @@ import difflib
 from ml_collections import ConfigDict
 
 from seer_jax import handover
+from seer_jax.agents import registry as agent_registry
 from seer_jax.envs import atari
+from seer_jax.envs import registry as env_registry
 from seer_jax.networks import encoders
 
 LATENT_DTYPES = ("float32", "bfloat16", "float16")
@@ -53,9 +55,9 @@ _RANGES = {
 }
 
 _CHOICES = {
-    "env.suite": ("atari",),
+    "env.suite": tuple(env_registry.SUITES),
     "env.protocol": tuple(atari.PROTOCOLS),
-    "agent.name": ("rainbow",),
+    "agent.name": tuple(agent_registry.AGENTS),
     "encoder.name": tuple(encoders.STAGES),
     "replay.latent_dtype": LATENT_DTYPES,
 }

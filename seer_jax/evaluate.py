@@ -1,6 +1,6 @@
 """Evaluation: plays whole episodes with fixed parameters; also a command on a finished run.
 
-    python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--video]
+python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--video]
 """
 
 import json
@@ -17,8 +17,9 @@ import rich.table
 from absl import flags
 from ml_collections import ConfigDict
 
-from seer_jax import checkpoint, replay
-from seer_jax.agents import base, rainbow
+from seer_jax import checkpoint, cli, replay
+from seer_jax.agents import base
+from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import atari_scores, registry, timestep
 
 _VIDEO_SCALE = 4  # a stored frame is small: repeat its pixels
@@ -44,7 +45,9 @@ def make_act(agent: base.Agent):
     return act
 
 
-def play(act, params: base.Params, env: timestep.VectorEnv, key: jax.Array, *, frame_stack: int, frames=None) -> Episodes:
+def play(
+    act, params: base.Params, env: timestep.VectorEnv, key: jax.Array, *, frame_stack: int, frames=None
+) -> Episodes:
     """Plays one episode in every environment, so that short episodes are not counted more often than long ones.
 
     Args:
@@ -72,24 +75,25 @@ def play(act, params: base.Params, env: timestep.VectorEnv, key: jax.Array, *, f
 
 
 def main(argv: list[str]) -> int:
-    values = flags.FlagValues()
+    values = cli.make_flags()
     flags.DEFINE_string("run_dir", None, "Directory of a run.", flag_values=values)
-    flags.DEFINE_integer("episodes", None, "Episodes to play; the run's eval_episodes unless given.", 1, 1000, flag_values=values)
+    flags.DEFINE_integer(
+        "episodes", None, "Episodes to play; the run's eval_episodes unless given.", 1, 1000, flag_values=values
+    )
     flags.DEFINE_bool("video", False, "Write videos/episode.mp4 of the first episode.", flag_values=values)
-    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     try:
-        rest = values(argv)[1:]
+        cli.parse(values, argv)
         if values.help:
             print(__doc__, values.get_help(), sep="\n")
             return 0
-        if rest or not values.run_dir:
-            raise flags.Error(f"unexpected {rest[0]!r}" if rest else "--run_dir=DIR is missing: the directory of a run")
+        if values.run_dir is None:
+            raise cli.UsageError("--run_dir=DIR is missing: the directory of a run")
         run_dir = pathlib.Path(values.run_dir)
         if not (run_dir / "config.json").is_file():
-            raise flags.Error(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
+            raise cli.UsageError(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
         if not (run_dir / "checkpoints" / checkpoint.STATE_FILE).is_file():
-            raise flags.Error(f"--run_dir={run_dir} holds no parameters yet; the first come at checkpoint_every steps")
-    except flags.Error as error:
+            raise cli.UsageError(f"--run_dir={run_dir} holds no parameters; they come every checkpoint_every steps")
+    except cli.UsageError as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     _evaluate(run_dir, values.episodes, values.video)
@@ -101,7 +105,7 @@ def _evaluate(run_dir: pathlib.Path, episodes: int | None, video: bool) -> None:
     config.eval_episodes = episodes or config.eval_episodes
     saved = checkpoint.load_state(run_dir / "checkpoints")
     env = registry.make_env(config, training=False)
-    agent = rainbow.make_agent(config, num_actions=env.num_actions)
+    agent = AGENTS[config.agent.name](config, num_actions=env.num_actions)
     frames = [] if video else None
     key = jax.random.PRNGKey(config.seed)
     played = play(

@@ -17,7 +17,7 @@ from seer_jax import checkpoint, phases, replay
 from seer_jax.agents import base
 from seer_jax.networks import encoders
 
-_CHUNK_ROWS = 1024  # rows, over all environments, that are on their way at one time
+_CHUNK_ROWS = 256  # rows, over all environments, that are on their way at one time
 
 
 def bytes_per_row(config: ConfigDict) -> tuple[int, int]:
@@ -102,13 +102,9 @@ def freeze(
         priorities[at : at + steps] = chunk.pop("priority")
         rows = replay.Rows(**chunk)
         frames, first = np.concatenate([tail[0], rows.observation]), np.concatenate([tail[1], rows.first])
-        latent_ring = load(
-            state.params["encoder"], latent_ring, rows.replace(observation=frames), first, np.int32(at)
-        )
+        latent_ring = load(state.params["encoder"], latent_ring, rows.replace(observation=frames), first, np.int32(at))
         tail, at = (frames[steps:], first[steps:]), at + steps
-    latent_ring = latent_ring.replace(
-        written=jnp.asarray(size, jnp.int32), max_priority=jnp.asarray(max_priority)
-    )
+    latent_ring = latent_ring.replace(written=jnp.asarray(size, jnp.int32), max_priority=jnp.asarray(max_priority))
     return state, latent_spec, replay.restore_priorities(latent_spec, latent_ring, jnp.asarray(priorities))
 
 

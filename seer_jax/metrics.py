@@ -10,6 +10,7 @@ import rich.live
 import rich.table
 import tensorboardX
 
+
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and their numbers to TensorBoard."""
 

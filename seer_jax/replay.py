@@ -102,7 +102,6 @@ class Ring:
     block_sums: jax.Array
     max_priority: jax.Array
 
-
     @property
     def num_bytes(self) -> int:
         return sum(x.nbytes for x in jax.tree.leaves(self))

@@ -1,6 +1,6 @@
 """The command line, and the loop that steps environments, programs and cadences.
 
-    python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FIELD=VALUE] [--run_dir=DIR]
+python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FIELD=VALUE] [--run_dir=DIR]
 """
 
 import collections
@@ -20,9 +20,10 @@ import rich.table
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from seer_jax import checkpoint, evaluate, handover, metrics, phases, replay
+from seer_jax import checkpoint, cli, evaluate, handover, metrics, phases, replay
 from seer_jax import config as config_lib
-from seer_jax.agents import base, rainbow
+from seer_jax.agents import base
+from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import atari_scores, registry
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
@@ -67,7 +68,7 @@ class Trainer:
         self.clock = metrics.Clock()
         self.env = registry.make_env(config, training=True)
         self.eval_env = registry.make_env(config, training=False)
-        self.agent = rainbow.make_agent(config, num_actions=self.env.num_actions)
+        self.agent = AGENTS[config.agent.name](config, num_actions=self.env.num_actions)
         self.eval_act = evaluate.make_act(self.agent)
         self.updates_per_learn = max(1, config.num_envs // config.update_every)
 
@@ -143,9 +144,7 @@ class Trainer:
 
     def _vector_step(self) -> None:
         """Steps all environments once; `learn` runs on the device while they step on the host."""
-        action, self.actor, self.ring = self.programs.interact(
-            self.state.params, self.actor, self.ring, self.timestep
-        )
+        action, self.actor, self.ring = self.programs.interact(self.state.params, self.actor, self.ring, self.timestep)
         # What an environment sends first is no consequence of an action, and so no agent step.
         self.env_steps += int(np.count_nonzero(~self.timestep.first))
         self.rows = min(self.rows + self.config.num_envs, self.spec.capacity)
@@ -226,9 +225,7 @@ class Trainer:
     def _evaluate(self) -> None:
         config = self.config
         key = jax.random.fold_in(self.k_eval, self.env_steps)
-        played = evaluate.play(
-            self.eval_act, self.state.params, self.eval_env, key, frame_stack=config.env.frame_stack
-        )
+        played = evaluate.play(self.eval_act, self.state.params, self.eval_env, key, frame_stack=config.env.frame_stack)
         mean, std = float(played.scores.mean()), float(played.scores.std())
         self.last_eval = {
             "eval_return_mean": mean,
@@ -346,28 +343,37 @@ def _manifest(config: ConfigDict) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "Configuration file, with :PRESET.", flag_values=values)
+    values = cli.make_flags()
+    config_flags.DEFINE_config_file(
+        "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
+    )
     flags.DEFINE_string("run_dir", None, "New directory for all that the run leaves.", flag_values=values)
-    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     try:
-        rest = values(argv)[1:]
+        cli.parse(values, argv)
         if values.help:
             print(__doc__, values.get_help(), sep="\n")
             return 0
-        if rest:
-            raise flags.Error(f"unexpected argument {rest[0]!r}; overrides look like --config.seed=1")
         if values.config is None:
-            raise flags.Error("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
-        run_dir = values.run_dir or f"runs/{values.config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
-        run(values.config, run_dir)
-    except (flags.Error, config_lib.ConfigError) as error:
+            raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
+        config = _loaded(values.config)
+        run_dir = values.run_dir or f"runs/{config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run(config, run_dir)
+    except (cli.UsageError, config_lib.ConfigError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"train: interrupted; what was logged is in {run_dir}", file=sys.stderr)
+        print("train: interrupted; what was logged and the newest checkpoint stay", file=sys.stderr)
         return 130
     return 0
+
+
+def _loaded(config: ConfigDict) -> ConfigDict:
+    """Returns the configuration itself; a file that cannot be read shows only at the first use of what it gave."""
+    try:
+        config.is_locked  # noqa: B018
+    except OSError as error:
+        raise cli.UsageError(cli.last_line(error)) from None
+    return config
 
 
 if __name__ == "__main__":

@@ -87,9 +87,7 @@ def make_agent(config: ConfigDict, *, num_actions: int) -> base.Agent:
         target_logits = head.apply(target_head_params, latents.target, target_noise)
         selector_q = q_values(head_params, latents.selector, selector_noise)
         loss = jax.vmap(rlax.categorical_double_q_learning, in_axes=(None, 0, 0, 0, 0, None, 0, 0))
-        losses = loss(
-            support, logits, batch.action, batch.reward, batch.discount, support, target_logits, selector_q
-        )
+        losses = loss(support, logits, batch.action, batch.reward, batch.discount, support, target_logits, selector_q)
         chosen = jnp.take_along_axis(logits, batch.action[:, None, None], axis=1)[:, 0]
         return losses, jax.nn.softmax(chosen) @ support
 

@@ -63,7 +63,11 @@ PROTOCOLS = {
 def games() -> dict[str, str]:
     """Maps each game's snake-case name (`ms_pacman`) to EnvPool's identifier (`MsPacman-v5`)."""
     specs = registry.specs.items()
-    return {kwargs["task"]: name for name, (module, _, kwargs) in specs if module == "envpool.atari" and name.endswith("-v5")}
+    return {
+        kwargs["task"]: name
+        for name, (module, _, kwargs) in specs
+        if module == "envpool.atari" and name.endswith("-v5")
+    }
 
 
 def game_name(task: str) -> str:

@@ -14,6 +14,10 @@ def make_env(config: ConfigDict, *, training: bool) -> timestep.VectorEnv:
       config: a resolved configuration.
       training: whether lives, clipped rewards and `num_envs` apply.
     """
+    return SUITES[config.env.suite](config, training=training)
+
+
+def _make_atari(config: ConfigDict, *, training: bool) -> atari.AtariEnv:
     items = {field.name: config.env[field.name] for field in dataclasses.fields(atari.Protocol)}
     return atari.AtariEnv(
         config.env.task,
@@ -24,3 +28,6 @@ def make_env(config: ConfigDict, *, training: bool) -> timestep.VectorEnv:
         action_repeat=config.env.action_repeat,
         training=training,
     )
+
+
+SUITES = {"atari": _make_atari}

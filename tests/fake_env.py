@@ -1,0 +1,49 @@
+"""An environment without a game, whose frames say which environment, episode and time they belong to."""
+
+import numpy as np
+
+from seer_jax.envs.timestep import TimeStep
+
+
+class FakeEnv:
+    """Episodes of fixed lengths that end by turns in truncation and in termination.
+
+    Environment i plays episodes of `lengths[i]` steps. Even episodes are truncated, odd ones terminate.
+    A step's score is 10 for action 0 and 0 for others. Pixels hold the number of the step since the start
+    of everything, so that no two frames of an environment are alike.
+    """
+
+    def __init__(self, lengths, *, size=42, num_actions=3, training=True):
+        self.num_envs, self.num_actions, self.frame_shape = len(lengths), num_actions, (size, size)
+        self._lengths, self._training = np.asarray(lengths), training
+        self.closed = False
+
+    def reset(self):
+        self._step = 0
+        self._age = np.zeros(self.num_envs, int)
+        self._episode = np.zeros(self.num_envs, int)
+        self._over = np.zeros(self.num_envs, bool)
+        zeros, false = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
+        return TimeStep(self._frame(), zeros, zeros, false, false, false, ~false)
+
+    def step(self, action):
+        first = self._over
+        self._step += 1
+        self._age = np.where(first, 0, self._age + 1)
+        last = self._age == self._lengths
+        truncated = last & (self._episode % 2 == 0)
+        score = np.where(~first & (action == 0), 10, 0).astype(np.float32)
+        reward = np.clip(score, -1, 1) if self._training else score
+        self._episode += last
+        self._over = last
+        return TimeStep(self._frame(), reward, score, last & ~truncated, truncated, last, first)
+
+    def close(self):
+        self.closed = True
+
+    def _frame(self):
+        ids = np.arange(self.num_envs)[:, None, None]
+        shape = (self.num_envs, *self.frame_shape)
+        frame = np.broadcast_to((self._step * 7 + ids * 31) % 256, shape).astype(np.uint8)
+        frame[:, : self.num_envs] = ids
+        return frame

@@ -1,0 +1,65 @@
+"""Prints the resident memory, in bytes, that a handover of ROWS frames of 84x84 takes above the process's base.
+
+python -m tests.measure_handover ROWS [LATENT_DTYPE]
+"""
+
+import json
+import pathlib
+import sys
+import tempfile
+import threading
+
+import jax
+import jax.numpy as jnp
+
+from configs import rainbow_atari
+from seer_jax import handover, replay
+from seer_jax.agents import rainbow
+
+_PAGE = 4096
+
+
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+
+
+def image_ring(rows):
+    frame = jax.ShapeDtypeStruct((1, 84, 84), jnp.uint8)
+    fields = (jax.ShapeDtypeStruct((1,), dtype) for dtype in (jnp.int32, jnp.float32, bool, bool, bool))
+    spec = replay.RingSpec(num_steps=rows, num_envs=1, stack=4, n_step=20, discount=0.99)
+    ring = replay.init(spec, replay.Rows(frame, *fields)).replace(written=jnp.int32(rows))
+    return spec, jax.block_until_ready(ring)
+
+
+def main(rows, latent_dtype="float32"):
+    agent = rainbow.make_agent(rainbow_atari.get_config(), num_actions=18)
+    state = jax.jit(agent.init)(jax.random.PRNGKey(0))
+
+    def freeze(spec, ring, directory):
+        frozen = handover.freeze(
+            agent, state, spec, ring, capacity=spec.capacity, latent_dtype=latent_dtype, snapshot_dir=directory
+        )
+        return jax.block_until_ready(frozen[2])
+
+    with tempfile.TemporaryDirectory() as directory:
+        directory = pathlib.Path(directory)
+        freeze(*image_ring(600), directory / "warm-up")
+        base, peaks, stop = resident(), [0], threading.Event()
+
+        def watch():
+            while not stop.wait(0.002):
+                peaks.append(resident())
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        spec, images = image_ring(rows)
+        image_bytes = images.num_bytes
+        latents = freeze(spec, images, directory / "real")
+        stop.set()
+        thread.join()
+    larger = max(image_bytes, latents.num_bytes)
+    print(json.dumps({"base": base, "peak_above_base": max(peaks) - base, "larger_ring": larger}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

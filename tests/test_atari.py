@@ -1,0 +1,130 @@
+"""Real games behind `TimeStep`."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from seer_jax.envs import atari, atari_scores
+
+SEER, MACHADO = atari.PROTOCOLS["seer"], atari.PROTOCOLS["machado"]
+
+
+def make(task="breakout", *, num_envs=2, seed=0, protocol=SEER, training=True, image_size=84, **items):
+    protocol = dataclasses.replace(protocol, **items)
+    return atari.AtariEnv(
+        task,
+        num_envs=num_envs,
+        seed=seed,
+        protocol=protocol,
+        image_size=image_size,
+        action_repeat=4,
+        training=training,
+    )
+
+
+def rollout(env, steps, policy=None):
+    """Steps with uniformly random actions and returns all TimeSteps stacked, `[T, E, ...]`."""
+    rng = np.random.default_rng(0)
+    policy = policy or (lambda: rng.integers(0, env.num_actions, env.num_envs))
+    all_steps = [env.reset()] + [env.step(policy()) for _ in range(steps)]
+    env.close()
+    return atari.timestep.TimeStep(*(np.stack(field) for field in zip(*all_steps, strict=True)))
+
+
+def test_shapes_types_and_the_first_step():
+    env = make(num_envs=3, image_size=42)
+    steps = rollout(env, 5)
+    assert steps.frame.shape == (6, 3, 42, 42)
+    assert steps.frame.dtype == np.uint8
+    assert steps.reward.dtype == steps.score.dtype == np.float32
+    assert all(field.dtype == bool for field in steps[3:])
+    assert steps.first[0].all()
+    assert not steps.first[1:].any()
+
+
+def test_life_loss_terminates_without_ending_the_episode():
+    steps = rollout(make(), 800)
+    lost = steps.terminated & ~steps.last
+    assert lost.sum() >= 8
+    for env in range(2):
+        ends = np.flatnonzero(steps.last[:, env])
+        lives = np.split(lost[:, env], ends + 1)[:-1]
+        assert all(life.sum() == 4 for life in lives)  # five lives: four are lost before the game is
+        assert steps.terminated[ends, env].all()
+        np.testing.assert_array_equal(
+            np.flatnonzero(steps.first[:, env]), [0, *(ends + 1)][: steps.first[:, env].sum()]
+        )
+
+
+def test_evaluation_counts_games_not_lives_and_raw_scores():
+    steps = rollout(make(training=False), 800)
+    np.testing.assert_array_equal(steps.terminated, steps.last)
+    np.testing.assert_array_equal(steps.reward, steps.score)
+
+
+def test_reset_rows_carry_no_reward_and_no_end():
+    steps = rollout(make(), 800)
+    assert steps.first[1:].any()
+    assert not steps.score[steps.first].any()
+    assert not (steps.terminated | steps.last)[steps.first].any()
+
+
+def test_rewards_are_clipped_in_training_and_scores_are_not():
+    steps = rollout(make("krull"), 300)
+    assert steps.score.max() > 1
+    np.testing.assert_array_equal(steps.reward, np.clip(steps.score, -1, 1))
+    unclipped = rollout(make("krull", clip_rewards=False), 300)
+    np.testing.assert_array_equal(unclipped.reward, unclipped.score)
+
+
+def test_step_limit_is_truncation_not_termination():
+    steps = rollout(make("pong", max_episode_steps=30), 100)
+    assert steps.truncated.any()
+    np.testing.assert_array_equal(steps.truncated, steps.last)
+    assert not steps.terminated.any()
+    assert np.flatnonzero(steps.last[:, 0]).tolist() == [30, 61, 92]  # the reset takes a step of its own
+
+
+def test_machado_is_another_protocol():
+    seer, machado = make("pong"), make("pong", protocol=MACHADO)
+    assert (seer.num_actions, machado.num_actions) == (6, 18)
+    steps = rollout(make("breakout", protocol=MACHADO), 400)
+    assert not (steps.terminated & ~steps.last).any()
+
+
+def test_sticky_actions_make_equal_plans_diverge():
+    def frames(sticky_prob):
+        steps = rollout(make("pong", num_envs=2, sticky_prob=sticky_prob, noop_max=1), 60, lambda: np.array([2, 2]))
+        return steps.frame
+
+    steady, sticky = frames(0.0), frames(0.5)
+    np.testing.assert_array_equal(steady[:, 0], steady[:, 1])
+    assert not np.array_equal(sticky[:, 0], sticky[:, 1])
+
+
+def test_environments_of_a_run_and_of_neighbouring_seeds_and_evaluation_all_differ():
+    def starts(**kwargs):
+        steps = rollout(make("ms_pacman", num_envs=4, **kwargs), 40, lambda: np.zeros(4, int))
+        return [steps.frame[:, env].tobytes() for env in range(4)]
+
+    everything = starts(seed=0) + starts(seed=1) + starts(seed=0, training=False)
+    assert len(set(everything)) > 9  # 30 no-op counts: some may agree, a shared seed would halve them
+    assert starts(seed=0) == starts(seed=0)
+
+
+@pytest.mark.parametrize("name", ["ms_pacman", "MsPacman", "MsPacman-v5"])
+def test_game_names(name):
+    assert atari.game_name(name) == "ms_pacman"
+
+
+def test_unknown_game_is_a_key_error():
+    with pytest.raises(KeyError):
+        atari.game_name("walker-walk")
+
+
+def test_human_normalized_scores():
+    assert set(atari_scores.REFERENCE_SCORES) <= set(atari.games())
+    assert atari_scores.human_normalized("krull", 1598.0) == 0.0
+    assert atari_scores.human_normalized("krull", 2665.5) == 1.0
+    assert atari_scores.human_normalized("adventure", 1.0) is None

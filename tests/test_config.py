@@ -1,0 +1,120 @@
+"""What a configuration may say, and how it is told that it may not."""
+
+import pytest
+
+from configs import rainbow_atari
+from seer_jax import config as config_lib
+from seer_jax import train
+
+PRESETS = ("paper", "baseline", "constrained", "quick")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_resolve(preset):
+    config = config_lib.resolve(rainbow_atari.get_config(preset))
+    assert config.is_locked
+    assert config.env.noop_max == 30
+    assert config.env.life_loss_terminal is True
+    assert config.seer.enabled == (preset != "baseline")
+
+
+def test_protocol_items_can_be_overridden_one_by_one():
+    config = rainbow_atari.get_config()
+    config.env.protocol = "machado"
+    config.env.noop_max = 7
+    resolved = config_lib.resolve(config)
+    assert (resolved.env.sticky_prob, resolved.env.full_actions, resolved.env.life_loss_terminal) == (0.25, True, False)
+    assert resolved.env.noop_max == 7
+    assert config.env.sticky_prob is None  # the caller's configuration is left alone
+
+
+@pytest.mark.parametrize("task", ["ms_pacman", "MsPacman", "MsPacman-v5"])
+def test_games_go_by_either_name(task):
+    config = rainbow_atari.get_config()
+    config.env.task = task
+    assert config_lib.resolve(config).env.task == "ms_pacman"
+
+
+BAD = [
+    ({"env.task": "ms_pac_man"}, "did you mean .*ms_pacman"),
+    ({"env.task": "walker-walk"}, "no Atari game"),
+    ({"env.suite": "procgen"}, "one of atari"),
+    ({"env.protocol": "dqn"}, "one of seer, machado"),
+    ({"env.image_size": 20}, "too small"),
+    ({"env.image_size": 4}, "between 8 and 256"),
+    ({"env.noop_max": 0}, "between 1 and"),
+    ({"env.sticky_prob": 1.5}, "between 0.0 and 0.99"),
+    ({"encoder.name": "resnet"}, "data_efficient, canonical"),
+    ({"agent.name": "dqn"}, "one of rainbow"),
+    ({"agent.discount": 1.01}, "between 0.0 and 1.0"),
+    ({"agent.learning_rate": 0.0}, "agent.learning_rate=0.0 is out of range"),
+    ({"agent.n_step": 0}, "agent.n_step=0"),
+    ({"agent.num_atoms": 1}, "agent.num_atoms=1"),
+    ({"agent.target_update_every": 2001, "update_every": 2}, "make it a multiple"),
+    ({"num_envs": 3, "update_every": 2}, "multiple of the other"),
+    ({"num_envs": 0}, "num_envs=0"),
+    ({"seed": -1}, "seed=-1"),
+    ({"learn_start": 500_000}, "nothing would be learned"),
+    ({"learn_start": 10}, "raise it to at least 21"),
+    ({"seer.freeze_step": 500_000}, "would never freeze"),
+    ({"seer.freeze_step": 1600}, "untrained encoder"),
+    ({"seer.num_copies": 4}, "seer.num_copies=4"),
+    ({"replay.capacity": 20}, "cannot hold one 20-step window"),
+    ({"replay.latent_dtype": "int8"}, "float32, bfloat16, float16"),
+    ({"encoder.name": "canonical"}, "would shrink to 281,250"),
+    ({"replay.priority_exponent": 2.0}, "replay.priority_exponent"),
+    ({"eval_episodes": 0}, "eval_episodes=0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=[",".join(changes) for changes, _ in BAD])
+def test_bad_values_are_refused_with_the_cure_and_nothing_is_written(changes, message, tmp_path):
+    config = rainbow_atari.get_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(config_lib.ConfigError, match=message):
+        train.run(config, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_latents_larger_than_frames_need_leave_or_fewer_bytes():
+    for changes in ({"replay.latent_dtype": "bfloat16"}, {"replay.allow_more_memory": True}, {"seer.enabled": False}):
+        config = rainbow_atari.get_config()
+        config.update_from_flattened_dict({"encoder.name": "canonical"} | changes)
+        config_lib.resolve(config)
+
+
+CONFIG = "--config=configs/rainbow_atari.py"
+BAD_COMMANDS = [
+    ([], "--config=FILE is missing"),
+    (["--config=configs/nothing.py"], "configs/nothing.py"),
+    ([f"{CONFIG}:huge"], "preset 'huge' is unknown"),
+    ([CONFIG, "--config.nothing=1"], "nothing"),
+    ([CONFIG, "--config.seed=abc"], "seed"),
+    ([CONFIG, "--config.seer.enabled=maybe"], "maybe"),
+    ([CONFIG, "--nothing"], "nothing"),
+    ([CONFIG, "extra"], "unexpected argument 'extra'"),
+    ([CONFIG, "--config.env.task=pingpong"], "did you mean"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_COMMANDS, ids=lambda value: str(value)[:40])
+def test_bad_commands_end_in_one_line_and_exit_code_2(arguments, message, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    assert train.main(["train", f"--run_dir={run_dir}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not run_dir.exists()
+
+
+def test_an_existing_run_is_never_touched(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert train.main(["train", CONFIG, f"--run_dir={tmp_path}"]) == 2
+    assert "name a new directory" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_help_is_not_an_error(capsys):
+    assert train.main(["train", "--help"]) == 0
+    assert "--config" in capsys.readouterr().out
