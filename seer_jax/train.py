@@ -75,7 +75,7 @@ class Trainer:
         k_agent, k_actor, self.k_eval = jax.random.split(jax.random.PRNGKey(config.seed), 3)
         self.phase = phases.FULL
         self.timestep = self.env.reset()
-        self.state = self.agent.init(k_agent)
+        self.state = jax.jit(self.agent.init)(k_agent)
         self.actor = phases.init_actor(k_actor, self.timestep, config.env.frame_stack)
         self.spec = replay.RingSpec(
             num_steps=handover.full_capacity(config) // config.num_envs,

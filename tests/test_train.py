@@ -112,8 +112,7 @@ def test_episode_records_hold_raw_scores(fake_envs, tmp_path):
     train.run(tiny_config(total_steps=200, seer__enabled=False), tmp_path / "run")
     episodes = [line for line in records(tmp_path / "run") if line["kind"] == "episode"]
     assert {line["length"] for line in episodes} == {7, 12}
-    assert any(line["return"] >= 10 for line in episodes)
-    assert all(line["return"] % 10 == 0 and line["return"] <= 10 * line["length"] for line in episodes)
+    assert all(line["return"] == 10 * line["length"] for line in episodes)
 
 
 @pytest.mark.parametrize(("num_envs", "update_every", "updates"), [(1, 1, 120), (4, 1, 120), (4, 2, 60), (2, 4, 30)])
@@ -136,11 +135,12 @@ def test_prioritized_replay_and_half_precision_latents_run_through_the_freeze(fa
 
 def test_equal_seeds_give_equal_runs_and_others_do_not(fake_envs, tmp_path):
     def losses(seed, name):
-        train.run(tiny_config(seed=seed, total_steps=300), tmp_path / name)
+        train.run(tiny_config(seed=seed, total_steps=250), tmp_path / name)
         return [line["loss"] for line in records(tmp_path / name) if line["kind"] == "train" and "loss" in line]
 
-    assert losses(1, "a") == losses(1, "b")
-    assert losses(1, "c") != losses(2, "d")
+    first = losses(1, "first")
+    assert first == losses(1, "again")
+    assert first != losses(2, "other")
 
 
 def test_baseline_never_freezes(fake_envs, tmp_path):
