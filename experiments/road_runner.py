@@ -48,8 +48,10 @@ def run() -> None:
     for preset in ARMS.values():
         for seed in SEEDS:
             path = RESULTS / f"{preset}-s{seed}.jsonl"
-            if not path.exists():
-                run_dir = pathlib.Path("runs") / f"road_runner-{preset}-s{seed}"
+            if path.exists():
+                continue
+            with tempfile.TemporaryDirectory() as directory:  # anew after an interruption
+                run_dir = pathlib.Path(directory) / "run"
                 train.run(make_config(preset, seed), run_dir)
                 keep(run_dir, path)
 
@@ -62,7 +64,10 @@ def speed() -> None:
 
 
 def records(name: str, kind: str) -> list[dict]:
-    lines = (RESULTS / f"{name}.jsonl").read_text().splitlines()
+    path = RESULTS / f"{name}.jsonl"
+    if not path.exists():
+        sys.exit(f"road_runner: {path.name} is missing; make it with the command run or speed")
+    lines = path.read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 

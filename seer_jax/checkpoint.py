@@ -43,7 +43,11 @@ class ChunkStream:
         directory.mkdir(parents=True, exist_ok=True)
 
     def append(self, **arrays: np.ndarray) -> None:
-        np.savez(self._directory / f"rows-{self._count:05d}.npz", **arrays)
+        path = self._directory / f"rows-{self._count:05d}.npz"
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as f:
+            np.savez(f, **arrays)
+        partial.replace(path)
         self._count += 1
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:

@@ -1,5 +1,9 @@
-"""Command lines of the package: flags without globals, errors in one line."""
+"""Command lines of the package: flags without globals, errors in one line, compiled programs kept for next time."""
 
+import os
+import pathlib
+
+import jax
 from absl import flags
 
 
@@ -22,14 +26,21 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
     """
     try:
         rest = values(argv)[1:]
-    except AttributeError as error:  # ml_collections names a missing field so
-        raise UsageError(f"the configuration has no field {str(error).strip(chr(34))}") from None
     except flags.Error as error:
-        # Errors inside a configuration file arrive as a whole traceback, whose last line says what is wrong.
+        # Some errors inside a configuration file arrive as a whole traceback, whose last line says what is wrong.
         raise UsageError(last_line(error)) from None
+    except Exception as error:  # others, and overrides of fields that do not exist, as they were raised there
+        raise UsageError(f"the configuration cannot be read: {type(error).__name__}: {last_line(error)}") from None
     if rest:
         raise UsageError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
 
 
 def last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+    return (str(error).strip().splitlines() or [""])[-1].strip()
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache directory, unless JAX was already told where to."""
+    if jax.config.jax_compilation_cache_dir is None:
+        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "seer_jax" / "xla"))

@@ -3,9 +3,10 @@
 import dataclasses
 import difflib
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from seer_jax import handover
+from seer_jax import handover, replay
 from seer_jax.agents import registry as agent_registry
 from seer_jax.envs import atari
 from seer_jax.envs import registry as env_registry
@@ -18,7 +19,7 @@ class ConfigError(ValueError):
     """A value, or values together, that cannot run. The message says which, and what would."""
 
 
-# Field: least and greatest value allowed. Least values in parentheses are excluded from the range.
+# Field: least and greatest value allowed.
 _RANGES = {
     "seed": (0, 2**31 - 1),
     "total_steps": (1, 2**31 - 1),
@@ -53,6 +54,17 @@ _RANGES = {
     "seer.freeze_step": (1, 2**31 - 1),
     "seer.num_copies": (1, 1),
 }
+
+_BOOLEANS = (
+    "env.fire_reset",
+    "env.full_actions",
+    "env.life_loss_terminal",
+    "env.clip_rewards",
+    "replay.grow_after_freeze",
+    "replay.allow_more_memory",
+    "replay.prioritized",
+    "seer.enabled",
+)
 
 _CHOICES = {
     "env.suite": tuple(env_registry.SUITES),
@@ -99,6 +111,9 @@ def _check_ranges(config: ConfigDict) -> None:
             raise ConfigError(f"{field}={value!r} is not {'an integer' if isinstance(low, int) else 'a number'}")
         if not low <= value <= high:
             raise ConfigError(f"{field}={value} is out of range; it lies between {low} and {high}")
+    for field in _BOOLEANS:
+        if not isinstance(_get(config, field), bool):
+            raise ConfigError(f"{field}={_get(config, field)!r} is neither True nor False")
 
 
 def _check_schedule(config: ConfigDict) -> None:
@@ -112,10 +127,12 @@ def _check_schedule(config: ConfigDict) -> None:
             f"agent.target_update_every={config.agent.target_update_every} agent steps is no whole number of"
             f" updates at update_every={config.update_every}; make it a multiple"
         )
-    if config.learn_start >= config.total_steps:
+    # Steps between two calls of `learn`; each phase needs a few to have anything to say of itself.
+    period = larger
+    if config.learn_start + 2 * period > config.total_steps:
         raise ConfigError(
-            f"learn_start={config.learn_start} is not below total_steps={config.total_steps}: nothing would be"
-            " learned; lower it"
+            f"learn_start={config.learn_start} is not well below total_steps={config.total_steps}: nothing would be"
+            f" learned; lower it to at most {config.total_steps - 2 * period}"
         )
     first_window = (config.agent.n_step + 1) * config.num_envs
     if config.learn_start < first_window:
@@ -125,15 +142,15 @@ def _check_schedule(config: ConfigDict) -> None:
         )
     if not config.seer.enabled:
         return
-    if config.seer.freeze_step >= config.total_steps:
+    if config.seer.freeze_step + 2 * period > config.total_steps:
         raise ConfigError(
             f"seer.freeze_step={config.seer.freeze_step} is past total_steps={config.total_steps}: the encoder would"
             " never freeze; lower it or set seer.enabled=False"
         )
-    if config.seer.freeze_step <= config.learn_start:
+    if config.seer.freeze_step < config.learn_start + 2 * period:
         raise ConfigError(
             f"seer.freeze_step={config.seer.freeze_step} is not past learn_start={config.learn_start}: an untrained"
-            " encoder would freeze; raise it"
+            f" encoder would freeze; raise it to at least {config.learn_start + 2 * period}"
         )
 
 
@@ -143,21 +160,24 @@ def _check_replay(config: ConfigDict) -> None:
         raise ConfigError(
             f"env.image_size={config.env.image_size} is too small for encoder.name={config.encoder.name}; raise it"
         )
-    span = (config.agent.n_step + config.env.frame_stack) * config.num_envs
-    if config.replay.capacity < span:
+    least = replay.min_steps(config.agent.n_step, config.env.frame_stack) * config.num_envs
+    if config.replay.capacity < least:
         raise ConfigError(
             f"replay.capacity={config.replay.capacity} cannot hold one {config.agent.n_step}-step window and frame"
-            f" stack of {config.num_envs} environments ({span} rows); raise it or lower agent.n_step or num_envs"
+            f" stack of {config.num_envs} environments ({least} rows); raise it or lower agent.n_step or num_envs"
         )
     if not config.seer.enabled:
         return
+    itemsize = jnp.dtype(config.replay.latent_dtype).itemsize
     same_bytes = handover.capacity_in_same_bytes(config)
     if same_bytes < config.replay.capacity and not config.replay.allow_more_memory:
         frame, latent = handover.bytes_per_row(config)
+        narrow = [dtype for dtype in LATENT_DTYPES if latent * jnp.dtype(dtype).itemsize <= frame * itemsize]
+        cures = [f"set replay.latent_dtype={narrow[0]}"] if narrow else []
         raise ConfigError(
             f"a {config.replay.latent_dtype} latent of {config.encoder.name} takes {latent:,} bytes, a frame {frame:,}:"
             f" in the same memory replay.capacity={config.replay.capacity:,} would shrink to {same_bytes:,} at the"
-            " freeze; set replay.latent_dtype=bfloat16, use a smaller encoder, or allow the replay to grow to"
+            f" freeze; {', '.join([*cures, 'use a smaller encoder'])}, or allow the replay to grow to"
             f" {config.replay.capacity * latent / 1e9:.2f} GB with replay.allow_more_memory=True"
         )
 
@@ -173,5 +193,7 @@ def _unknown_game(task: str) -> str:
 
 def _get(config: ConfigDict, field: str):
     for part in field.split("."):
+        if part not in config:
+            raise ConfigError(f"{field} is missing; start from configs/rainbow_atari.py")
         config = config[part]
     return config

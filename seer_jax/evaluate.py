@@ -8,7 +8,7 @@ import pathlib
 import sys
 from typing import NamedTuple
 
-import imageio.v3 as iio
+import imageio.v2 as imageio
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,17 +93,32 @@ def main(argv: list[str]) -> int:
             raise cli.UsageError(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
         if not (run_dir / "checkpoints" / checkpoint.STATE_FILE).is_file():
             raise cli.UsageError(f"--run_dir={run_dir} holds no parameters; they come every checkpoint_every steps")
+        config, saved = _load(run_dir)
+        config.eval_episodes = values.episodes or config.eval_episodes
+        cli.use_compilation_cache()
+        _evaluate(run_dir, config, saved, values.video)
     except cli.UsageError as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
-    _evaluate(run_dir, values.episodes, values.video)
+    except KeyboardInterrupt:
+        print("evaluate: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
-def _evaluate(run_dir: pathlib.Path, episodes: int | None, video: bool) -> None:
-    config = ConfigDict(json.loads((run_dir / "config.json").read_text()))
-    config.eval_episodes = episodes or config.eval_episodes
-    saved = checkpoint.load_state(run_dir / "checkpoints")
+def _load(run_dir: pathlib.Path) -> tuple[ConfigDict, dict]:
+    """Returns the run's configuration and its newest saved state."""
+    try:
+        return ConfigDict(json.loads((run_dir / "config.json").read_text())), checkpoint.load_state(
+            run_dir / "checkpoints"
+        )
+    except (OSError, ValueError) as error:
+        raise cli.UsageError(
+            f"--run_dir={run_dir} is damaged: {type(error).__name__}: {cli.last_line(error)}"
+        ) from None
+
+
+def _evaluate(run_dir: pathlib.Path, config: ConfigDict, saved: dict, video: bool) -> None:
     env = registry.make_env(config, training=False)
     agent = AGENTS[config.agent.name](config, num_actions=env.num_actions)
     frames = [] if video else None
@@ -116,8 +131,10 @@ def _evaluate(run_dir: pathlib.Path, episodes: int | None, video: bool) -> None:
     if frames:
         path = run_dir / "videos" / "episode.mp4"
         path.parent.mkdir(exist_ok=True)
-        large = np.kron(np.stack(frames), np.ones((1, _VIDEO_SCALE, _VIDEO_SCALE), np.uint8))
-        iio.imwrite(path, large, fps=_FRAMES_PER_SECOND // config.env.action_repeat, macro_block_size=1)
+        fps = max(1, _FRAMES_PER_SECOND // config.env.action_repeat)
+        with imageio.get_writer(path, fps=fps, macro_block_size=1) as video_file:
+            for frame in frames:
+                video_file.append_data(np.kron(frame, np.ones((_VIDEO_SCALE, _VIDEO_SCALE), np.uint8)))
         print(f"video of the first episode: {path}")
 
 

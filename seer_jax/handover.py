@@ -47,8 +47,8 @@ def full_capacity(config: ConfigDict) -> int:
     """
     if not config.seer.enabled:
         return config.replay.capacity
-    span = config.agent.n_step + config.env.frame_stack
-    reachable = 2 * config.seer.freeze_step + (span + 2) * config.num_envs
+    least = replay.min_steps(config.agent.n_step, config.env.frame_stack)
+    reachable = 2 * config.seer.freeze_step + (least + 2) * config.num_envs
     return min(config.replay.capacity, reachable)
 
 

@@ -39,8 +39,6 @@ class Display:
         self._title = title
         self._shown: dict[str, str] = {}
         self._live = rich.live.Live(console=self.console, auto_refresh=False, transient=True)
-        if self.console.is_terminal:
-            self._live.start()
 
     def update(self, **fields: str) -> None:
         """Replaces the named fields; the others stay as they are."""
@@ -48,6 +46,7 @@ class Display:
         if not self.console.is_terminal:
             print("  ".join(f"{name} {value}" for name, value in self._shown.items()), flush=True)
             return
+        self._live.start()
         table = rich.table.Table(title=self._title, show_header=False, min_width=60)
         for name, value in self._shown.items():
             table.add_row(name.replace("_", " "), value)
@@ -55,6 +54,31 @@ class Display:
 
     def close(self) -> None:
         self._live.stop()
+
+
+def phase_table(title: str, record: dict, phases: list[str]) -> rich.table.Table:
+    """Returns what the phases of a run cost, side by side.
+
+    Args:
+      title: of the table.
+      record: holds `PHASE_steps_per_second`, `PHASE_flops_per_step`, `PHASE_replay_capacity` and
+        `PHASE_replay_bytes` for each phase.
+      phases: one, or two to compare.
+    """
+    table = rich.table.Table(title=title)
+    table.add_column("")
+    for column in (*(f"{phase} phase" for phase in phases), "ratio")[: 2 * len(phases) - 1]:
+        table.add_column(column, justify="right")
+    for label, name, unit in (
+        ("agent steps/s", "steps_per_second", 1),
+        ("MFLOP per agent step", "flops_per_step", 1e6),
+        ("replay rows", "replay_capacity", 1),
+        ("replay MB", "replay_bytes", 1e6),
+    ):
+        values = [record[f"{phase}_{name}"] / unit for phase in phases]
+        ratio = [f"{values[1] / values[0]:.2f}x"] if len(values) == 2 else []
+        table.add_row(label, *(f"{value:,.0f}" for value in values), *ratio)
+    return table
 
 
 class Clock:
@@ -82,5 +106,7 @@ class Clock:
         """Books the time since the last `book` to no phase."""
         self._since = time.monotonic()
 
-    def steps_per_second(self, phase: str) -> float:
-        return self.steps[phase] / self.seconds[phase]
+    def steps_per_second(self, phase: str) -> float | None:
+        """Speed of a phase; None while no step of it is booked."""
+        steps = self.steps.get(phase)
+        return steps / self.seconds[phase] if steps else None

@@ -118,8 +118,7 @@ def make_learn(
 
     def one(carry, _):
         state, ring = carry
-        # The update folds the same counter into `state.key` itself, hence the split of a key of our own.
-        k_sample = jax.random.fold_in(jax.random.fold_in(state.key, state.updates), 1)
+        k_sample, _ = base.update_keys(state)
         beta = importance_exponent(state.updates)
         batch = replay.sample(spec, ring, k_sample, batch_size=batch_size, importance_exponent=beta)
         state, losses, info = update(state, batch)
@@ -159,7 +158,7 @@ def compile_programs(
       importance_exponent: beta of prioritized replay, by update.
     """
     # XLA:CPU runs the gradient of a convolution inside a loop 20 times slower than outside of one.
-    unroll = agent.has_convolution and phase == FULL
+    unroll = agent.has_convolution and phase == FULL and jax.default_backend() == "cpu"
     learn = make_learn(
         agent,
         spec,

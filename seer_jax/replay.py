@@ -47,20 +47,24 @@ class RingSpec:
     priority_exponent: float = 0.5
 
     def __post_init__(self):
-        if self.num_steps < self.span:
+        least = min_steps(self.n_step, self.stack)
+        if self.num_steps < least:
             raise ValueError(
                 f"a ring of {self.num_steps} rows per environment cannot hold one {self.n_step}-step window and its"
-                f" frame stack ({self.span} rows); raise replay.capacity or lower agent.n_step or num_envs"
+                f" frame stack ({least} rows); raise replay.capacity or lower agent.n_step or num_envs"
             )
-
-    @property
-    def span(self) -> int:
-        """Rows around the write head whose sampleability one write can change."""
-        return self.n_step + max(self.stack, 1)
 
     @property
     def capacity(self) -> int:
         return self.num_steps * self.num_envs
+
+
+def min_steps(n_step: int, stack: int) -> int:
+    """Rows of each environment that a ring needs for something to be sampleable at any time.
+
+    One full window with its stack, and one row more: the only start might be a `last` row.
+    """
+    return n_step + max(stack, 1) + 1
 
 
 @struct.dataclass
@@ -152,10 +156,8 @@ def add(spec: RingSpec, ring: Ring, row: Rows) -> Ring:
     # Windows that the new row completes, the row itself, and the stacks that lost a row to it.
     newest = ring.written - 1
     oldest = newest - spec.num_steps + 1
-    times = jnp.concatenate(
-        [newest - jnp.arange(spec.n_step + 1), oldest + jnp.arange(max(spec.stack, 1) - 1)]
-    )  # [span]
-    start = (times % spec.num_steps)[:, None] * spec.num_envs + jnp.arange(spec.num_envs)  # [span, E]
+    times = jnp.concatenate([newest - jnp.arange(spec.n_step + 1), oldest + jnp.arange(max(spec.stack, 1) - 1)])  # [M]
+    start = (times % spec.num_steps)[:, None] * spec.num_envs + jnp.arange(spec.num_envs)  # [M, E]
     before = ring.priorities.reshape(-1)[start]
     kept_or_new = jnp.where(before > 0, before, ring.max_priority)
     return _set_priorities(ring, start.ravel(), jnp.where(sampleable(spec, ring, times), kept_or_new, 0.0).ravel())
@@ -180,8 +182,8 @@ def sampleable(spec: RingSpec, ring: Ring, times: jax.Array) -> jax.Array:
     stack_ok = (in_ring | _cut(stack_first, axis=1)).all(axis=1)
 
     ahead = slot[:, None] + 1 + jnp.arange(spec.n_step)
-    ends = ring.rows.terminated | ring.rows.last
-    window_ends = ends[ahead % spec.num_steps]  # [M, n, E]
+    ahead = ahead % spec.num_steps
+    window_ends = ring.rows.terminated[ahead] | ring.rows.last[ahead]  # [M, n, E]
     written = (times[:, None] + 1 + jnp.arange(spec.n_step) <= newest)[..., None]
     window_ok = written[:, -1] | (window_ends & written).any(axis=1)
 
@@ -227,8 +229,12 @@ def sample(
 
 
 def update_priorities(spec: RingSpec, ring: Ring, start: jax.Array, loss: jax.Array) -> Ring:
-    """Sets the priorities of sampled starts to `loss ** priority_exponent`; `start` and `loss` are `[B]`."""
+    """Sets the priorities of sampled starts to `loss ** priority_exponent`; `start` and `loss` are `[B]`.
+
+    What is no start stays none.
+    """
     priority = (jnp.abs(loss) + _MIN_PRIORITY) ** spec.priority_exponent
+    priority = jnp.where(ring.priorities.reshape(-1)[start] > 0, priority, 0.0)
     ring = ring.replace(max_priority=jnp.maximum(ring.max_priority, priority.max()))
     return _set_priorities(ring, start, priority)
 

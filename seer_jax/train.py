@@ -16,7 +16,6 @@ import time
 import jax
 import numpy as np
 import optax
-import rich.table
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -45,14 +44,14 @@ def run(config: ConfigDict, run_dir: str | pathlib.Path) -> dict:
       ConfigError: config or run_dir cannot be used; nothing was written.
     """
     config, run_dir = config_lib.resolve(config), pathlib.Path(run_dir)
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise config_lib.ConfigError(f"run_dir={run_dir} already exists; name a new directory")
     try:
+        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+            raise config_lib.ConfigError(f"run_dir={run_dir} already exists; name a new directory")
         run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        (run_dir / "manifest.json").write_text(json.dumps(_manifest(config), indent=2) + "\n")
     except OSError as error:
-        raise config_lib.ConfigError(f"run_dir={run_dir} cannot be created: {error.strerror}") from None
-    (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    (run_dir / "manifest.json").write_text(json.dumps(_manifest(config), indent=2) + "\n")
+        raise config_lib.ConfigError(f"run_dir={run_dir} cannot be written: {error.strerror}; name another") from None
     trainer = Trainer(config, run_dir)
     try:
         return trainer.train()
@@ -99,12 +98,12 @@ class Trainer:
 
         self.writer = metrics.MetricsWriter(run_dir)
         self.display = metrics.Display(f"{config.env.task} -> {run_dir}")
-        self._compile()
-        self.clock.skip()
 
     def train(self) -> dict:
         """Runs to `total_steps` and returns the final record."""
         config = self.config
+        self._compile()
+        self.clock.skip()
         while self.env_steps < config.total_steps:
             if config.seer.enabled and self.phase == phases.FULL and self.env_steps >= config.seer.freeze_step:
                 with self._off_the_clock():
@@ -238,7 +237,7 @@ class Trainer:
 
     def _log(self) -> None:
         self._book_time()
-        rate = self.clock.steps_per_second(self.phase) if self.updates else None
+        rate = self.clock.steps_per_second(self.phase)
         info = {name: float(value) for name, value in self.info.items()}
         recent = float(np.mean(self.recent)) if self.recent else None
         self._write("train", info | {"steps_per_second": rate, "return_mean": recent})
@@ -265,43 +264,29 @@ class Trainer:
         self._write("checkpoint", {})
 
     def _end(self) -> dict:
+        config = self.config
         summary = dict(self.last_eval)
         for phase, cost in self.costs.items():
-            updates_per_step = 1 / self.config.update_every
-            learn_flops = cost["learn_flops"] / self.updates_per_learn * updates_per_step
+            learn_flops = cost["learn_flops"] / self.updates_per_learn / config.update_every
             summary |= {
                 f"{phase}_steps_per_second": self.clock.steps_per_second(phase),
-                f"{phase}_flops_per_step": cost["interact_flops"] / self.config.num_envs + learn_flops,
+                f"{phase}_flops_per_step": cost["interact_flops"] / config.num_envs + learn_flops,
                 f"{phase}_replay_bytes": cost["replay_bytes"],
                 f"{phase}_replay_capacity": cost["replay_capacity"],
             }
         record = self._write("end", summary)
         self.display.close()
-        self._print_summary(record)
-        return record
-
-    def _print_summary(self, record: dict) -> None:
-        config, console = self.config, self.display.console
-        table = rich.table.Table(title=f"{config.env.task}, {self.env_steps:,} agent steps")
-        for column in ("", "full (frames)", "frozen (latents)", "ratio"):
-            table.add_column(column, justify="right" if column else "left")
-        for label, name, unit in (
-            ("agent steps/s", "steps_per_second", 1),
-            ("MFLOP per agent step", "flops_per_step", 1e6),
-            ("replay rows", "replay_capacity", 1),
-            ("replay MB", "replay_bytes", 1e6),
-        ):
-            values = [record[f"{phase}_{name}"] / unit for phase in self.costs]
-            cells = [f"{value:,.0f}" for value in values]
-            ratio = [f"{values[1] / values[0]:.2f}x"] if len(values) == 2 else ["-", "-"]
-            table.add_row(label, *cells, *ratio)
-        console.print(table)
+        console = self.display.console
+        console.print(
+            metrics.phase_table(f"{config.env.task}, {self.env_steps:,} agent steps", record, list(self.costs))
+        )
         reference = atari_scores.REFERENCE_SCORES.get(config.env.task)
         random = f"; random play scores {reference.random:,.1f}" if reference else ""
         console.print(
             f"evaluation: {record['eval_return_mean']:,.1f} ± {record['eval_return_std']:,.1f}"
             f" over {config.eval_episodes} episodes{random}"
         )
+        return record
 
     def _write(self, kind: str, fields: dict) -> dict:
         record = {
@@ -355,7 +340,8 @@ def main(argv: list[str]) -> int:
             return 0
         if values.config is None:
             raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
-        config = _loaded(values.config)
+        config = config_lib.resolve(_loaded(values.config))
+        cli.use_compilation_cache()
         run_dir = values.run_dir or f"runs/{config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
         run(config, run_dir)
     except (cli.UsageError, config_lib.ConfigError) as error:
@@ -373,6 +359,8 @@ def _loaded(config: ConfigDict) -> ConfigDict:
         config.is_locked  # noqa: B018
     except OSError as error:
         raise cli.UsageError(cli.last_line(error)) from None
+    except AttributeError:
+        raise cli.UsageError(f"get_config gave a {type(config).__name__}; it must give a ConfigDict") from None
     return config
 
 

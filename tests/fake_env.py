@@ -8,9 +8,9 @@ from seer_jax.envs.timestep import TimeStep
 class FakeEnv:
     """Episodes of fixed lengths that end by turns in truncation and in termination.
 
-    Environment i plays episodes of `lengths[i]` steps. Even episodes are truncated, odd ones terminate.
-    Every step scores 10. Pixels hold the number of the step since the start of everything, so that
-    neighbouring frames of an environment are never alike.
+    Environment i plays episodes of `lengths[i]` steps. Even episodes are truncated, odd ones terminate, and
+    half way lose a life, which terminates in training alone. Every step scores 10. Pixels hold the number
+    of the step since the start of everything, so that neighbouring frames of an environment are never alike.
     """
 
     def __init__(self, lengths, *, size=42, num_actions=3, training=True):
@@ -32,11 +32,13 @@ class FakeEnv:
         self._age = np.where(first, 0, self._age + 1)
         last = self._age == self._lengths
         truncated = last & (self._episode % 2 == 0)
+        life = (self._age == self._lengths // 2) & (self._episode % 2 == 1) & self._training
+        terminated = (last & ~truncated) | life
         score = np.where(first, 0, 10).astype(np.float32)
         reward = np.clip(score, -1, 1) if self._training else score
         self._episode += last
         self._over = last
-        return TimeStep(self._frame(), reward, score, last & ~truncated, truncated, last, first)
+        return TimeStep(self._frame(), reward, score, terminated, truncated, last, first)
 
     def close(self):
         self.closed = True

@@ -1,10 +1,13 @@
 """Real games behind `TimeStep`."""
 
 import dataclasses
+import functools
 
+import jax
 import numpy as np
 import pytest
 
+from seer_jax import replay
 from seer_jax.envs import atari, atari_scores
 
 SEER, MACHADO = atari.PROTOCOLS["seer"], atari.PROTOCOLS["machado"]
@@ -128,3 +131,22 @@ def test_human_normalized_scores():
     assert atari_scores.human_normalized("krull", 1598.0) == 0.0
     assert atari_scores.human_normalized("krull", 2665.5) == 1.0
     assert atari_scores.human_normalized("adventure", 1.0) is None
+
+
+def test_every_executed_step_and_nothing_else_is_sampleable():
+    """Sampleable rows of finished episodes count as many as the agent steps in them."""
+    env = make("pong", num_envs=2, image_size=30, max_episode_steps=25)
+    steps = rollout(env, 110)
+    spec = replay.RingSpec(num_steps=120, num_envs=2, stack=4, n_step=20, discount=0.99)
+    rows = [
+        replay.Rows(s.frame, np.zeros(2, np.int32), s.reward, s.terminated, s.last, s.first)
+        for s in (atari.timestep.TimeStep(*(field[t] for field in steps)) for t in range(111))
+    ]
+    ring = replay.init(spec, rows[0])
+    add = jax.jit(functools.partial(replay.add, spec))
+    for row in rows:
+        ring = add(ring, row)
+    ends = [np.flatnonzero(steps.last[:, env])[-1] for env in range(2)]
+    executed = sum(int((~steps.first[: end + 1, env]).sum()) for env, end in enumerate(ends))
+    unfinished = sum(max(0, 110 - (end + 1) - 20 + 1) for end in ends)  # starts with a full window behind them
+    assert int((ring.priorities > 0).sum()) == executed + unfinished

@@ -54,7 +54,10 @@ BAD = [
     ({"num_envs": 3, "update_every": 2}, "multiple of the other"),
     ({"num_envs": 0}, "num_envs=0"),
     ({"seed": -1}, "seed=-1"),
-    ({"learn_start": 500_000}, "nothing would be learned"),
+    ({"learn_start": 499_999}, "nothing would be learned"),
+    ({"seer.freeze_step": 1601}, "raise it to at least 1602"),
+    ({"num_envs": 4, "total_steps": 4000, "seer.freeze_step": 3999}, "would never freeze"),
+    ({"encoder.name": "canonical", "env.image_size": 160, "replay.latent_dtype": "bfloat16"}, "freeze; use a smaller"),
     ({"learn_start": 10}, "raise it to at least 21"),
     ({"seer.freeze_step": 500_000}, "would never freeze"),
     ({"seer.freeze_step": 1600}, "untrained encoder"),
@@ -88,6 +91,7 @@ BAD_COMMANDS = [
     ([], "--config=FILE is missing"),
     (["--config=configs/nothing.py"], "configs/nothing.py"),
     ([f"{CONFIG}:huge"], "preset 'huge' is unknown"),
+    (["--config=pyproject.toml"], "pyproject.toml"),
     ([CONFIG, "--config.nothing=1"], "nothing"),
     ([CONFIG, "--config.seed=abc"], "seed"),
     ([CONFIG, "--config.seer.enabled=maybe"], "maybe"),
@@ -106,6 +110,32 @@ def test_bad_commands_end_in_one_line_and_exit_code_2(arguments, message, tmp_pa
     assert error.count("\n") == 1
     assert message in error
     assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def get_config(:", "SyntaxError"),
+        ("import nothing_at_all", "nothing_at_all"),
+        ("def get_config(): return {}", "it must give a ConfigDict"),
+        ("def get_config(): raise RuntimeError('no luck')", "no luck"),
+        ("from ml_collections import ConfigDict\ndef get_config(): return ConfigDict(dict(seed=1))", "missing"),
+    ],
+)
+def test_bad_configuration_files_end_in_one_line(source, message, tmp_path, capsys):
+    (tmp_path / "bad.py").write_text(source)
+    assert train.main(["train", f"--config={tmp_path / 'bad.py'}", f"--run_dir={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_are_booleans():
+    config = rainbow_atari.get_config().to_dict()
+    config["seer"]["enabled"] = "no"
+    with pytest.raises(config_lib.ConfigError, match="neither True nor False"):
+        config_lib.resolve(config_lib.ConfigDict(config))
 
 
 def test_an_existing_run_is_never_touched(tmp_path, capsys):

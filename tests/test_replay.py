@@ -120,6 +120,18 @@ def test_sampleability_after_every_single_write():
         assert {(int(env), int(i) - 5) for i, env in zip(*np.nonzero(everywhere), strict=True)} == expected
 
 
+def test_rewards_count_one_by_one_as_they_were_stored():
+    """Three rewards of 5, clipped to 1 each before they are stored, make 3 and not 1."""
+    spec = replay.RingSpec(num_steps=10, num_envs=1, stack=1, n_step=3, discount=1.0)
+    false = np.zeros(1, bool)
+    reward = np.clip(np.float32([5]), -1, 1)
+    frame = np.zeros((1, IMAGE, IMAGE), np.uint8)
+    rows = (replay.Rows(frame, np.int32([0]), reward, false, false, false | (t == 0)) for t in range(6))
+    ring, _ = build(spec, rows, 6)
+    (got,) = sample_at(spec, ring, [(0, 1)])
+    assert got.reward == 3.0
+
+
 @pytest.mark.parametrize("n_step", [1, 3, 20])
 def test_powers_of_ten_show_which_rewards_count(n_step):
     """Reward 10**-t at time t and gamma 1: the digits of a return are the rewards in it."""
@@ -229,7 +241,7 @@ def test_copy_indices_of_both_sides_are_drawn_independently():
     assert counts.min() > 400, counts
 
 
-@pytest.mark.parametrize("capacity", [24, 25, 31])
+@pytest.mark.parametrize("capacity", [25, 26, 31])
 def test_monotone_frames_over_several_wraps(capacity):
     """Frame t holds t: sampled windows always lead n forward, whatever the wrap."""
     spec = replay.RingSpec(num_steps=capacity, num_envs=1, stack=4, n_step=20, discount=0.9)
@@ -255,6 +267,27 @@ def test_adding_donates_the_ring():
     assert program.memory_analysis().alias_size_in_bytes >= ring.num_bytes
     program(ring, next(rows))
     assert all(x.is_deleted() for x in jax.tree.leaves(ring))
+
+
+def test_what_is_no_start_gets_no_priority():
+    spec = replay.RingSpec(num_steps=30, num_envs=1, stack=1, n_step=3, discount=0.9, prioritized=True)
+    ring, _ = build(spec, random_rows(np.random.default_rng(0), 1, (IMAGE, IMAGE)), 10)
+    unwritten = jnp.array([20, 29])
+    after = replay.update_priorities(spec, ring, unwritten, jnp.array([5.0, 5.0]))
+    np.testing.assert_array_equal(after.priorities, ring.priorities)
+
+
+@pytest.mark.parametrize(("n_step", "stack"), [(1, 1), (3, 4), (5, 0)])
+def test_the_smallest_ring_always_has_a_start(n_step, stack):
+    spec = replay.RingSpec(
+        num_steps=replay.min_steps(n_step, stack), num_envs=1, stack=stack, n_step=n_step, discount=0.9
+    )
+    naive = reference.NaiveReplay(
+        capacity=spec.num_steps, num_envs=1, stack=stack, n_step=n_step, discount=spec.discount
+    )
+    for t, rows in zip(range(2000), random_rows(np.random.default_rng(0), 1, (1, 1)), strict=False):
+        naive.add(as_dicts(rows))
+        assert t < spec.num_steps or naive.transitions()
 
 
 def test_a_ring_too_small_for_one_window_is_refused():

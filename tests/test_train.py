@@ -2,6 +2,7 @@
 
 import json
 
+import imageio.v3 as iio
 import jax
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from configs import rainbow_atari
 from seer_jax import checkpoint, evaluate, phases, train
 from seer_jax import config as config_lib
-from seer_jax.agents import registry as agents
 from seer_jax.envs import registry
 from tests.fake_env import FakeEnv
 
@@ -207,23 +207,65 @@ def test_evaluate_command_prints_a_table_and_writes_a_video(real_run, capsys):
     out = capsys.readouterr().out
     assert "krull" in out
     assert "human-normalized" in out
-    video = evaluate.iio.imread(run_dir / "videos" / "episode.mp4")
+    video = iio.imread(run_dir / "videos" / "episode.mp4")
     assert video.shape[1:] == (168, 168, 3)
     assert 2 <= len(video) <= 62
     assert video.std() > 1
 
 
-def test_evaluation_is_of_the_saved_parameters(real_run):
-    """The command's agent acts as the run's final agent did."""
+def test_evaluation_is_of_the_saved_parameters(real_run, monkeypatch):
     run_dir, _, _ = real_run
-    config = evaluate.ConfigDict(json.loads((run_dir / "config.json").read_text()))
-    agent = agents.AGENTS[config.agent.name](config, num_actions=18)
+    seen = []
+
+    def play(act, params, env, key, **kwargs):
+        seen.append(params)
+        return evaluate.Episodes(np.zeros(2), np.ones(2, int))
+
+    monkeypatch.setattr(evaluate, "play", play)
+    assert evaluate.main(["evaluate", f"--run_dir={run_dir}"]) == 0
     saved = checkpoint.load_state(run_dir / "checkpoints")["train"]["params"]
-    fresh = agent.init(jax.random.PRNGKey(config.seed)).params
-    jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), saved, fresh)
-    assert not np.array_equal(
-        saved["encoder"]["params"]["conv1"]["kernel"], fresh["encoder"]["params"]["conv1"]["kernel"]
-    )
+    at_freeze = checkpoint.load_state(run_dir / "checkpoints" / "freeze")["params"]
+    jax.tree.map(np.testing.assert_array_equal, seen[0], saved)
+    jax.tree.map(np.testing.assert_array_equal, seen[0]["encoder"], at_freeze["encoder"])
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), seen[0]["heads"], at_freeze["heads"])
+    assert all(jax.tree.leaves(moved))
+
+
+@pytest.mark.parametrize("damaged", ["config.json", "checkpoints/state.msgpack"])
+def test_a_damaged_run_is_told_in_one_line(tmp_path, capsys, damaged):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    checkpoint.save_state(tmp_path / "checkpoints", {"env_steps": 1})
+    (tmp_path / damaged).write_bytes(b"{")
+    assert evaluate.main(["evaluate", f"--run_dir={tmp_path}"]) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_logging_at_every_step_and_many_environments(fake_envs, tmp_path):
+    train.run(tiny_config(log_every=1, num_envs=4, total_steps=120, seer__freeze_step=100), tmp_path / "run")
+    assert len([line for line in records(tmp_path / "run") if line["kind"] == "train"]) >= 30
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_programs_own_their_buffers(fake_envs, tmp_path, monkeypatch, prioritized):
+    """Neither program of either phase copies the ring: outputs alias inputs, temporaries are smaller."""
+    compiled, compile_programs = [], phases.compile_programs
+
+    def keeping(*args, **arguments):
+        compiled.append((compile_programs(*args, **arguments), arguments["ring"].num_bytes))
+        return compiled[-1][0]
+
+    monkeypatch.setattr(phases, "compile_programs", keeping)
+    config = tiny_config(replay__prioritized=prioritized, replay__capacity=40_000, replay__grow_after_freeze=False)
+    config.update_from_flattened_dict({"seer.freeze_step": 4000, "total_steps": 4100, "learn_start": 3990})
+    config.update_from_flattened_dict({"eval_every": 5000, "log_every": 5000})
+    train.run(config, tmp_path / "run")
+    assert len(compiled) == 2
+    for programs, ring_bytes in compiled:
+        for program in (programs.interact, programs.learn):
+            memory = program.memory_analysis()
+            assert memory.alias_size_in_bytes >= ring_bytes
+            assert memory.temp_size_in_bytes < ring_bytes / 2
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,12 @@ class Agent(NamedTuple):
     freeze: Callable[[TrainState], TrainState]
 
 
+def update_keys(state: TrainState) -> tuple[jax.Array, jax.Array]:
+    """Returns the keys of the next update: one to sample its batch with, one for the update itself."""
+    k_sample, k_update = jax.random.split(jax.random.fold_in(state.key, state.updates))
+    return k_sample, k_update
+
+
 def freeze_encoder(state: TrainState) -> TrainState:
     """Drops the encoder's optimizer state and its target; leaves the heads, their moments and counts alone."""
     return state.replace(

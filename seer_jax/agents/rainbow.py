@@ -102,7 +102,7 @@ def make_agent(config: ConfigDict, *, num_actions: int) -> base.Agent:
         return Latents(obs=batch.obs[:, 0], selector=batch.next_obs[:, 0], target=batch.next_obs[:, 0])
 
     def update_with(latents_of, state: base.TrainState, batch: replay.Batch):
-        key = jax.random.fold_in(state.key, state.updates)
+        _, key = base.update_keys(state)
 
         def loss_fn(trained: base.Params):
             params = state.params | trained

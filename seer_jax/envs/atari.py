@@ -102,8 +102,8 @@ class AtariEnv:
         Args:
           task: a name that `game_name` knows.
           num_envs: E.
-          seed: entropy from which every environment draws a seed of its own. Training and evaluation
-            environments of one seed share no environment seed.
+          seed: entropy from which every environment draws a 31-bit seed, training and evaluation
+            environments from streams of their own.
           protocol: how the game is played.
           image_size: height and width of a frame, in pixels.
           action_repeat: emulator frames per agent step; a frame is the maximum over the last two.

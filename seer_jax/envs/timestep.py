@@ -39,7 +39,7 @@ class VectorEnv(Protocol):
     frame_shape: tuple[int, int]
 
     def reset(self) -> TimeStep:
-        """Starts an episode in every environment. Call it once."""
+        """Starts an episode in every environment, whatever it was at."""
 
     def step(self, action: np.ndarray) -> TimeStep:
         """Executes `action`, `[E]` int32. In an environment whose last TimeStep was `last` it starts an episode."""
