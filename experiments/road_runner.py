@@ -10,11 +10,10 @@ import pathlib
 import sys
 import tempfile
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from configs import rainbow_atari
-from seer_jax import train
+from seer_jax import handover, train
 from seer_jax.envs import atari_scores
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "road_runner"
@@ -93,9 +92,11 @@ def table() -> None:
         ("replay MB", end, "replay_bytes", 1e6),
     ):
         full, latent = (record[f"{phase}_{name}"] / unit for phase in ("full", "frozen"))
-        print(f"| {label} | {full:,.0f} | {latent:,.0f} | {np.round(latent / full, 2)} |")
+        print(f"| {label} | {full:,.0f} | {latent:,.0f} | {latent / full:.2f} |")
     baseline = records("baseline-s0", "end")[0]
-    print(f"| replay MB without SEER | {baseline['replay_bytes'] / 1e6:,.0f} | | |")
+    frame, latent = handover.bytes_per_row(make_config("paper", 0))
+    print(f"| bytes of a stored observation | {frame:,} | {latent:,} | {latent / frame:.2f} |")
+    print(f"| replay MB without SEER, 500,000 rows | {baseline['replay_bytes'] / 1e6:,.0f} | | |")
 
 
 COMMANDS = {"run": run, "speed": speed, "table": table}

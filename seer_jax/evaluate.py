@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from seer_jax import checkpoint, cli, replay
+from seer_jax import config as config_lib
 from seer_jax.agents import base
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import atari_scores, registry, timestep
@@ -107,12 +108,12 @@ def main(argv: list[str]) -> int:
 
 
 def _load(run_dir: pathlib.Path) -> tuple[ConfigDict, dict]:
-    """Returns the run's configuration and its newest saved state."""
+    """Returns the run's configuration, and `env_steps` and `params` of its newest saved state."""
     try:
-        return ConfigDict(json.loads((run_dir / "config.json").read_text())), checkpoint.load_state(
-            run_dir / "checkpoints"
-        )
-    except (OSError, ValueError) as error:
+        config = config_lib.resolve(ConfigDict(json.loads((run_dir / "config.json").read_text())))
+        saved = checkpoint.load_state(run_dir / "checkpoints")
+        return config.unlock(), {"env_steps": saved["env_steps"], "params": saved["train"]["params"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise cli.UsageError(
             f"--run_dir={run_dir} is damaged: {type(error).__name__}: {cli.last_line(error)}"
         ) from None
@@ -123,9 +124,7 @@ def _evaluate(run_dir: pathlib.Path, config: ConfigDict, saved: dict, video: boo
     agent = AGENTS[config.agent.name](config, num_actions=env.num_actions)
     frames = [] if video else None
     key = jax.random.PRNGKey(config.seed)
-    played = play(
-        make_act(agent), saved["train"]["params"], env, key, frame_stack=config.env.frame_stack, frames=frames
-    )
+    played = play(make_act(agent), saved["params"], env, key, frame_stack=config.env.frame_stack, frames=frames)
     env.close()
     _print_table(config, int(saved["env_steps"]), played)
     if frames:

@@ -151,7 +151,7 @@ def test_capacity_formula(encoder, dtype, capacity, expected):
 
 def test_image_ring_has_no_more_rows_than_the_run_can_fill():
     config = rainbow_atari.get_config().unlock()
-    assert handover.full_capacity(config) == 2 * 50_000 + 26
+    assert handover.full_capacity(config) == 2 * 50_000 + 27
     config.seer.enabled = False
     assert handover.full_capacity(config) == 500_000
 

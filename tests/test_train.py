@@ -233,10 +233,10 @@ def test_evaluation_is_of_the_saved_parameters(real_run, monkeypatch):
 
 @pytest.mark.parametrize("damaged", ["config.json", "checkpoints/state.msgpack"])
 def test_a_damaged_run_is_told_in_one_line(tmp_path, capsys, damaged):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "config.json").write_text("{}")
-    checkpoint.save_state(tmp_path / "checkpoints", {"env_steps": 1})
-    (tmp_path / damaged).write_bytes(b"{")
+    (tmp_path / "config.json").write_text(json.dumps(config_lib.resolve(tiny_config()).to_dict()))
+    checkpoint.save_state(tmp_path / "checkpoints", {"env_steps": 1, "train": {"params": {}}})
+    whole = (tmp_path / damaged).read_bytes()
+    (tmp_path / damaged).write_bytes(whole[: len(whole) // 2])
     assert evaluate.main(["evaluate", f"--run_dir={tmp_path}"]) == 2
     assert "is damaged" in capsys.readouterr().err
 
