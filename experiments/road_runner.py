@@ -3,6 +3,7 @@
 python -m experiments.road_runner run      # trains what results/ lacks, one run after the other: hours
 python -m experiments.road_runner speed    # both phases' speed; wants a machine with nothing else to do
 python -m experiments.road_runner table    # prints the tables of the README from results/
+python -m experiments.road_runner constant # what policies score that never change their action
 """
 
 import json
@@ -10,11 +11,14 @@ import pathlib
 import sys
 import tempfile
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from configs import rainbow_atari
-from seer_jax import handover, train
-from seer_jax.envs import atari_scores
+from seer_jax import config as config_lib
+from seer_jax import evaluate, handover, train
+from seer_jax.envs import atari_scores, registry
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "road_runner"
 ARMS = {"Rainbow": "baseline", "Rainbow + SEER": "paper"}
@@ -99,7 +103,21 @@ def table() -> None:
     print(f"| replay MB without SEER, 500,000 rows | {baseline['replay_bytes'] / 1e6:,.0f} | | |")
 
 
-COMMANDS = {"run": run, "speed": speed, "table": table}
+def constant() -> None:
+    config = config_lib.resolve(make_config("paper", 0)).unlock()
+    config.eval_episodes = 18  # one environment for each action
+    env = registry.make_env(config, training=False)
+    played = evaluate.play(
+        lambda params, stack, timestep, key, step: (np.arange(18), stack),
+        params={},
+        env=env,
+        key=jax.random.PRNGKey(0),
+        frame_stack=1,
+    )
+    print("score of one episode by action:", " ".join(f"{score:,.0f}" for score in played.scores))
+
+
+COMMANDS = {"run": run, "speed": speed, "constant": constant, "table": table}
 
 
 def main(argv: list[str]) -> int:

@@ -90,7 +90,7 @@ class Trainer:
         self.env_steps = self.updates = self.rows = 0
         self.flops_total = 0.0
         self.costs: dict[str, dict] = {}  # by phase
-        self.last_eval: dict = {}
+        self.evals: list[dict] = []
         self.info: base.Info = {}
         self.recent = collections.deque(maxlen=_RECENT_EPISODES)
         self.episode_score = np.zeros(config.num_envs)
@@ -226,13 +226,14 @@ class Trainer:
         key = jax.random.fold_in(self.k_eval, self.env_steps)
         played = evaluate.play(self.eval_act, self.state.params, self.eval_env, key, frame_stack=config.env.frame_stack)
         mean, std = float(played.scores.mean()), float(played.scores.std())
-        self.last_eval = {
+        evaluation = {
             "eval_return_mean": mean,
             "eval_return_std": std,
+            "eval_returns": played.scores.tolist(),
             "eval_length_mean": float(played.lengths.mean()),
             "human_normalized": atari_scores.human_normalized(config.env.task, mean),
         }
-        self._write("eval", self.last_eval | {"eval_returns": played.scores.tolist()})
+        self.evals.append(self._write("eval", evaluation))
         self.display.update(evaluation=f"{mean:,.1f} ± {std:,.1f} after {self.env_steps:,} steps")
 
     def _log(self) -> None:
@@ -265,7 +266,8 @@ class Trainer:
 
     def _end(self) -> dict:
         config = self.config
-        summary = dict(self.last_eval)
+        kept = ("eval_return_mean", "eval_return_std", "eval_length_mean", "human_normalized")
+        summary = {name: self.evals[-1][name] for name in kept}
         for phase, cost in self.costs.items():
             learn_flops = cost["learn_flops"] / self.updates_per_learn / config.update_every
             summary |= {
@@ -282,9 +284,11 @@ class Trainer:
         )
         reference = atari_scores.REFERENCE_SCORES.get(config.env.task)
         random = f"; random play scores {reference.random:,.1f}" if reference else ""
+        first, last = self.evals[0], self.evals[-1]
         console.print(
-            f"evaluation: {record['eval_return_mean']:,.1f} ± {record['eval_return_std']:,.1f}"
-            f" over {config.eval_episodes} episodes{random}"
+            f"evaluation of {config.eval_episodes} episodes: {first['eval_return_mean']:,.1f} after"
+            f" {first['env_steps']:,} steps, {last['eval_return_mean']:,.1f} ± {last['eval_return_std']:,.1f} after"
+            f" {last['env_steps']:,}{random}"
         )
         return record
 
