@@ -352,7 +352,7 @@ def main(argv: list[str]) -> int:
         print(f"train: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("train: interrupted; what was logged and the newest checkpoint stay", file=sys.stderr)
+        print(f"train: interrupted; what it wrote stays in {run_dir}", file=sys.stderr)
         return 130
     return 0
 
