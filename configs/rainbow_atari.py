@@ -85,9 +85,9 @@ def _presets() -> dict[str, dict]:
         "quick": {
             "total_steps": 20_000,
             "num_envs": 4,
-            "eval_every": 5000,
+            "eval_every": 10_000,
             "checkpoint_every": 10_000,
-            "env": {"task": "road_runner"},
+            "env": {"task": "krull"},
             "agent": {"n_step": 10, "learning_rate": 3e-4, "target_update_every": 1000},
             "replay": {"capacity": 20_000},
             "seer": {"freeze_step": 8000},

@@ -99,7 +99,7 @@ def test_a_run_from_frames_to_latents(fake_envs, tmp_path, monkeypatch):
     assert all(env.closed for env in fake_envs)
 
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["env"]["task"] == "road_runner"
+    assert config["env"]["task"] == "krull"
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["seed"] == 0
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     saved = checkpoint.load_state(tmp_path / "run" / "checkpoints")
