@@ -1,6 +1,6 @@
 """Scores of a random agent and of a professional human player on the 57 games of the Atari benchmark.
 
-Source: Wang et al. 2016, https://arxiv.org/abs/1511.06581, table 2 (no-op starts, 30 minutes of play).
+Source: Wang et al. 2016, https://arxiv.org/abs/1511.06581 (no-op starts).
 """
 
 from typing import NamedTuple
