@@ -34,6 +34,7 @@ def get_config(preset: str = "paper") -> config_dict.ConfigDict:
             frame_stack=4,
             action_repeat=4,
             image_size=84,
+            crop_size=84,
             # Items of the protocol; unset means as the protocol says.
             fire_reset=config_dict.placeholder(bool),
             full_actions=config_dict.placeholder(bool),
@@ -68,7 +69,14 @@ def get_config(preset: str = "paper") -> config_dict.ConfigDict:
             priority_exponent=0.5,
             importance_start=0.4,
         ),
-        seer=dict(enabled=True, freeze_step=50_000, num_copies=1),
+        seer=dict(
+            enabled=True,
+            freeze_step=50_000,
+            num_copies=1,
+            freeze_through=config_dict.placeholder(str),
+            sync_target_heads=False,
+            init_from=config_dict.placeholder(str),
+        ),
     )
     presets = _presets()
     if preset not in presets:

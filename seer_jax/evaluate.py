@@ -1,6 +1,6 @@
 """Evaluation: plays whole episodes with fixed parameters; also a command on a finished run.
 
-python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--video]
+python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--video] [--encoder=haiku:MODULE:FUNCTION]
 """
 
 import json
@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 import imageio.v2 as imageio
 import jax
-import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.table
 from absl import flags
 from ml_collections import ConfigDict
 
-from seer_jax import checkpoint, cli, replay
+from seer_jax import checkpoint, cli, phases, replay
 from seer_jax import config as config_lib
 from seer_jax.agents import base
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import atari_scores, registry, timestep
+from seer_jax.networks import haiku
 
 _VIDEO_SCALE = 4  # a stored frame is small: repeat its pixels
 _FRAMES_PER_SECOND = 60
@@ -40,7 +40,7 @@ def make_act(agent: base.Agent):
     @jax.jit
     def act(params, stack, timestep, key, step):
         stack = replay.push_frame(stack, timestep.frame, timestep.first)
-        latents = agent.encode(params["encoder"], stack)
+        latents = agent.encode(params, agent.view(stack))
         return agent.act_eval(params, latents, jax.random.fold_in(key, step)), stack
 
     return act
@@ -53,14 +53,14 @@ def play(
 
     Args:
       act: from `make_act`.
-      params: parameters of encoder and heads.
+      params: the agent's parameters.
       env: environments that play raw scores and whole games.
       key: PRNG key of the exploration that evaluation keeps.
       frame_stack: frames in an observation.
-      frames: a list that receives the frames of the first episode, `[H, W]` uint8 each.
+      frames: a list that receives the frames of the first episode, `[H, W, C]` uint8 each.
     """
     step, now = 0, env.reset()
-    stack = jnp.zeros((*now.frame.shape, frame_stack), jnp.uint8)
+    stack = phases.empty_stack(now, frame_stack)
     scores, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
     running = np.ones(env.num_envs, bool)
     while running.any():
@@ -81,6 +81,9 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_integer(
         "episodes", None, "Episodes to play; the run's eval_episodes unless given.", 1, 1000, flag_values=values
     )
+    flags.DEFINE_string(
+        "encoder", None, "encoder.name of a run whose encoder is a Haiku function of your own.", flag_values=values
+    )
     flags.DEFINE_bool("video", False, "Write videos/episode.mp4 of the first episode.", flag_values=values)
     try:
         cli.parse(values, argv)
@@ -94,7 +97,7 @@ def main(argv: list[str]) -> int:
             raise cli.UsageError(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
         if not (run_dir / "checkpoints" / checkpoint.STATE_FILE).is_file():
             raise cli.UsageError(f"--run_dir={run_dir} holds no parameters; they come every checkpoint_every steps")
-        config, saved = _load(run_dir)
+        config, saved = _load(run_dir, values.encoder)
         config.eval_episodes = values.episodes or config.eval_episodes
         cli.use_compilation_cache()
         _evaluate(run_dir, config, saved, values.video)
@@ -107,13 +110,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _load(run_dir: pathlib.Path) -> tuple[ConfigDict, dict]:
-    """Returns the run's configuration, and `env_steps` and `params` of its newest saved state."""
+def _load(run_dir: pathlib.Path, encoder: str | None) -> tuple[ConfigDict, dict]:
+    """Returns the run's configuration, and `env_steps` and `params` of its newest saved state.
+
+    A run's own word is not enough to import code: `encoder` is what the user says of it.
+    """
     try:
-        config = config_lib.resolve(ConfigDict(json.loads((run_dir / "config.json").read_text())))
+        config = ConfigDict(json.loads((run_dir / "config.json").read_text()))
+        name = config.encoder.name
+        if name.startswith(haiku.PREFIX) and name != encoder:
+            raise cli.UsageError(f"--run_dir={run_dir} runs code of yours; if you trust it, add --encoder={name}")
+        config = config_lib.resolve(config)
         saved = checkpoint.load_state(run_dir / "checkpoints")
         return config.unlock(), {"env_steps": saved["env_steps"], "params": saved["train"]["params"]}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise cli.UsageError(
             f"--run_dir={run_dir} is damaged: {type(error).__name__}: {cli.last_line(error)}"
         ) from None
@@ -121,7 +131,7 @@ def _load(run_dir: pathlib.Path) -> tuple[ConfigDict, dict]:
 
 def _evaluate(run_dir: pathlib.Path, config: ConfigDict, saved: dict, video: bool) -> None:
     env = registry.make_env(config, training=False)
-    agent = AGENTS[config.agent.name](config, num_actions=env.num_actions)
+    agent = AGENTS[config.agent.name].make_agent(config, env.action_spec)
     frames = [] if video else None
     key = jax.random.PRNGKey(config.seed)
     played = play(make_act(agent), saved["params"], env, key, frame_stack=config.env.frame_stack, frames=frames)
@@ -133,7 +143,7 @@ def _evaluate(run_dir: pathlib.Path, config: ConfigDict, saved: dict, video: boo
         fps = max(1, _FRAMES_PER_SECOND // config.env.action_repeat)
         with imageio.get_writer(path, fps=fps, macro_block_size=1) as video_file:
             for frame in frames:
-                video_file.append_data(np.kron(frame, np.ones((_VIDEO_SCALE, _VIDEO_SCALE), np.uint8)))
+                video_file.append_data(np.kron(frame, np.ones((_VIDEO_SCALE, _VIDEO_SCALE, 1), np.uint8)).squeeze())
         print(f"video of the first episode: {path}")
 
 

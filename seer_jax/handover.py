@@ -6,6 +6,7 @@ more than the larger of the two rings and one chunk are ever in memory.
 
 import dataclasses
 import functools
+import math
 import pathlib
 
 import jax
@@ -13,18 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from seer_jax import checkpoint, phases, replay
+from seer_jax import checkpoint, replay
 from seer_jax.agents import base
-from seer_jax.networks import encoders
+from seer_jax.agents.registry import AGENTS
+from seer_jax.envs import registry as env_registry
 
 _CHUNK_ROWS = 256  # rows, over all environments, that are on their way at one time
+_ENCODE_ROWS = 32  # of these, rows that are encoded together
 
 
 def bytes_per_row(config: ConfigDict) -> tuple[int, int]:
     """Bytes of one stored observation before the freeze (P of the paper) and after it."""
-    latent_size = encoders.latent_size(config.encoder.name, config.env.image_size)
+    num_latents, latent_size = AGENTS[config.agent.name].latent_shape(config)
     itemsize = jnp.dtype(config.replay.latent_dtype).itemsize
-    return config.env.image_size**2, itemsize * config.seer.num_copies * latent_size
+    frame = math.prod(env_registry.frame_shape(config))
+    return frame, itemsize * config.seer.num_copies * num_latents * latent_size
 
 
 def capacity_in_same_bytes(config: ConfigDict) -> int:
@@ -61,6 +65,7 @@ def freeze(
     capacity: int,
     latent_dtype: str,
     snapshot_dir: pathlib.Path,
+    key: jax.Array,
 ) -> tuple[base.TrainState, replay.RingSpec, replay.Ring]:
     """Freezes the encoder and turns stored frames into latents, in order, oldest first.
 
@@ -72,6 +77,7 @@ def freeze(
       capacity: rows of the latent ring, not fewer than the image ring holds.
       latent_dtype: of the stored latents.
       snapshot_dir: receives the state as it was before the freeze, and all rows.
+      key: PRNG key of the augmentation of stored latents.
 
     Returns:
       State, spec and ring of the frozen phase.
@@ -86,13 +92,14 @@ def freeze(
         snapshot.append(**vars(rows), priority=priority)
     max_priority = np.asarray(ring.max_priority)
     frame_shape = ring.rows.observation.shape[1:]
+    action = jax.ShapeDtypeStruct(ring.rows.action.shape[1:], ring.rows.action.dtype)
     for array in jax.tree.leaves(ring):
         array.delete()
 
     state = agent.freeze(state)
-    latent_spec = dataclasses.replace(spec, num_steps=capacity // spec.num_envs, stack=0)
-    latent_shape = _latent_shape(agent, state, (*frame_shape[1:], spec.stack))
-    latent_ring = replay.init(latent_spec, phases.latent_row(spec.num_envs, latent_shape, latent_dtype))
+    latent_spec, latent_ring = latent_ring_for(
+        agent, state, spec, frame_shape, action, capacity=capacity, latent_dtype=latent_dtype
+    )
     load = jax.jit(functools.partial(_load_chunk, agent, spec.stack), donate_argnames="ring")
     # The oldest stacks reach back to frames that are gone; such rows are not sampleable.
     tail = np.zeros((spec.stack - 1, *frame_shape), np.uint8), np.zeros((spec.stack - 1, spec.num_envs), bool)
@@ -102,7 +109,8 @@ def freeze(
         priorities[at : at + steps] = chunk.pop("priority")
         rows = replay.Rows(**chunk)
         frames, first = np.concatenate([tail[0], rows.observation]), np.concatenate([tail[1], rows.first])
-        latent_ring = load(state.params["encoder"], latent_ring, rows.replace(observation=frames), first, np.int32(at))
+        rows = rows.replace(observation=frames)
+        latent_ring = load(state.params, latent_ring, rows, first, np.int32(at), jax.random.fold_in(key, at))
         tail, at = (frames[steps:], first[steps:]), at + steps
     latent_ring = latent_ring.replace(written=jnp.asarray(size, jnp.int32), max_priority=jnp.asarray(max_priority))
     return state, latent_spec, replay.restore_priorities(latent_spec, latent_ring, jnp.asarray(priorities))
@@ -116,28 +124,63 @@ def _read_rows(spec: replay.RingSpec, ring: replay.Ring, age: jax.Array) -> tupl
     return jax.tree.map(lambda x: x[slot], ring.rows), ring.priorities.reshape(-1)[start]
 
 
-def _latent_shape(agent: base.Agent, state: base.TrainState, obs_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`[K, N, L]` of a stored row; Rainbow stores one copy."""
-    obs = jax.ShapeDtypeStruct((1, *obs_shape), jnp.uint8)
-    return jax.eval_shape(agent.encode, state.params["encoder"], obs).shape
+def latent_ring_for(
+    agent: base.Agent,
+    state: base.TrainState,
+    spec: replay.RingSpec,
+    frame_shape: tuple[int, ...],
+    action: jax.ShapeDtypeStruct,
+    *,
+    capacity: int,
+    latent_dtype: str,
+) -> tuple[replay.RingSpec, replay.Ring]:
+    """Returns an empty ring of latents that stands in for one of frames.
+
+    Args:
+      agent: the agent.
+      state: its state, for the shape of its latents.
+      spec: of the image ring.
+      frame_shape: `(E, H, W, C)`.
+      action: shape and dtype of the actions of one time, `[E, ...]`.
+      capacity: rows.
+      latent_dtype: of the stored latents.
+    """
+    num_envs, *size, channels = frame_shape
+    obs = jax.ShapeDtypeStruct((num_envs, *size, channels * spec.stack), jnp.uint8)
+    stored = jax.eval_shape(functools.partial(base.latents_to_store, agent), state.params, obs, state.key)
+    latents = jax.ShapeDtypeStruct(stored.shape, jnp.dtype(latent_dtype))
+    latent_spec = dataclasses.replace(spec, num_steps=capacity // num_envs, stack=0)
+    return latent_spec, replay.init(latent_spec, replay.row_shapes(latents, action))
 
 
 def _load_chunk(
-    agent: base.Agent, stack: int, encoder_params, ring: replay.Ring, rows: replay.Rows, first: jax.Array, at: jax.Array
+    agent: base.Agent,
+    stack: int,
+    params: base.Params,
+    ring: replay.Ring,
+    rows: replay.Rows,
+    first: jax.Array,
+    at: jax.Array,
+    key: jax.Array,
 ) -> replay.Ring:
     """Encodes M times of rows and writes them from slot `at` on.
 
     Args:
-      rows: `[M, E]`, whose observations are frames, `[M + stack - 1, E, H, W]`, the older ones leading.
+      rows: `[M, E]`, whose observations are frames, `[M + stack - 1, E, H, W, C]`, the older ones leading.
       first: `[M + stack - 1, E]`.
     """
     num_steps, num_envs = rows.reward.shape
-    window = jnp.arange(num_steps)[:, None] + jnp.arange(stack)  # [M, k]
-    frames, first = jnp.moveaxis(rows.observation[window], 2, 1), jnp.moveaxis(first[window], 2, 1)  # [M, E, k, ...]
-    stacks = jax.vmap(jax.vmap(replay.stack_frames))(frames, first)
-    latents = agent.encode(encoder_params, stacks.reshape(-1, *stacks.shape[2:]))
-    stored = ring.rows.observation
-    latents = latents.reshape(num_steps, num_envs, *stored.shape[2:]).astype(stored.dtype)
+    frames, stored = rows.observation, ring.rows.observation
+
+    def encode(args: tuple[jax.Array, jax.Array]) -> jax.Array:
+        time, key = args
+        window = time + jnp.arange(stack)
+        stacks = jax.vmap(replay.stack_frames, in_axes=1)(frames[window], first[window])  # [E, H, W, k * C]
+        return base.latents_to_store(agent, params, stacks, key).astype(stored.dtype)
+
+    # A few rows at a time: with their crops and activations all of them together would outgrow the ring.
+    batch_size = max(1, _ENCODE_ROWS // num_envs)
+    latents = jax.lax.map(encode, (jnp.arange(num_steps), jax.random.split(key, num_steps)), batch_size=batch_size)
     rows = rows.replace(observation=latents)
     written = jax.tree.map(lambda buf, x: jax.lax.dynamic_update_slice_in_dim(buf, x, at, 0), ring.rows, rows)
     return ring.replace(rows=written)

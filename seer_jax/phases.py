@@ -25,7 +25,7 @@ class Actor:
     """What acting remembers.
 
     Attributes:
-      stack: `[E, H, W, k]` uint8, the newest frames of each environment's episode, newest last.
+      stack: `[E, H, W, k * C]` uint8, the newest frames of each environment's episode, newest last.
       key: `[2]` uint32 PRNG key that never changes; step i draws from `fold_in(key, i)`.
       steps: int32 `[]`, vector steps so far.
     """
@@ -39,7 +39,7 @@ class Programs(NamedTuple):
     """Compiled programs of one phase, and what a call of each costs.
 
     Attributes:
-      interact: `(params, actor, ring, timestep) -> (action [E], actor, ring)`; consumes actor and ring.
+      interact: `(params, actor, ring, timestep) -> (action [E, ...], actor, ring)`; consumes actor and ring.
       learn: `(state, ring) -> (state, ring, info)`, several updates; consumes both. Info is their mean.
       interact_flops: XLA's count, a multiply-add being two.
       learn_flops: the same for all updates of a call.
@@ -53,45 +53,32 @@ class Programs(NamedTuple):
 
 def init_actor(key: jax.Array, timestep: TimeStep, frame_stack: int) -> Actor:
     """Returns an actor that has seen nothing yet, for environments that send steps like `timestep`."""
-    stack = jnp.zeros((*timestep.frame.shape, frame_stack), jnp.uint8)
-    return Actor(stack=stack, key=key, steps=jnp.zeros((), jnp.int32))
+    return Actor(stack=empty_stack(timestep, frame_stack), key=key, steps=jnp.zeros((), jnp.int32))
 
 
-def frame_row(timestep: TimeStep) -> replay.Rows:
-    """Shapes of one time's rows before the freeze."""
-    return _row_shapes(jax.ShapeDtypeStruct(timestep.frame.shape, jnp.uint8))
-
-
-def latent_row(num_envs: int, latent_shape: tuple[int, ...], dtype: str) -> replay.Rows:
-    """Shapes of one time's rows after the freeze; `latent_shape` is `[K, N, L]`."""
-    return _row_shapes(jax.ShapeDtypeStruct((num_envs, *latent_shape), jnp.dtype(dtype)))
-
-
-def _row_shapes(observation: jax.ShapeDtypeStruct) -> replay.Rows:
-    def per_env(dtype):
-        return jax.ShapeDtypeStruct(observation.shape[:1], dtype)
-
-    return replay.Rows(
-        observation=observation,
-        action=per_env(jnp.int32),
-        reward=per_env(jnp.float32),
-        terminated=per_env(bool),
-        last=per_env(bool),
-        first=per_env(bool),
-    )
+def empty_stack(timestep: TimeStep, frame_stack: int) -> jax.Array:
+    """Returns black stacks, `[E, H, W, k * C]`."""
+    *shape, channels = timestep.frame.shape
+    return jnp.zeros((*shape, frame_stack * channels), jnp.uint8)
 
 
 def make_interact(agent: base.Agent, spec: replay.RingSpec, phase: str):
     """Returns the pure function behind `Programs.interact`."""
 
+    def observe(params: base.Params, stack: jax.Array, frame: jax.Array, key: jax.Array):
+        """Returns latents to act on, `[E, N, L]`, and what to store."""
+        if phase == FULL:
+            return agent.encode(params, agent.view(stack)), frame
+        latents, stored = base.latents_to_act_and_store(agent, params, stack, key)
+        return latents, stored
+
     def interact(params: base.Params, actor: Actor, ring: replay.Ring, timestep: TimeStep):
         stack = replay.push_frame(actor.stack, timestep.frame, timestep.first)
-        latents = agent.encode(params["encoder"], stack)  # [E, N, L]
-        action = agent.act(params, latents, jax.random.fold_in(actor.key, actor.steps))
-        # After the freeze one encoding serves both acting and storage; a latent row has a copy axis.
-        observation = timestep.frame if phase == FULL else latents[:, None].astype(ring.rows.observation.dtype)
+        k_act, k_store = jax.random.split(jax.random.fold_in(actor.key, actor.steps))
+        latents, observation = observe(params, stack, timestep.frame, k_store)
+        action = agent.act(params, latents, k_act, actor.steps)
         row = replay.Rows(
-            observation=observation,
+            observation=observation.astype(ring.rows.observation.dtype),
             action=action,
             reward=timestep.reward,
             terminated=timestep.terminated,
@@ -114,21 +101,39 @@ def make_learn(
     unroll: bool,
 ):
     """Returns the pure function behind `Programs.learn`."""
-    update = agent.update if phase == FULL else agent.update_latent
+    updates = agent.updates if phase == FULL else agent.latent_updates
 
-    def one(carry, _):
-        state, ring = carry
+    def one(update: base.Update, state: base.TrainState, ring: replay.Ring):
         k_sample, _ = base.update_keys(state)
         beta = importance_exponent(state.updates)
         batch = replay.sample(spec, ring, k_sample, batch_size=batch_size, importance_exponent=beta)
         state, losses, info = update(state, batch)
         if spec.prioritized:
             ring = replay.update_priorities(spec, ring, batch.start, losses)
-        return (state, ring), info
+        return state, ring, info
+
+    def cycle(carry, _):
+        state, ring = carry
+        infos = []
+        for update in updates:
+            state, ring, info = one(update, state, ring)
+            infos.append(info)
+        # Not every update of a cycle has everything to tell. (A set would make programs that differ by process.)
+        names = dict.fromkeys(name for info in infos for name in info)
+        means = {name: jnp.mean(jnp.stack([info[name] for info in infos if name in info])) for name in names}
+        return (state, ring), means
 
     def learn(state: base.TrainState, ring: replay.Ring):
-        (state, ring), infos = jax.lax.scan(one, (state, ring), length=num_updates, unroll=unroll)
-        return state, ring, jax.tree.map(lambda x: x.mean(axis=0), infos)
+        cycles = num_updates // len(updates)
+        if not unroll:
+            (state, ring), infos = jax.lax.scan(cycle, (state, ring), length=cycles)
+            return state, ring, jax.tree.map(lambda x: x.mean(axis=0), infos)
+        # Written out: a scan of one step is still a loop, whatever its `unroll` says.
+        carry, infos = (state, ring), []
+        for _ in range(cycles):
+            carry, info = cycle(carry, None)
+            infos.append(info)
+        return *carry, jax.tree.map(lambda *x: jnp.stack(x).mean(), *infos)
 
     return learn
 
@@ -154,11 +159,13 @@ def compile_programs(
       phase: `full` or `frozen`.
       state, actor, ring, timestep: what the programs will be called with, or the like.
       batch_size: transitions in an update.
-      num_updates: updates in one call of `learn`.
+      num_updates: updates in one call of `learn`, whole cycles of the agent's.
       importance_exponent: beta of prioritized replay, by update.
     """
     # XLA:CPU runs the gradient of a convolution inside a loop 20 times slower than outside of one.
-    unroll = agent.has_convolution and phase == FULL and jax.default_backend() == "cpu"
+    convolves = agent.has_convolution if phase == FULL else agent.latent_has_convolution
+    unroll = convolves and jax.default_backend() == "cpu"
+    cycle = len(agent.updates)
     learn = make_learn(
         agent,
         spec,
@@ -176,5 +183,5 @@ def compile_programs(
         learn=learn,
         interact_flops=interact.cost_analysis()["flops"],
         # XLA counts the body of a loop once.
-        learn_flops=learn.cost_analysis()["flops"] * (1 if unroll else num_updates),
+        learn_flops=learn.cost_analysis()["flops"] * (1 if unroll else num_updates // cycle),
     )

@@ -72,8 +72,8 @@ class Rows:
     """Rows of one time, `[E, ...]`, or of the whole ring, `[T, E, ...]`.
 
     Attributes:
-      observation: `[..., H, W]` uint8 frame, or `[..., K, N, L]` latents (K copies, N encoders).
-      action: `[...]` int32, chosen on seeing the observation.
+      observation: `[..., H, W, C]` uint8 frame, or `[..., K, N, L]` latents (K copies, N encoders).
+      action: `[...]` int32 or `[..., A]` float32, chosen on seeing the observation.
       reward: `[...]` float32, received on arrival.
       terminated: `[...]` bool, nothing follows this arrival.
       last: `[...]` bool, the final observation of an episode; its action was never executed.
@@ -116,8 +116,8 @@ class Batch:
     """Sampled n-step transitions.
 
     Attributes:
-      obs: `[B, H, W, k]` uint8 stack, or `[B, N, L]` latents.
-      action: `[B]` int32.
+      obs: `[B, H, W, k * C]` uint8 stack, or `[B, N, L]` latents.
+      action: `[B]` int32 or `[B, A]` float32.
       reward: `[B]` float32, discounted sum over the window.
       discount: `[B]` float32, gamma to the number of steps really taken, or 0 after termination.
       next_obs: like obs, at the end of the window.
@@ -132,6 +132,22 @@ class Batch:
     next_obs: jax.Array
     weight: jax.Array
     start: jax.Array
+
+
+def row_shapes(observation: jax.ShapeDtypeStruct, action: jax.ShapeDtypeStruct) -> Rows:
+    """Returns the shapes of one time's rows, given those of its observations and actions, `[E, ...]`."""
+
+    def per_env(dtype):
+        return jax.ShapeDtypeStruct(observation.shape[:1], dtype)
+
+    return Rows(
+        observation=observation,
+        action=action,
+        reward=per_env(jnp.float32),
+        terminated=per_env(bool),
+        last=per_env(bool),
+        first=per_env(bool),
+    )
 
 
 def init(spec: RingSpec, row: Rows) -> Ring:
@@ -240,19 +256,20 @@ def update_priorities(spec: RingSpec, ring: Ring, start: jax.Array, loss: jax.Ar
 
 
 def push_frame(stack: jax.Array, frame: jax.Array, first: jax.Array) -> jax.Array:
-    """Rolls `[E, H, W, k]` stacks by one `[E, H, W]` frame; where `first`, older frames turn black."""
-    older = jnp.where(first[:, None, None, None], 0, stack[..., 1:])
-    return jnp.concatenate([older, frame[..., None]], axis=-1)
+    """Rolls `[E, H, W, k * C]` stacks by one `[E, H, W, C]` frame; where `first`, older frames turn black."""
+    older = jnp.where(first[:, None, None, None], 0, stack[..., frame.shape[-1] :])
+    return jnp.concatenate([older, frame], axis=-1)
 
 
 def stack_frames(frames: jax.Array, first: jax.Array) -> jax.Array:
-    """Stacks `[k, H, W]` frames of consecutive rows, blackening those before the last `first` of `[k]`.
+    """Stacks `[k, H, W, C]` frames of consecutive rows, blackening those before the last `first` of `[k]`.
 
     Returns:
-      `[H, W, k]`, newest last: what `push_frame` gives for the same rows.
+      `[H, W, k * C]`, newest last: what `push_frame` gives for the same rows.
     """
     cut = _cut(first[::-1], axis=0)[::-1]
-    return jnp.moveaxis(jnp.where(cut[:, None, None], 0, frames), 0, -1)
+    kept = jnp.where(cut[:, None, None, None], 0, frames)
+    return jnp.moveaxis(kept, 0, -2).reshape(*frames.shape[1:3], -1)
 
 
 def _cut(flag: jax.Array, axis: int) -> jax.Array:
@@ -267,11 +284,13 @@ def _observe(spec: RingSpec, rows: Rows, slot: jax.Array, env: jax.Array, key: j
         back = (slot[:, None] - jnp.arange(spec.stack)[::-1]) % spec.num_steps  # [B, k]
 
         def read(at):
-            return stack_frames(rows.observation[at], rows.first[at])
+            return rows.observation[at]
 
         # In two halves, since a loop is a border that XLA:CPU does not fuse across: it would compute the
         # gather's indices anew for every pixel of every product that reads the stacks.
-        return jax.lax.map(read, (back, env[:, None]), batch_size=max(1, slot.size // 2))
+        at = back, jnp.broadcast_to(env[:, None], back.shape)
+        frames = jax.lax.map(read, at, batch_size=max(1, slot.size // 2))  # [B, k, H, W, C]
+        return jax.vmap(stack_frames)(frames, rows.first[at])
     copy = jax.random.randint(key, slot.shape, 0, rows.observation.shape[2])
     return rows.observation[slot, env, copy].astype(jnp.float32)
 

@@ -6,6 +6,7 @@ python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FI
 import collections
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -19,7 +20,7 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from seer_jax import checkpoint, cli, evaluate, handover, metrics, phases, replay
+from seer_jax import checkpoint, cli, evaluate, handover, metrics, phases, replay, transfer
 from seer_jax import config as config_lib
 from seer_jax.agents import base
 from seer_jax.agents.registry import AGENTS
@@ -42,8 +43,11 @@ def run(config: ConfigDict, run_dir: str | pathlib.Path) -> dict:
 
     Raises:
       ConfigError: config or run_dir cannot be used; nothing was written.
+      TransferError: the encoder of `seer.init_from` cannot be used.
     """
     config, run_dir = config_lib.resolve(config), pathlib.Path(run_dir)
+    if config.seer.init_from is not None:
+        transfer.check(config)
     try:
         if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
             raise config_lib.ConfigError(f"run_dir={run_dir} already exists; name a new directory")
@@ -67,11 +71,11 @@ class Trainer:
         self.clock = metrics.Clock()
         self.env = registry.make_env(config, training=True)
         self.eval_env = registry.make_env(config, training=False)
-        self.agent = AGENTS[config.agent.name](config, num_actions=self.env.num_actions)
+        self.agent = AGENTS[config.agent.name].make_agent(config, self.env.action_spec)
         self.eval_act = evaluate.make_act(self.agent)
-        self.updates_per_learn = max(1, config.num_envs // config.update_every)
+        self.updates_per_learn = max(len(self.agent.updates), config.num_envs // config.update_every)
 
-        k_agent, k_actor, self.k_eval = jax.random.split(jax.random.PRNGKey(config.seed), 3)
+        k_agent, k_actor, self.k_eval, self.k_freeze = jax.random.split(jax.random.PRNGKey(config.seed), 4)
         self.phase = phases.FULL
         self.timestep = self.env.reset()
         self.state = jax.jit(self.agent.init)(k_agent)
@@ -85,7 +89,28 @@ class Trainer:
             prioritized=config.replay.prioritized,
             priority_exponent=config.replay.priority_exponent,
         )
-        self.ring = replay.init(self.spec, phases.frame_row(self.timestep))
+        frames, action = (
+            jax.ShapeDtypeStruct((config.num_envs, *shape), dtype)
+            for shape, dtype in (
+                (self.env.frame_shape, np.uint8),
+                (self.env.action_spec.shape, self.env.action_spec.dtype),
+            )
+        )
+        if config.seer.init_from is not None:
+            self.state = transfer.load_encoder(config, self.state)
+        if config.seer.enabled and config.seer.freeze_step == 0:
+            self.phase, self.state = phases.FROZEN, self.agent.freeze(self.state)
+            self.spec, self.ring = handover.latent_ring_for(
+                self.agent,
+                self.state,
+                self.spec,
+                frames.shape,
+                action,
+                capacity=handover.frozen_capacity(config),
+                latent_dtype=config.replay.latent_dtype,
+            )
+        else:
+            self.ring = replay.init(self.spec, replay.row_shapes(frames, action))
 
         self.env_steps = self.updates = self.rows = 0
         self.flops_total = 0.0
@@ -199,10 +224,12 @@ class Trainer:
             capacity=handover.frozen_capacity(self.config),
             latent_dtype=self.config.replay.latent_dtype,
             snapshot_dir=self.run_dir / "checkpoints" / "freeze",
+            key=self.k_freeze,
         )
-        obs = jax.ShapeDtypeStruct((rows_before, *self.actor.stack.shape[1:]), np.uint8)
-        encode = jax.jit(self.agent.encode).lower(self.state.params["encoder"], obs)
-        self.flops_total += encode.cost_analysis()["flops"]
+        obs = jax.ShapeDtypeStruct((1, *self.actor.stack.shape[1:]), np.uint8)
+        encode = jax.jit(functools.partial(base.latents_to_store, self.agent))
+        cost = encode.lower(self.state.params, obs, self.k_freeze).cost_analysis()
+        self.flops_total += cost["flops"] * rows_before
         self.phase = phases.FROZEN
         self._compile()
         before, after = self.costs[phases.FULL], self.costs[phases.FROZEN]
@@ -348,7 +375,7 @@ def main(argv: list[str]) -> int:
         cli.use_compilation_cache()
         run_dir = values.run_dir or f"runs/{config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
         run(config, run_dir)
-    except (cli.UsageError, config_lib.ConfigError) as error:
+    except (cli.UsageError, config_lib.ConfigError, transfer.TransferError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

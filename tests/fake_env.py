@@ -1,6 +1,7 @@
 """An environment without a game, whose frames say which environment, episode and time they belong to."""
 
 import numpy as np
+from dm_env import specs
 
 from seer_jax.envs.timestep import TimeStep
 
@@ -14,7 +15,8 @@ class FakeEnv:
     """
 
     def __init__(self, lengths, *, size=42, num_actions=3, training=True):
-        self.num_envs, self.num_actions, self.frame_shape = len(lengths), num_actions, (size, size)
+        self.num_envs, self.action_spec = len(lengths), specs.DiscreteArray(num_actions)
+        self.frame_shape = (size, size, 1)
         self._lengths, self._training = np.asarray(lengths), training
         self.closed = False
 
@@ -44,7 +46,7 @@ class FakeEnv:
         self.closed = True
 
     def _frame(self):
-        ids = np.arange(self.num_envs)[:, None, None]
+        ids = np.arange(self.num_envs)[:, None, None, None]
         shape = (self.num_envs, *self.frame_shape)
         frame = np.broadcast_to((self._step * 7 + ids * 31) % 256, shape).astype(np.uint8)
         frame[:, : self.num_envs] = ids

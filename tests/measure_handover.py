@@ -11,6 +11,7 @@ import threading
 
 import jax
 import jax.numpy as jnp
+from dm_env import specs
 
 from configs import rainbow_atari
 from seer_jax import handover, replay
@@ -24,20 +25,28 @@ def resident():
 
 
 def image_ring(rows):
-    frame = jax.ShapeDtypeStruct((1, 84, 84), jnp.uint8)
-    fields = (jax.ShapeDtypeStruct((1,), dtype) for dtype in (jnp.int32, jnp.float32, bool, bool, bool))
+    frame, action = jax.ShapeDtypeStruct((1, 84, 84, 1), jnp.uint8), jax.ShapeDtypeStruct((1,), jnp.int32)
     spec = replay.RingSpec(num_steps=rows, num_envs=1, stack=4, n_step=20, discount=0.99)
-    ring = replay.init(spec, replay.Rows(frame, *fields)).replace(written=jnp.int32(rows))
+    ring = replay.init(spec, replay.row_shapes(frame, action)).replace(written=jnp.int32(rows))
     return spec, jax.block_until_ready(ring)
 
 
 def main(rows, latent_dtype="float32"):
-    agent = rainbow.make_agent(rainbow_atari.get_config(), num_actions=18)
+    config = rainbow_atari.get_config()
+    config.seer.freeze_through = "conv2"
+    agent = rainbow.make_agent(config, specs.DiscreteArray(18))
     state = jax.jit(agent.init)(jax.random.PRNGKey(0))
 
     def freeze(spec, ring, directory):
         frozen = handover.freeze(
-            agent, state, spec, ring, capacity=spec.capacity, latent_dtype=latent_dtype, snapshot_dir=directory
+            agent,
+            state,
+            spec,
+            ring,
+            capacity=spec.capacity,
+            latent_dtype=latent_dtype,
+            snapshot_dir=directory,
+            key=jax.random.PRNGKey(0),
         )
         return jax.block_until_ready(frozen[2])
 

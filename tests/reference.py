@@ -58,7 +58,7 @@ class NaiveReplay:
                 return None
             frames.append(lane[time - age]["observation"])
             cut = lane[time - age]["first"]
-        return np.stack(frames[::-1], axis=-1)
+        return np.concatenate(frames[::-1], axis=-1)
 
     def transitions(self):
         """Returns every sampleable transition by `(env, start)`."""

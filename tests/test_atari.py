@@ -29,7 +29,7 @@ def make(task="breakout", *, num_envs=2, seed=0, protocol=SEER, training=True, i
 def rollout(env, steps, policy=None):
     """Steps with uniformly random actions and returns all TimeSteps stacked, `[T, E, ...]`."""
     rng = np.random.default_rng(0)
-    policy = policy or (lambda: rng.integers(0, env.num_actions, env.num_envs))
+    policy = policy or (lambda: rng.integers(0, env.action_spec.num_values, env.num_envs))
     all_steps = [env.reset()] + [env.step(policy()) for _ in range(steps)]
     env.close()
     return atari.timestep.TimeStep(*(np.stack(field) for field in zip(*all_steps, strict=True)))
@@ -38,7 +38,7 @@ def rollout(env, steps, policy=None):
 def test_shapes_types_and_the_first_step():
     env = make(num_envs=3, image_size=42)
     steps = rollout(env, 5)
-    assert steps.frame.shape == (6, 3, 42, 42)
+    assert steps.frame.shape == (6, 3, 42, 42, 1)
     assert steps.frame.dtype == np.uint8
     assert steps.reward.dtype == steps.score.dtype == np.float32
     assert all(field.dtype == bool for field in steps[3:])
@@ -91,7 +91,7 @@ def test_step_limit_is_truncation_not_termination():
 
 def test_machado_is_another_protocol():
     seer, machado = make("pong"), make("pong", protocol=MACHADO)
-    assert (seer.num_actions, machado.num_actions) == (6, 18)
+    assert (seer.action_spec.num_values, machado.action_spec.num_values) == (6, 18)
     steps = rollout(make("breakout", protocol=MACHADO), 400)
     assert not (steps.terminated & ~steps.last).any()
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dm_env import specs
 
 from configs import rainbow_atari
 from seer_jax import checkpoint, handover, phases, replay
@@ -21,8 +22,9 @@ SIZE = 30  # the smallest image that the data-efficient encoder reads
 @pytest.fixture(scope="module")
 def agent():
     config = rainbow_atari.get_config().unlock()
-    config.env.image_size, config.agent.hidden = SIZE, 8
-    return rainbow.make_agent(config, num_actions=3)
+    config.env.image_size = config.env.crop_size = SIZE
+    config.agent.hidden, config.seer.freeze_through = 8, "conv2"
+    return rainbow.make_agent(config, specs.DiscreteArray(3))
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +36,21 @@ def image_ring(rows_written, *, num_envs=2, num_steps=40, prioritized=False):
     spec = replay.RingSpec(
         num_steps=num_steps, num_envs=num_envs, stack=4, n_step=3, discount=0.9, prioritized=prioritized
     )
-    rows = test_replay.random_rows(np.random.default_rng(0), num_envs, (SIZE, SIZE))
-    ring, naive = test_replay.build(spec, rows, rows_written, frame_shape=(SIZE, SIZE))
+    rows = test_replay.random_rows(np.random.default_rng(0), num_envs, (SIZE, SIZE, 1))
+    ring, naive = test_replay.build(spec, rows, rows_written, frame_shape=(SIZE, SIZE, 1))
     return spec, ring, naive, rows
 
 
 def freeze(agent, state, spec, ring, directory, capacity=200, latent_dtype="float32"):
     return handover.freeze(
-        agent, state, spec, ring, capacity=capacity, latent_dtype=latent_dtype, snapshot_dir=directory
+        agent,
+        state,
+        spec,
+        ring,
+        capacity=capacity,
+        latent_dtype=latent_dtype,
+        snapshot_dir=directory,
+        key=jax.random.PRNGKey(0),
     )
 
 
@@ -60,7 +69,7 @@ def test_every_transition_is_the_encoding_of_what_it_was(agent, state, tmp_path,
     got = test_replay.sample_at(latent_spec, latents, [(env, time - oldest) for env, time in expected])
     for sample, (obs, action, reward, discount, next_obs) in zip(got, expected.values(), strict=True):
         stacks = jnp.stack([obs, next_obs])
-        want = encode(frozen.params["encoder"], stacks)
+        want = encode(frozen.params, stacks)
         np.testing.assert_allclose(sample.obs, want[0], atol=1e-6)
         np.testing.assert_allclose(sample.next_obs, want[1], atol=1e-6)
         assert sample.action == action
@@ -114,7 +123,7 @@ def test_snapshot_holds_the_state_and_every_row_and_the_frames_are_freed(agent, 
     np.testing.assert_array_equal(frames, expected)
     saved = checkpoint.load_state(tmp_path / "freeze")
     jax.tree.map(np.testing.assert_array_equal, saved["params"], state.params)
-    assert set(saved["opt_state"]) == {"encoder", "heads"}
+    assert set(saved["opt_state"]) == {"encoder", "tail", "heads"}
 
 
 def test_latents_stored_after_the_freeze_continue_those_moved_by_it(agent, state, tmp_path):
@@ -143,6 +152,7 @@ def test_latents_stored_after_the_freeze_continue_those_moved_by_it(agent, state
 def test_capacity_formula(encoder, dtype, capacity, expected):
     config = rainbow_atari.get_config().unlock()
     config.encoder.name, config.replay.latent_dtype, config.replay.capacity = encoder, dtype, capacity
+    config.seer.freeze_through = rainbow.stage_names(config)[-1]
     assert handover.capacity_in_same_bytes(config) == expected
     assert handover.frozen_capacity(config) == capacity
     config.replay.grow_after_freeze = True

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from seer_jax import replay
 from tests import reference
 
-IMAGE = 3  # pixels a side
+FRAME = (3, 3, 2)  # more channels than one, whose order in a stack shows
 
 
 def random_rows(rng, num_envs, frame_shape, dtype=np.uint8, end_prob=0.2, life_prob=0.1):
@@ -47,11 +47,10 @@ def programs(spec):
     )
 
 
-def build(spec, rows_iter, count, frame_shape=(IMAGE, IMAGE), dtype=np.uint8):
+def build(spec, rows_iter, count, frame_shape=FRAME, dtype=np.uint8):
     """Returns a ring and its twin, both with `count` rows."""
-    shapes = replay.Rows(
-        jax.ShapeDtypeStruct((spec.num_envs, *frame_shape), dtype),
-        *(jax.ShapeDtypeStruct((spec.num_envs,), d) for d in (np.int32, np.float32, bool, bool, bool)),
+    shapes = replay.row_shapes(
+        jax.ShapeDtypeStruct((spec.num_envs, *frame_shape), dtype), jax.ShapeDtypeStruct((spec.num_envs,), np.int32)
     )
     naive = reference.NaiveReplay(
         capacity=spec.num_steps,
@@ -93,7 +92,7 @@ def sample_at(spec, ring, starts):
 def test_every_transition_equals_the_twin(n_step, stack, num_envs, seed, wraps):
     num_steps = n_step + stack + 13
     spec = replay.RingSpec(num_steps=num_steps, num_envs=num_envs, stack=stack, n_step=n_step, discount=0.9)
-    rows = random_rows(np.random.default_rng(seed), num_envs, (IMAGE, IMAGE))
+    rows = random_rows(np.random.default_rng(seed), num_envs, FRAME)
     ring, naive = build(spec, rows, int(wraps * num_steps))
     expected = naive.transitions()
     assert sampleable_starts(spec, ring) == set(expected)
@@ -108,7 +107,7 @@ def test_every_transition_equals_the_twin(n_step, stack, num_envs, seed, wraps):
 
 def test_sampleability_after_every_single_write():
     spec = replay.RingSpec(num_steps=17, num_envs=2, stack=3, n_step=5, discount=0.9)
-    rows = random_rows(np.random.default_rng(0), 2, (IMAGE, IMAGE))
+    rows = random_rows(np.random.default_rng(0), 2, FRAME)
     ring, naive = build(spec, rows, 0)
     add, *_, sampleable = programs(spec)
     for _, row in zip(range(80), rows, strict=False):
@@ -125,7 +124,7 @@ def test_rewards_count_one_by_one_as_they_were_stored():
     spec = replay.RingSpec(num_steps=10, num_envs=1, stack=1, n_step=3, discount=1.0)
     false = np.zeros(1, bool)
     reward = np.clip(np.float32([5]), -1, 1)
-    frame = np.zeros((1, IMAGE, IMAGE), np.uint8)
+    frame = np.zeros((1, *FRAME), np.uint8)
     rows = (replay.Rows(frame, np.int32([0]), reward, false, false, false | (t == 0)) for t in range(6))
     ring, _ = build(spec, rows, 6)
     (got,) = sample_at(spec, ring, [(0, 1)])
@@ -141,7 +140,7 @@ def test_powers_of_ten_show_which_rewards_count(n_step):
         for t in range(8):
             false = np.zeros(1, bool)
             yield replay.Rows(
-                np.zeros((1, IMAGE, IMAGE), np.uint8),
+                np.zeros((1, *FRAME), np.uint8),
                 np.zeros(1, np.int32),
                 np.float32([10.0**-t]),
                 false | (t == 7),
@@ -161,7 +160,7 @@ def test_powers_of_ten_show_which_rewards_count(n_step):
 def test_sampling_is_proportional_and_never_picks_a_zero():
     spec = replay.RingSpec(num_steps=50, num_envs=4, stack=1, n_step=1, discount=0.9, prioritized=True)
     rng = np.random.default_rng(0)
-    ring, _ = build(spec, random_rows(rng, 4, (IMAGE, IMAGE)), 30)
+    ring, _ = build(spec, random_rows(rng, 4, FRAME), 30)
     leaves = np.where(rng.random((50, 4)) < 0.5, rng.random((50, 4)), 0).astype(np.float32)
     ring = replay.restore_priorities(spec, ring, jnp.asarray(leaves))
     batch = jax.jit(functools.partial(replay.sample, spec, batch_size=40_000, importance_exponent=0.7))(
@@ -181,7 +180,7 @@ def test_sampling_is_proportional_and_never_picks_a_zero():
 
 def test_uniform_sampling_has_unit_weights():
     spec = replay.RingSpec(num_steps=50, num_envs=2, stack=1, n_step=1, discount=0.9)
-    ring, _ = build(spec, random_rows(np.random.default_rng(0), 2, (IMAGE, IMAGE)), 70)
+    ring, _ = build(spec, random_rows(np.random.default_rng(0), 2, FRAME), 70)
     batch = replay.sample(spec, ring, jax.random.PRNGKey(0), batch_size=64, importance_exponent=0.5)
     np.testing.assert_array_equal(batch.weight, 1.0)
 
@@ -190,7 +189,7 @@ def test_priorities_survive_writes_elsewhere_and_new_starts_get_the_greatest():
     spec = replay.RingSpec(
         num_steps=30, num_envs=1, stack=1, n_step=1, discount=0.9, prioritized=True, priority_exponent=0.5
     )
-    rows = random_rows(np.random.default_rng(0), 1, (IMAGE, IMAGE), end_prob=0, life_prob=0)
+    rows = random_rows(np.random.default_rng(0), 1, FRAME, end_prob=0, life_prob=0)
     ring, _ = build(spec, rows, 10)
     ring = replay.update_priorities(spec, ring, jnp.array([2, 5]), jnp.array([4.0, 9.0]))
     for _, row in zip(range(5), rows, strict=False):
@@ -215,10 +214,10 @@ def test_pick_never_returns_a_zero_mass(mass, u):
 
 def test_pushed_stack_equals_rebuilt_stack():
     spec = replay.RingSpec(num_steps=40, num_envs=3, stack=4, n_step=1, discount=0.9)
-    rows = random_rows(np.random.default_rng(1), 3, (IMAGE, IMAGE))
+    rows = random_rows(np.random.default_rng(1), 3, FRAME)
     ring, naive = build(spec, rows, 0)
     push = jax.jit(replay.push_frame)
-    stack = jnp.zeros((3, IMAGE, IMAGE, 4), jnp.uint8)
+    stack = jnp.zeros((3, *FRAME[:2], 4 * FRAME[2]), jnp.uint8)
     for t, row in zip(range(100), rows, strict=False):
         stack = push(stack, row.observation, row.first)
         ring = programs(spec)[0](ring, row)
@@ -246,11 +245,11 @@ def test_monotone_frames_over_several_wraps(capacity):
     """Frame t holds t: sampled windows always lead n forward, whatever the wrap."""
     spec = replay.RingSpec(num_steps=capacity, num_envs=1, stack=4, n_step=20, discount=0.9)
     false = np.zeros(1, bool)
-    ring, _ = build(spec, iter(()), 0, frame_shape=(1, 1), dtype=np.int32)
+    ring, _ = build(spec, iter(()), 0, frame_shape=(1, 1, 1), dtype=np.int32)
     add = programs(spec)[0]
     sample = jax.jit(functools.partial(replay.sample, spec, batch_size=64))
     for t in range(5 * capacity):
-        frame = np.full((1, 1, 1), t + 1, np.int32)
+        frame = np.full((1, 1, 1, 1), t + 1, np.int32)
         ring = add(ring, replay.Rows(frame, np.int32([t]), np.float32([0]), false, false, false | (t == 0)))
         if t > capacity:
             batch = sample(ring, jax.random.fold_in(jax.random.PRNGKey(0), t))
@@ -260,7 +259,7 @@ def test_monotone_frames_over_several_wraps(capacity):
 
 def test_adding_donates_the_ring():
     spec = replay.RingSpec(num_steps=1000, num_envs=1, stack=1, n_step=1, discount=0.9)
-    rows = random_rows(np.random.default_rng(0), 1, (IMAGE, IMAGE))
+    rows = random_rows(np.random.default_rng(0), 1, FRAME)
     ring, _ = build(spec, rows, 1)
     add = jax.jit(functools.partial(replay.add, spec), donate_argnums=0)
     program = add.lower(ring, next(rows)).compile()
@@ -271,7 +270,7 @@ def test_adding_donates_the_ring():
 
 def test_what_is_no_start_gets_no_priority():
     spec = replay.RingSpec(num_steps=30, num_envs=1, stack=1, n_step=3, discount=0.9, prioritized=True)
-    ring, _ = build(spec, random_rows(np.random.default_rng(0), 1, (IMAGE, IMAGE)), 10)
+    ring, _ = build(spec, random_rows(np.random.default_rng(0), 1, FRAME), 10)
     unwritten = jnp.array([20, 29])
     after = replay.update_priorities(spec, ring, unwritten, jnp.array([5.0, 5.0]))
     np.testing.assert_array_equal(after.priorities, ring.priorities)
@@ -285,7 +284,7 @@ def test_the_smallest_ring_always_has_a_start(n_step, stack):
     naive = reference.NaiveReplay(
         capacity=spec.num_steps, num_envs=1, stack=stack, n_step=n_step, discount=spec.discount
     )
-    for t, rows in zip(range(2000), random_rows(np.random.default_rng(0), 1, (1, 1)), strict=False):
+    for t, rows in zip(range(2000), random_rows(np.random.default_rng(0), 1, (1, 1, 1)), strict=False):
         naive.add(as_dicts(rows))
         assert t < spec.num_steps or naive.transitions()
 

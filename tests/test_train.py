@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import rainbow_atari
-from seer_jax import checkpoint, evaluate, phases, train
+from configs import curl_dmc, rainbow_atari
+from seer_jax import checkpoint, envs, evaluate, phases, train
 from seer_jax import config as config_lib
 from seer_jax.envs import registry
 from tests.fake_env import FakeEnv
@@ -39,6 +39,7 @@ def tiny_config(**changes):
         "eval_episodes": 2,
         "checkpoint_every": 150,
         "env.image_size": 42,
+        "env.crop_size": 42,
         "agent.n_step": 3,
         "agent.hidden": 8,
         "agent.batch_size": 4,
@@ -239,6 +240,74 @@ def test_a_damaged_run_is_told_in_one_line(tmp_path, capsys, damaged):
     (tmp_path / damaged).write_bytes(whole[: len(whole) // 2])
     assert evaluate.main(["evaluate", f"--run_dir={tmp_path}"]) == 2
     assert "is damaged" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def control_run(tmp_path_factory):
+    """CURL-SAC on a real task with real rendering, through the freeze."""
+    if not envs.HAS_EGL:
+        pytest.skip("this machine has no EGL to render with")
+    config = curl_dmc.get_config("quick")
+    tiny = {
+        "total_steps": 140,
+        "learn_start": 40,
+        "num_envs": 2,
+        "log_every": 20,
+        "eval_every": 100,
+        "eval_episodes": 2,
+        "checkpoint_every": 100,
+        "env.action_repeat": 25,
+        "env.image_size": 34,
+        "env.crop_size": 30,
+        "agent.hidden": 8,
+        "agent.batch_size": 4,
+        "agent.random_steps": 20,
+        "encoder.name": "data_efficient",
+        "replay.capacity": 100,
+        "replay.grow_after_freeze": True,
+        "seer.freeze_step": 90,
+    }
+    config.update_from_flattened_dict(tiny)
+    run_dir = tmp_path_factory.mktemp("control") / "run"
+    return run_dir, train.run(config, run_dir)
+
+
+def test_a_real_control_task(control_run):
+    run_dir, end = control_run
+    assert end["phase"] == "frozen"
+    assert end["env_steps"] - 42 <= end["updates"] <= end["env_steps"] - 40
+    assert end["replay_capacity"] == 34 * 34 * 3 * 100 // (4 * 4 * 2 * 50) // 2 * 2
+    lines = records(run_dir)
+    assert {line["kind"] for line in lines} == KINDS
+    full, frozen = ([r for r in lines if r["kind"] == "train" and r["phase"] == p][-1] for p in ("full", "frozen"))
+    assert {"critic_loss", "contrast_loss", "actor_loss", "temperature"} <= set(full)
+    assert "contrast_loss" not in frozen
+    assert {r["length"] for r in lines if r["kind"] == "episode"} == {40}
+    assert end["eval_length_mean"] == 40
+    before = checkpoint.load_state(run_dir / "checkpoints" / "freeze")["params"]
+    after = checkpoint.load_state(run_dir / "checkpoints")["train"]["params"]
+    for part in ("encoder", "actor_encoder"):
+        jax.tree.map(np.testing.assert_array_equal, after[part], before[part])
+
+
+def test_evaluating_a_control_task_writes_a_video_in_colour(control_run, capsys):
+    run_dir = control_run[0]
+    assert evaluate.main(["evaluate", f"--run_dir={run_dir}", "--episodes=1", "--video"]) == 0
+    assert "human-normalized" not in capsys.readouterr().out
+    video = iio.imread(run_dir / "videos" / "episode.mp4")
+    assert video.shape == (40, 136, 136, 3)
+    assert np.ptp(video.astype(int), axis=-1).max() > 30
+
+
+def test_a_run_cannot_make_evaluate_import_code(tmp_path, capsys):
+    config = config_lib.resolve(tiny_config()).to_dict()
+    config["encoder"]["name"] = "haiku:nothing.at.all:encoder"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint.save_state(tmp_path / "checkpoints", {"env_steps": 1, "train": {"params": {}}})
+    assert evaluate.main(["evaluate", f"--run_dir={tmp_path}"]) == 2
+    assert "if you trust it" in capsys.readouterr().err
+    assert evaluate.main(["evaluate", f"--run_dir={tmp_path}", "--encoder=haiku:nothing.at.all:encoder"]) == 2
+    assert "cannot be imported" in capsys.readouterr().err
 
 
 def test_logging_at_every_step_and_many_environments(fake_envs, tmp_path):

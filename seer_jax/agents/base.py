@@ -1,19 +1,27 @@
 """What an algorithm gives to the rest of the system: a record of pure functions, and its training state.
 
-An agent never sees the phase. Its training state says what is trained: the parts (`encoder`, `heads`)
-that have an optimizer state. Freezing the encoder is dropping its entry.
+An agent never sees the phase. Its parameters are a dictionary of parts. The parts that have an optimizer
+state are those that are trained, and freezing is dropping the entries of the parts that hold the encoder.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import optax
 from flax import struct
+from ml_collections import ConfigDict
 
 from seer_jax import replay
+from seer_jax.envs import registry
 
 Params = dict[str, Any]
 Info = dict[str, jax.Array]
+Update = Callable[["TrainState", replay.Batch], tuple["TrainState", jax.Array, Info]]
+
+# Parts that hold the frozen stages of an encoder, by stage name, and the parts with the stages after them.
+ENCODER_PARTS = {"encoder": "tail", "actor_encoder": "actor_tail"}
 
 
 @struct.dataclass
@@ -21,9 +29,9 @@ class TrainState:
     """Everything that learning changes.
 
     Attributes:
-      params: parameters of the parts `encoder` and `heads`.
-      target_params: the same parts before the freeze; `heads` alone after it, since both sides of a
-        transition then share the stored latents.
+      params: parameters by part: those of `ENCODER_PARTS`, and the algorithm's heads.
+      target_params: the parts that have a target. Those of the encoder go at the freeze, since both sides
+        of a transition then share the stored latents.
       opt_state: optimizer state of every part that is being trained.
       key: `[2]` uint32 PRNG key that never changes; update i draws from `fold_in(key, i)`.
       updates: int32 `[]`, updates so far.
@@ -41,23 +49,70 @@ class Agent(NamedTuple):
 
     Attributes:
       init: `key -> TrainState`.
-      encode: `(encoder_params, obs [B, H, W, k]) -> latents [B, N, L]` float32.
-      act: `(params, latents [E, N, L], key) -> action [E]`, exploring.
-      act_eval: the same for evaluation.
-      update: `(state, batch of observations) -> (state, loss [B], info)`; the full update.
-      update_latent: the same on a batch of latents; trains the heads and runs no encoder.
-      has_convolution: whether the full update differentiates an XLA convolution.
+      view: `obs [B, H, W, C] uint8 -> [B, h, w, C]`, what the encoder is shown to act on.
+      augment: `(key, obs) -> [B, K, h, w, C]`, what it is shown to store latents; None where the latent
+        that acts is also the one stored.
+      encode: `(params, views [B, h, w, C]) -> latents [B, N, L]` float32.
+      act: `(params, latents [E, N, L], key, step) -> action [E, ...]`, exploring at vector step `step`.
+      act_eval: `(params, latents [E, N, L], key) -> action [E, ...]`, for evaluation.
+      updates: the full updates of a cycle, each `(state, batch of observations) -> (state, loss [B], info)`.
+        An algorithm that does everything at every update has a cycle of one.
+      latent_updates: the same on batches of latents; they train the heads and run no frozen stage.
+      has_convolution: whether a full update differentiates an XLA convolution.
+      latent_has_convolution: whether a latent update does, in a stage after the boundary.
       freeze: `TrainState -> TrainState` with the encoder frozen and the targets' encoder tied to it.
     """
 
     init: Callable[[jax.Array], TrainState]
-    encode: Callable[[Any, jax.Array], jax.Array]
-    act: Callable[[Params, jax.Array, jax.Array], jax.Array]
+    view: Callable[[jax.Array], jax.Array]
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None
+    encode: Callable[[Params, jax.Array], jax.Array]
+    act: Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
     act_eval: Callable[[Params, jax.Array, jax.Array], jax.Array]
-    update: Callable[[TrainState, replay.Batch], tuple[TrainState, jax.Array, Info]]
-    update_latent: Callable[[TrainState, replay.Batch], tuple[TrainState, jax.Array, Info]]
+    updates: tuple[Update, ...]
+    latent_updates: tuple[Update, ...]
     has_convolution: bool
+    latent_has_convolution: bool
     freeze: Callable[[TrainState], TrainState]
+
+
+def view_shape(config: ConfigDict) -> tuple[int, int, int]:
+    """Returns `(h, w, C)` of what the encoder is shown: a cropped stack of frames."""
+    *_, channels = registry.frame_shape(config)
+    return config.env.crop_size, config.env.crop_size, channels * config.env.frame_stack
+
+
+def latents_to_store(agent: Agent, params: Params, obs: jax.Array, key: jax.Array) -> jax.Array:
+    """Encodes observations for the ring.
+
+    Args:
+      agent: the agent.
+      params: its parameters.
+      obs: `[B, H, W, C]` uint8.
+      key: PRNG key of the augmentation.
+
+    Returns:
+      `[B, K, N, L]`.
+    """
+    views = agent.view(obs)[:, None] if agent.augment is None else agent.augment(key, obs)
+    return _encode_views(agent, params, views)
+
+
+def latents_to_act_and_store(
+    agent: Agent, params: Params, obs: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Like `latents_to_store`, with the latents to act on, `[B, N, L]`, leading; all of them in one batch."""
+    if agent.augment is None:
+        stored = latents_to_store(agent, params, obs, key)
+        return stored[:, 0], stored
+    latents = _encode_views(agent, params, jnp.concatenate([agent.view(obs)[:, None], agent.augment(key, obs)], axis=1))
+    return latents[:, 0], latents[:, 1:]
+
+
+def _encode_views(agent: Agent, params: Params, views: jax.Array) -> jax.Array:
+    """Maps `[B, K, h, w, C]` to `[B, K, N, L]`."""
+    latents = agent.encode(params, views.reshape(-1, *views.shape[2:]))
+    return latents.reshape(*views.shape[:2], *latents.shape[1:])
 
 
 def update_keys(state: TrainState) -> tuple[jax.Array, jax.Array]:
@@ -66,8 +121,30 @@ def update_keys(state: TrainState) -> tuple[jax.Array, jax.Array]:
     return k_sample, k_update
 
 
-def freeze_encoder(state: TrainState) -> TrainState:
-    """Drops the encoder's optimizer state and its target; leaves the heads, their moments and counts alone."""
+def apply_gradients(
+    optimizers: dict[str, optax.GradientTransformation], state: TrainState, grads: Params
+) -> TrainState:
+    """Takes one optimizer step with each part that has a gradient."""
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    for part, grad in grads.items():
+        step, opt_state[part] = optimizers[part].update(grad, opt_state[part], params[part])
+        params[part] = optax.apply_updates(params[part], step)
+    return state.replace(params=params, opt_state=opt_state)
+
+
+def freeze_encoder(state: TrainState, *, sync_target_heads: bool, dropped: tuple[str, ...] = ()) -> TrainState:
+    """Drops optimizer state and target of the encoder; leaves the heads, their moments and counts alone.
+
+    Args:
+      state: of the full phase.
+      sync_target_heads: whether the heads' targets are set to the heads, as the official code does.
+      dropped: further parts that are no longer trained.
+    """
+    frozen = {*ENCODER_PARTS, *dropped}
+    targets = state.params if sync_target_heads else state.target_params
     return state.replace(
-        target_params={"heads": state.target_params["heads"]}, opt_state={"heads": state.opt_state["heads"]}
+        target_params={
+            part: jax.tree.map(jnp.copy, targets[part]) for part in state.target_params if part not in frozen
+        },
+        opt_state={part: opt_state for part, opt_state in state.opt_state.items() if part not in frozen},
     )

@@ -1,18 +1,21 @@
 """Rainbow (Hessel et al. 2018, https://arxiv.org/abs/1710.02298) in its data-efficient setting.
 
 Double Q-learning, dueling heads, n-step returns, C51 and noisy layers; prioritized replay is the ring's.
-The loss is written once, on latents. `update` feeds it from the encoders, `update_latent` from the ring.
+The loss is written once, on latents. The full update feeds it from the encoders, the latent one from the ring.
 """
 
+import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 import rlax
+from dm_env import specs
 from ml_collections import ConfigDict
 
-from seer_jax import replay
+from seer_jax import augment, replay
 from seer_jax.agents import base
 from seer_jax.networks import encoders, heads
 
@@ -31,107 +34,164 @@ class Latents(NamedTuple):
     target: jax.Array
 
 
-def make_agent(config: ConfigDict, *, num_actions: int) -> base.Agent:
-    """Builds Rainbow for square observations.
+def stage_names(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the stages that `seer.freeze_through` may name; the last is the paper's choice."""
+    return encoders.make_encoder(config.encoder.name, encoders.UNIFORM).names
 
-    Args:
-      config: the whole run's configuration.
-      num_actions: size of the action set.
-    """
-    cfg = config.agent
-    size, stack = config.env.image_size, config.env.frame_stack
-    encoder = encoders.ConvEncoder(encoders.STAGES[config.encoder.name])
-    head = heads.DuelingC51(num_actions, cfg.num_atoms, cfg.hidden, cfg.noise_std)
-    noise_size = sum(head.noise_sizes(encoders.latent_size(config.encoder.name, size)))
-    support = jnp.linspace(-cfg.v_max, cfg.v_max, cfg.num_atoms, dtype=jnp.float32)
-    clip = optax.clip_by_global_norm(cfg.max_grad_norm)
-    adam = optax.adam(cfg.learning_rate, eps=cfg.adam_eps)
-    target_period = cfg.target_update_every // config.update_every
 
-    def init(key: jax.Array) -> base.TrainState:
-        k_encoder, k_heads, k_state = jax.random.split(key, 3)
-        obs = jnp.zeros((1, size, size, stack), jnp.uint8)
-        encoder_params = encoder.init(k_encoder, obs)
-        latent = encoder.apply(encoder_params, obs)
-        params = {"encoder": encoder_params, "heads": head.init(k_heads, latent)}
-        return base.TrainState(
-            params=params,
-            target_params=jax.tree.map(jnp.copy, params),
-            opt_state={part: adam.init(p) for part, p in params.items()},
-            key=k_state,
-            updates=jnp.zeros((), jnp.int32),
-        )
+def latent_shape(config: ConfigDict) -> tuple[int, int]:
+    """Returns `(N, L)` of a stored latent, whose L is 0 if the image is too small for the encoder."""
+    return 1, math.prod(_Networks(config, num_actions=1).boundary_shape)
 
-    def encode(encoder_params, obs: jax.Array) -> jax.Array:
-        return encoder.apply(encoder_params, obs)[:, None]  # [B, 1, L]
 
-    def q_values(head_params, latent: jax.Array, noise: jax.Array | None) -> jax.Array:
-        probs = jax.nn.softmax(head.apply(head_params, latent, noise))
-        return probs @ support  # [..., A]
+def updates_per_cycle(config: ConfigDict) -> int:
+    return 1
 
-    def act(params: base.Params, latents: jax.Array, key: jax.Array) -> jax.Array:
-        # Each environment explores with noise of its own.
-        noise = jax.random.normal(key, (latents.shape[0], noise_size))
-        return q_values(params["heads"], latents[:, 0], noise).argmax(axis=-1).astype(jnp.int32)
 
-    def act_eval(params: base.Params, latents: jax.Array, key: jax.Array) -> jax.Array:
-        q = q_values(params["heads"], latents[:, 0], None)
-        return rlax.epsilon_greedy(cfg.eval_epsilon).sample(key, q).astype(jnp.int32)
+class _Networks:
+    """The network in its parts: the stages that freeze, those after them, and the heads."""
 
-    def head_losses(
-        head_params, target_head_params, latents: Latents, batch: replay.Batch, key: jax.Array
+    def __init__(self, config: ConfigDict, num_actions: int):
+        cfg = config.agent
+        whole = encoders.make_encoder(config.encoder.name, encoders.UNIFORM)
+        self.encoder, self.tail = whole.split_after(config.seer.freeze_through)
+        self.head = heads.DuelingC51(num_actions, cfg.num_atoms, cfg.hidden, cfg.noise_std)
+        self.view_shape = base.view_shape(config)
+        self.boundary_shape = self.encoder.output_shape(self.view_shape)
+        latent_size = math.prod(self.tail.output_shape(self.boundary_shape))
+        self.noise_size = sum(self.head.noise_sizes(latent_size))
+
+    def init(self, key: jax.Array) -> base.Params:
+        k_encoder, k_tail, k_heads = jax.random.split(key, 3)
+        view = jnp.zeros((1, *self.view_shape), jnp.uint8)
+        encoder = self.encoder.init(k_encoder, encoders.to_float(view))
+        boundary = jnp.zeros((1, *self.boundary_shape))
+        tail = self.tail.init(k_tail, boundary)
+        latent = encoders.flatten(self.tail.apply(tail, boundary))
+        return {"encoder": encoder, "tail": tail, "heads": self.head.init(k_heads, latent)}
+
+    def encode(self, params: base.Params, views: jax.Array) -> jax.Array:
+        """Maps `[B, h, w, C]` to `[B, L]`."""
+        return encoders.flatten(self.encoder.apply(params["encoder"], encoders.to_float(views)))
+
+    def logits(self, params: base.Params, latent: jax.Array, noise: jax.Array | None) -> jax.Array:
+        """Maps `[B, L]` to `[B, num_actions, num_atoms]`."""
+        boundary = latent.reshape(-1, *self.boundary_shape)
+        return self.head.apply(params["heads"], encoders.flatten(self.tail.apply(params["tail"], boundary)), noise)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Updates:
+    """The two updates, around one loss."""
+
+    networks: _Networks
+    config: ConfigDict
+    support: jax.Array  # [A]
+
+    def losses(
+        self, params: base.Params, target_params: base.Params, latents: Latents, batch: replay.Batch, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns each transition's cross-entropy to its double-Q target in nats, `[B]`, and its Q-value."""
-        online_noise, selector_noise, target_noise = jax.random.normal(key, (3, noise_size))
-        logits = head.apply(head_params, latents.obs, online_noise)  # [B, A, atoms]
-        target_logits = head.apply(target_head_params, latents.target, target_noise)
-        selector_q = q_values(head_params, latents.selector, selector_noise)
+        """Returns each transition's cross-entropy to its double-Q target in nats, and its Q-value, both `[B]`."""
+        support, logits_of = self.support, self.networks.logits
+        online_noise, selector_noise, target_noise = jax.random.normal(key, (3, self.networks.noise_size))
+        logits = logits_of(params, latents.obs, online_noise)  # [B, A, atoms]
+        target_logits = logits_of(target_params, latents.target, target_noise)
+        selector_q = jax.nn.softmax(logits_of(params, latents.selector, selector_noise)) @ support
         loss = jax.vmap(rlax.categorical_double_q_learning, in_axes=(None, 0, 0, 0, 0, None, 0, 0))
         losses = loss(support, logits, batch.action, batch.reward, batch.discount, support, target_logits, selector_q)
         chosen = jnp.take_along_axis(logits, batch.action[:, None, None], axis=1)[:, 0]
         return losses, jax.nn.softmax(chosen) @ support
 
-    def encode_batch(params: base.Params, target_params: base.Params, batch: replay.Batch) -> Latents:
-        return Latents(
-            obs=encoder.apply(params["encoder"], batch.obs),
-            selector=encoder.apply(jax.lax.stop_gradient(params["encoder"]), batch.next_obs),
-            target=encoder.apply(target_params["encoder"], batch.next_obs),
-        )
+    def full(self, state: base.TrainState, batch: replay.Batch):
+        encode, obs, next_obs = self.networks.encode, self.view(batch.obs), self.view(batch.next_obs)
 
-    def read_batch(params: base.Params, target_params: base.Params, batch: replay.Batch) -> Latents:
-        return Latents(obs=batch.obs[:, 0], selector=batch.next_obs[:, 0], target=batch.next_obs[:, 0])
+        def latents_of(params: base.Params) -> Latents:
+            return Latents(
+                obs=encode(params, obs),
+                selector=encode(jax.lax.stop_gradient(params), next_obs),
+                target=encode(state.target_params, next_obs),
+            )
 
-    def update_with(latents_of, state: base.TrainState, batch: replay.Batch):
+        return self._update(latents_of, state, batch)
+
+    def latent(self, state: base.TrainState, batch: replay.Batch):
+        obs, next_obs = batch.obs[:, 0], batch.next_obs[:, 0]
+        return self._update(lambda params: Latents(obs=obs, selector=next_obs, target=next_obs), state, batch)
+
+    def view(self, obs: jax.Array) -> jax.Array:
+        return augment.centre_crop(obs, self.config.env.crop_size)
+
+    def _update(self, latents_of, state: base.TrainState, batch: replay.Batch):
+        cfg = self.config.agent
         _, key = base.update_keys(state)
 
         def loss_fn(trained: base.Params):
             params = state.params | trained
-            latents = latents_of(params, state.target_params, batch)
-            losses, q = head_losses(params["heads"], state.target_params["heads"], latents, batch, key)
+            losses, q = self.losses(params, state.target_params, latents_of(params), batch, key)
             return jnp.mean(batch.weight * losses), (losses, q)
 
         trained = {part: state.params[part] for part in state.opt_state}
         (loss, (losses, q)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        clip, adam = optax.clip_by_global_norm(cfg.max_grad_norm), _adam(self.config)
         clipped, _ = clip.update(grads, clip.init(trained))
-        steps = {part: adam.update(clipped[part], state.opt_state[part]) for part in trained}
-        new = {part: optax.apply_updates(trained[part], step) for part, (step, _) in steps.items()}
-        params, updates = state.params | new, state.updates + 1
-        online = {part: params[part] for part in state.target_params}
-        state = state.replace(
+        state = base.apply_gradients(dict.fromkeys(trained, adam), state, clipped)
+        updates = state.updates + 1
+        online = {part: state.params[part] for part in state.target_params}
+        period = cfg.target_update_every // self.config.update_every
+        targets = optax.periodic_update(online, state.target_params, updates, period)
+        info = {"loss": loss, "q_mean": q.mean(), "grad_norm": optax.global_norm(grads)}
+        return state.replace(target_params=targets, updates=updates), losses, info
+
+
+def _adam(config: ConfigDict) -> optax.GradientTransformation:
+    return optax.adam(config.agent.learning_rate, eps=config.agent.adam_eps)
+
+
+def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Agent:
+    """Builds Rainbow for square observations.
+
+    Args:
+      config: the whole run's configuration.
+      action_spec: of one environment's action.
+    """
+    cfg = config.agent
+    networks = _Networks(config, action_spec.num_values)
+    support = jnp.linspace(-cfg.v_max, cfg.v_max, cfg.num_atoms, dtype=jnp.float32)
+    updates = _Updates(networks, config, support)
+
+    def init(key: jax.Array) -> base.TrainState:
+        k_params, k_state = jax.random.split(key)
+        params = networks.init(k_params)
+        return base.TrainState(
             params=params,
-            target_params=optax.periodic_update(online, state.target_params, updates, target_period),
-            opt_state={part: opt_state for part, (_, opt_state) in steps.items()},
-            updates=updates,
+            target_params=jax.tree.map(jnp.copy, params),
+            opt_state={part: _adam(config).init(p) for part, p in params.items()},
+            key=k_state,
+            updates=jnp.zeros((), jnp.int32),
         )
-        return state, losses, {"loss": loss, "q_mean": q.mean(), "grad_norm": optax.global_norm(grads)}
+
+    def q_values(params: base.Params, latents: jax.Array, noise: jax.Array | None) -> jax.Array:
+        return jax.nn.softmax(networks.logits(params, latents[:, 0], noise)) @ support  # [E, num_actions]
+
+    def act(params: base.Params, latents: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
+        del step  # noise explores from the first step on
+        noise = jax.random.normal(key, (latents.shape[0], networks.noise_size))  # each environment its own
+        return q_values(params, latents, noise).argmax(axis=-1).astype(jnp.int32)
+
+    def act_eval(params: base.Params, latents: jax.Array, key: jax.Array) -> jax.Array:
+        q = q_values(params, latents, None)
+        return rlax.epsilon_greedy(cfg.eval_epsilon).sample(key, q).astype(jnp.int32)
 
     return base.Agent(
         init=init,
-        encode=encode,
+        view=updates.view,
+        augment=None,
+        encode=lambda params, views: networks.encode(params, views)[:, None],
         act=act,
         act_eval=act_eval,
-        update=lambda state, batch: update_with(encode_batch, state, batch),
-        update_latent=lambda state, batch: update_with(read_batch, state, batch),
-        has_convolution=any(kernel != stride for _, kernel, stride in encoder.stages),
-        freeze=base.freeze_encoder,
+        updates=(updates.full,),
+        latent_updates=(updates.latent,),
+        has_convolution=networks.encoder.has_convolution or networks.tail.has_convolution,
+        latent_has_convolution=networks.tail.has_convolution,
+        freeze=lambda state: base.freeze_encoder(state, sync_target_heads=config.seer.sync_target_heads),
     )

@@ -1,5 +1,9 @@
-"""The algorithms, by the name that `agent.name` gives."""
+"""The algorithms, by the name that `agent.name` gives.
 
-from seer_jax.agents import rainbow
+Each is a module with `make_agent(config, action_spec)`, and with what a run must know of it before it starts:
+`stage_names(config)`, `latent_shape(config)` and `updates_per_cycle(config)`.
+"""
 
-AGENTS = {"rainbow": rainbow.make_agent}
+from seer_jax.agents import curl_sac, rainbow
+
+AGENTS = {"rainbow": rainbow, "curl_sac": curl_sac}

@@ -8,6 +8,7 @@ import functools
 
 import envpool
 import numpy as np
+from dm_env import specs
 from envpool.registration import registry
 
 from seer_jax.envs import timestep
@@ -102,8 +103,7 @@ class AtariEnv:
         Args:
           task: a name that `game_name` knows.
           num_envs: E.
-          seed: entropy from which every environment draws a 31-bit seed, training and evaluation
-            environments from streams of their own.
+          seed: entropy of all environments' seeds.
           protocol: how the game is played.
           image_size: height and width of a frame, in pixels.
           action_repeat: emulator frames per agent step; a frame is the maximum over the last two.
@@ -112,14 +112,10 @@ class AtariEnv:
         """
         self._life_loss_terminal = training and protocol.life_loss_terminal
         self._clip_rewards = training and protocol.clip_rewards
-        # EnvPool gives environment i the seed `seed + i` for an integer seed, so that nearby runs
-        # would share environments: draw unrelated ones.
-        entropy = np.random.SeedSequence(seed, spawn_key=(int(training),))
-        seeds = (entropy.generate_state(num_envs) >> 1).tolist()
         self._pool = envpool.make_gymnasium(
             games()[game_name(task)],
             num_envs=num_envs,
-            seed=seeds,
+            seed=timestep.environment_seeds(seed, num_envs, training=training),
             num_threads=num_threads,
             stack_num=1,
             gray_scale=True,
@@ -136,14 +132,14 @@ class AtariEnv:
             reward_clip=False,
         )
         self.num_envs = num_envs
-        self.num_actions = int(self._pool.action_space.n)
-        self.frame_shape = (image_size, image_size)
+        self.action_spec = specs.DiscreteArray(int(self._pool.action_space.n))
+        self.frame_shape = (image_size, image_size, 1)
 
     def reset(self) -> timestep.TimeStep:
         frame, info = self._pool.reset()
         zeros, false = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
         self._lives, self._over = info["lives"], false
-        return timestep.TimeStep(frame[:, 0], zeros, zeros, false, false, false, first=~false)
+        return timestep.TimeStep(frame[:, 0, :, :, None], zeros, zeros, false, false, false, first=~false)
 
     def step(self, action: np.ndarray) -> timestep.TimeStep:
         # After `done` EnvPool ignores one action and returns the reset observation with reward 0.
@@ -156,7 +152,7 @@ class AtariEnv:
             terminated |= (lives < self._lives) & (lives > 0) & ~first
         self._lives, self._over = lives, last
         reward = np.clip(score, -1.0, 1.0) if self._clip_rewards else score
-        return timestep.TimeStep(frame[:, 0], reward, score, terminated, truncated, last, first)
+        return timestep.TimeStep(frame[:, 0, :, :, None], reward, score, terminated, truncated, last, first)
 
     def close(self) -> None:
         self._pool.close()

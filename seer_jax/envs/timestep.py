@@ -6,15 +6,16 @@ All arrays live on the host. Moving them to the device is the caller's business.
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from dm_env import specs
 
 
 class TimeStep(NamedTuple):
     """The arrival at one time in each of `E` environments.
 
     Attributes:
-      frame: `[E, H, W]` uint8, the newest frame alone (stacks are built on the device).
+      frame: `[E, H, W, C]` uint8, the newest frame alone (stacks are built on the device).
       reward: `[E]` float32, the reward to learn from, earned by the action before this frame.
-      score: `[E]` float32, the same reward as the game counts it, never clipped.
+      score: `[E]` float32, the same reward as the environment counts it, never clipped.
       terminated: `[E]` bool, nothing follows: a bootstrap from here is worth 0. True at the end of
         a game and, where the protocol says so, at the loss of a life in a game that goes on.
       truncated: `[E]` bool, a time limit ended the episode here; bootstrapping goes on.
@@ -32,17 +33,33 @@ class TimeStep(NamedTuple):
 
 
 class VectorEnv(Protocol):
-    """`num_envs` environments stepped together, each restarting by itself one step after its `last`."""
+    """`num_envs` environments stepped together, each restarting by itself one step after its `last`.
+
+    Attributes:
+      num_envs: E.
+      action_spec: of one environment's action: a `DiscreteArray`, or a `BoundedArray` between -1 and 1.
+      frame_shape: `(H, W, C)`.
+    """
 
     num_envs: int
-    num_actions: int
-    frame_shape: tuple[int, int]
+    action_spec: specs.Array
+    frame_shape: tuple[int, int, int]
 
     def reset(self) -> TimeStep:
         """Starts an episode in every environment, whatever it was at."""
 
     def step(self, action: np.ndarray) -> TimeStep:
-        """Executes `action`, `[E]` int32. In an environment whose last TimeStep was `last` it starts an episode."""
+        """Executes `action`, `[E, ...]`. In an environment whose last TimeStep was `last` it starts an episode."""
 
     def close(self) -> None:
         """Frees the environments."""
+
+
+def environment_seeds(seed: int, num_envs: int, *, training: bool) -> list[int]:
+    """Returns unrelated 31-bit seeds, from streams of their own for training and evaluation.
+
+    EnvPool gives environment i the seed `seed + i` for an integer seed, so that nearby runs would share
+    environments.
+    """
+    entropy = np.random.SeedSequence(seed, spawn_key=(int(training),))
+    return (entropy.generate_state(num_envs) >> 1).tolist()

@@ -1,36 +1,41 @@
-"""Convolutional encoders for Atari: stages from pixels to a flat latent.
+"""Encoders: sequences of named stages from pixels to features, any prefix of which can be frozen.
 
-A stage whose kernel equals its stride reads disjoint patches: it is a reshape and one matrix product,
+A stage is anything with `init(key, x) -> params` and `apply(params, x) -> y`, as a Flax module is. A
+stage whose kernel equals its stride reads disjoint patches: it is a reshape and one matrix product,
 which no backend runs slower than a convolution, inside a loop or out of it.
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from seer_jax.networks import haiku
 
-class ConvStage(NamedTuple):
-    """A square convolution without padding, followed by ReLU."""
-
-    features: int
-    kernel: int
-    stride: int
+Params = dict[str, Any]
 
 
-STAGES = {
-    # van Hasselt et al. 2019, https://arxiv.org/abs/1906.05243
-    "data_efficient": (ConvStage(32, 5, 5), ConvStage(64, 5, 5)),
-    # Mnih et al. 2015, https://doi.org/10.1038/nature14236
-    "canonical": (ConvStage(32, 8, 4), ConvStage(64, 4, 2), ConvStage(64, 3, 1)),
-}
+class Init(NamedTuple):
+    """How convolutions start: initializers of kernel and bias, each given the number of inputs."""
+
+    kernel: Callable[[int], nn.initializers.Initializer]
+    bias: Callable[[int], nn.initializers.Initializer]
 
 
 def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """Uniform on `[-1/sqrt(fan_in), 1/sqrt(fan_in)]`, the initialisation of the official agents."""
+    """Uniform on `[-1/sqrt(fan_in), 1/sqrt(fan_in)]`, the initialisation of the official Rainbow."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+UNIFORM = Init(kernel=fan_in_uniform, bias=fan_in_uniform)
+# The official CURL's; the gain is that of ReLU.
+DELTA_ORTHOGONAL = Init(
+    kernel=lambda fan_in: nn.initializers.delta_orthogonal(2**0.5), bias=lambda fan_in: nn.initializers.zeros
+)
 
 
 class PatchConv(nn.Module):
@@ -39,55 +44,195 @@ class PatchConv(nn.Module):
     Attributes:
       features: output channels.
       patch: height, width and stride of the kernel.
+      init_fns: initializers.
     """
 
     features: int
     patch: int
+    init_fns: Init = UNIFORM
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, H // patch, W // patch, features]`; a remainder is cropped."""
         *batch, height, width, channels = x.shape
         p, rows, cols = self.patch, height // self.patch, width // self.patch
-        init = fan_in_uniform(p * p * channels)
-        kernel = self.param("kernel", init, (p, p, channels, self.features))
-        bias = self.param("bias", init, (self.features,))
+        fan_in = p * p * channels
+        kernel = self.param("kernel", self.init_fns.kernel(fan_in), (p, p, channels, self.features))
+        bias = self.param("bias", self.init_fns.bias(fan_in), (self.features,))
         patches = x[..., : rows * p, : cols * p, :].reshape(*batch, rows, p, cols, p, channels)
         patches = jnp.swapaxes(patches, -4, -3).reshape(*batch, rows, cols, p * p * channels)
         return patches @ kernel.reshape(-1, self.features) + bias
 
 
-class ConvEncoder(nn.Module):
-    """A sequence of `ConvStage`s; parameters are named `conv1`, `conv2`, ..."""
+def _conv(x: jax.Array, init_fns: Init, features: int, kernel: int, stride: int = 1, padding: str = "VALID"):
+    """Applies a square convolution inside a compact module; the module's first is `Conv_0`, and so on."""
+    fan_in = kernel * kernel * x.shape[-1]
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=stride,
+        padding=padding,
+        kernel_init=init_fns.kernel(fan_in),
+        bias_init=init_fns.bias(fan_in),
+    )(x)
 
-    stages: tuple[ConvStage, ...]
+
+class ConvStage(nn.Module):
+    """A square convolution without padding, followed by ReLU."""
+
+    features: int
+    kernel: int
+    stride: int
+    init_fns: Init = UNIFORM
 
     @nn.compact
-    def __call__(self, obs: jax.Array) -> jax.Array:
-        """Maps `[B, H, W, k]` uint8 observations to `[B, L]` float32 latents."""
-        x = obs.astype(jnp.float32) / 255.0
-        for i, (features, kernel, stride) in enumerate(self.stages, start=1):
-            if kernel == stride:
-                x = PatchConv(features, kernel, name=f"conv{i}")(x)
-            else:
-                init = fan_in_uniform(kernel * kernel * x.shape[-1])
-                conv = nn.Conv(
-                    features,
-                    (kernel, kernel),
-                    strides=stride,
-                    padding="VALID",
-                    kernel_init=init,
-                    bias_init=init,
-                    name=f"conv{i}",
-                )
-                x = conv(x)
-            x = nn.relu(x)
-        return x.reshape(*x.shape[:-3], -1)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.kernel == self.stride:
+            return nn.relu(PatchConv(self.features, self.kernel, self.init_fns)(x))
+        return nn.relu(_conv(x, self.init_fns, self.features, self.kernel, self.stride))
 
 
-def latent_size(name: str, image_size: int) -> int:
-    """Returns L for square images of `image_size` pixels; 0 where the image is too small for the stages."""
-    size = image_size
-    for _, kernel, stride in STAGES[name]:
-        size = (size - kernel) // stride + 1 if size >= kernel else 0
-    return size * size * STAGES[name][-1].features
+class ResidualStage(nn.Module):
+    """A convolution, a pooling that halves the image, and two residual blocks of two convolutions each.
+
+    One of the three sections of Espeholt et al. 2018, https://arxiv.org/abs/1802.01561, figure 3.
+
+    Attributes:
+      features: output channels.
+      last: whether the section ends the encoder, with a ReLU.
+      init_fns: initializers.
+    """
+
+    features: int
+    last: bool = False
+    init_fns: Init = UNIFORM
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = _conv(x, self.init_fns, self.features, 3, padding="SAME")
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        for _ in range(2):
+            block = _conv(nn.relu(x), self.init_fns, self.features, 3, padding="SAME")
+            x = x + _conv(nn.relu(block), self.init_fns, self.features, 3, padding="SAME")
+        return nn.relu(x) if self.last else x
+
+
+class DenseNorm(nn.Module):
+    """A dense layer and its layer normalisation, the end of the SAC-AE encoder; flattens its input."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, ...]` to `[B, features]`."""
+        x = nn.Dense(self.features, kernel_init=nn.initializers.orthogonal())(flatten(x))
+        return nn.LayerNorm(epsilon=1e-5)(x)
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """Maps `[B, ...]` to `[B, L]`."""
+    return x.reshape(x.shape[0], -1)
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """Maps uint8 pixels to float32 between 0 and 1."""
+    return images.astype(jnp.float32) / 255.0
+
+
+class Stage(NamedTuple):
+    """A part of an encoder that is frozen as a whole.
+
+    Attributes:
+      name: unique in its encoder.
+      module: has `init(key, x) -> params` and `apply(params, x) -> y`.
+    """
+
+    name: str
+    module: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Stages one after another; parameters are a dictionary by stage name."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(stage.name for stage in self.stages)
+
+    @property
+    def has_convolution(self) -> bool:
+        """Whether a gradient through the encoder may run an XLA convolution."""
+        return any(getattr(s.module, "kernel", None) != getattr(s.module, "stride", 0) for s in self.stages)
+
+    def init(self, key: jax.Array, x: jax.Array) -> Params:
+        """Returns parameters for inputs like `x`, `[B, H, W, C]` float32."""
+        params = {}
+        for stage, k_stage in zip(self.stages, jax.random.split(key, max(1, len(self.stages))), strict=False):
+            params[stage.name] = stage.module.init(k_stage, x)
+            x = stage.module.apply(params[stage.name], x)
+        return params
+
+    def apply(self, params: Params, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C]` float32 to the last stage's output."""
+        for stage in self.stages:
+            x = stage.module.apply(params[stage.name], x)
+        return x
+
+    def split_after(self, name: str) -> tuple["Encoder", "Encoder"]:
+        """Returns the prefix that ends with stage `name`, and the stages after it."""
+        end = self.names.index(name) + 1
+        return Encoder(self.stages[:end]), Encoder(self.stages[end:])
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of one output for one input of `(H, W, C)`, which contains 0 if the image is too small."""
+        x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+
+        def output(key, x):
+            return self.apply(self.init(key, x), x)
+
+        return jax.eval_shape(output, jax.random.PRNGKey(0), x).shape[1:]
+
+
+def _convolutions(*stages: tuple[int, int, int]) -> Callable[[Init], tuple[Stage, ...]]:
+    def build(init_fns: Init) -> tuple[Stage, ...]:
+        return tuple(Stage(f"conv{i}", ConvStage(*stage, init_fns)) for i, stage in enumerate(stages, start=1))
+
+    return build
+
+
+def _impala(init_fns: Init) -> tuple[Stage, ...]:
+    widths = (16, 32, 32)
+    return tuple(
+        Stage(f"section{i}", ResidualStage(width, last=i == len(widths), init_fns=init_fns))
+        for i, width in enumerate(widths, start=1)
+    )
+
+
+# Features, kernel and stride of each stage.
+ENCODERS = {
+    # van Hasselt et al. 2019, https://arxiv.org/abs/1906.05243
+    "data_efficient": _convolutions((32, 5, 5), (64, 5, 5)),
+    # Mnih et al. 2015, https://doi.org/10.1038/nature14236
+    "canonical": _convolutions((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+    # Yarats et al. 2019, https://arxiv.org/abs/1910.01741, without its dense layer
+    "sac_ae": _convolutions((32, 3, 2), (32, 3, 1), (32, 3, 1), (32, 3, 1)),
+    # Espeholt et al. 2018, https://arxiv.org/abs/1802.01561, figure 3, without its dense layer
+    "impala": _impala,
+}
+
+
+def make_encoder(name: str, init_fns: Init) -> Encoder:
+    """Returns the encoder that `encoder.name` gives.
+
+    Args:
+      name: a key of `ENCODERS`, or `haiku:package.module:function`, which initialises itself.
+      init_fns: initializers of the convolutions.
+
+    Raises:
+      haiku.HaikuError: the Haiku function cannot be used.
+    """
+    if name.startswith(haiku.PREFIX):
+        return Encoder((Stage("haiku", haiku.load(name)),))
+    return Encoder(ENCODERS[name](init_fns))

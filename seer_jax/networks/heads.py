@@ -1,9 +1,10 @@
-"""Heads on latents: factorised noisy layers (Fortunato et al. 2018) and the dueling C51 head of Rainbow.
+"""Heads on latents: the noisy dueling C51 head of Rainbow, the policy and the twin Q-function of SAC.
 
 Noise is an argument, one vector of standard normals for a whole head: whoever calls decides what
 shares it, and one large draw costs far less than many small ones.
 """
 
+import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -94,3 +95,53 @@ class DuelingC51(nn.Module):
         value = stream("value", 1, *layer_noise[:2])
         advantage = stream("advantage", self.num_actions, *layer_noise[2:])
         return value + advantage - advantage.mean(axis=-2, keepdims=True)
+
+
+def _orthogonal_mlp(x: jax.Array, hidden: int, outputs: int, name: str) -> jax.Array:
+    """Applies two hidden layers with ReLU and an output layer inside a compact module."""
+    for i, width in enumerate((hidden, hidden, outputs)):
+        x = nn.relu(x) if i else x
+        x = nn.Dense(width, kernel_init=nn.initializers.orthogonal(), name=f"{name}{i + 1}")(x)
+    return x
+
+
+class TwinQ(nn.Module):
+    """Two Q-functions of latents and continuous actions.
+
+    Attributes:
+      hidden: width of both hidden layers.
+    """
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, latent: jax.Array, action: jax.Array) -> jax.Array:
+        """Maps `[B, L]` latents and `[B, A]` actions to `[B, 2]` values."""
+        x = jnp.concatenate([latent, action], axis=-1)
+        return jnp.concatenate([_orthogonal_mlp(x, self.hidden, 1, name) for name in ("q1_", "q2_")], axis=-1)
+
+
+class GaussianPolicy(nn.Module):
+    """A diagonal Gaussian squashed into `(-1, 1)` by tanh (Haarnoja et al. 2018, appendix C).
+
+    Attributes:
+      action_size: A.
+      hidden: width of both hidden layers.
+      log_std_min: least log standard deviation before squashing.
+      log_std_max: greatest.
+    """
+
+    action_size: int
+    hidden: int
+    log_std_min: float
+    log_std_max: float
+
+    @nn.compact
+    def __call__(self, latent: jax.Array) -> distrax.Distribution:
+        """Maps `[B, L]` latents to a distribution over `[B, A]` actions."""
+        out = _orthogonal_mlp(latent, self.hidden, 2 * self.action_size, "policy")
+        mean, raw = jnp.split(out, 2, axis=-1)
+        # Tanh keeps a gradient where clipping would have none.
+        half_range = 0.5 * (self.log_std_max - self.log_std_min)
+        std = jnp.exp(self.log_std_min + half_range * (jnp.tanh(raw) + 1.0))
+        return distrax.Transformed(distrax.MultivariateNormalDiag(mean, std), distrax.Block(distrax.Tanh(), 1))

@@ -1,0 +1,328 @@
+"""CURL (Laskin et al. 2020, https://arxiv.org/abs/2004.04136): soft actor-critic on crops, and a contrastive loss.
+
+Actor and critic share the stages up to `dense` and have a dense layer and its normalisation each. The latents of
+a state are therefore two, `[N, L]` with N = 2: the critic's first, the actor's second. If the boundary lies
+before `dense`, the shared features are stored instead, N = 1, and both dense layers train on with the heads.
+
+What one update does, in order. The batch is encoded once, and all gradients are taken there:
+  1. critic, its encoder and the bilinear product, on the sum of the Q-loss and the contrastive loss;
+  2. at every `actor_update_every`th update the policy and the actor's own dense layer, against the new critic,
+     then the temperature; shared stages get no gradient from the actor;
+  3. at every `target_update_every`th update the targets, at one rate for encoders and another for Q-functions.
+The official code encodes anew for each of the losses and takes separate optimizer steps for Q and contrast.
+After the freeze nothing is left of the contrastive loss.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from dm_env import specs
+from ml_collections import ConfigDict
+
+from seer_jax import augment, losses, replay
+from seer_jax.agents import base
+from seer_jax.networks import encoders, heads
+
+DENSE = "dense"
+CRITIC, ACTOR = 0, 1  # along the axis N of latents
+
+
+def stage_names(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the stages that `seer.freeze_through` may name; the last is the paper's choice."""
+    return (*encoders.make_encoder(config.encoder.name, encoders.DELTA_ORTHOGONAL).names, DENSE)
+
+
+def latent_shape(config: ConfigDict) -> tuple[int, int]:
+    """Returns `(N, L)` of a stored latent, whose L is 0 if the image is too small for the encoder."""
+    networks = Networks(config, action_size=1)
+    size = math.prod(networks.boundary_shape)
+    return (2, config.agent.latent_size if size else 0) if networks.dense_frozen else (1, size)
+
+
+def updates_per_cycle(config: ConfigDict) -> int:
+    """Returns after how many updates the pattern of actor and target updates repeats."""
+    return math.lcm(config.agent.actor_update_every, config.agent.target_update_every)
+
+
+class Networks:
+    """All networks, as pure functions of the parameters' parts."""
+
+    def __init__(self, config: ConfigDict, action_size: int):
+        cfg = config.agent
+        trunk = encoders.make_encoder(config.encoder.name, encoders.DELTA_ORTHOGONAL)
+        self.dense_frozen = config.seer.freeze_through == DENSE
+        self.encoder, self.tail = trunk.split_after(
+            trunk.names[-1] if self.dense_frozen else config.seer.freeze_through
+        )
+        self.dense = encoders.DenseNorm(cfg.latent_size)
+        self.critic = heads.TwinQ(cfg.hidden)
+        self.policy = heads.GaussianPolicy(action_size, cfg.hidden, cfg.log_std_min, cfg.log_std_max)
+        self.view_shape = base.view_shape(config)
+        self.boundary_shape = self.encoder.output_shape(self.view_shape)
+        self._sizes = cfg.latent_size, action_size
+        self._initial_temperature = cfg.initial_temperature
+
+    def init(self, key: jax.Array) -> base.Params:
+        k_encoder, k_tail, k_dense, k_actor_dense, k_critic, k_policy, k_contrast = jax.random.split(key, 7)
+        encoder = self.encoder.init(k_encoder, jnp.zeros((1, *self.view_shape)))
+        boundary = jnp.zeros((1, *self.boundary_shape))
+        tail = self.tail.init(k_tail, boundary)
+        features = self.tail.apply(tail, boundary)
+        dense = {DENSE: self.dense.init(k_dense, features)}
+        actor_dense = {DENSE: self.dense.init(k_actor_dense, features)}
+        latent_size, action_size = self._sizes
+        latent, action = jnp.zeros((1, latent_size)), jnp.zeros((1, action_size))
+        frozen, trained = (dense, {}) if self.dense_frozen else ({}, dense)
+        actor_frozen, actor_trained = (actor_dense, {}) if self.dense_frozen else ({}, actor_dense)
+        return {
+            "encoder": encoder | frozen,
+            "tail": tail | trained,
+            "actor_encoder": actor_frozen,
+            "actor_tail": actor_trained,
+            "critic": self.critic.init(k_critic, latent, action),
+            "actor": self.policy.init(k_policy, latent),
+            "log_temperature": jnp.asarray(math.log(self._initial_temperature), jnp.float32),
+            "contrast": jax.random.uniform(k_contrast, (latent_size, latent_size)),
+        }
+
+    def features(self, params: base.Params, views: jax.Array) -> jax.Array:
+        """Maps `[B, h, w, C]` to the output of the last shared frozen stage."""
+        return self.encoder.apply(params["encoder"], encoders.to_float(views))
+
+    def latents(self, params: base.Params, features: jax.Array) -> jax.Array:
+        """Maps features to what is stored of them, `[B, N, L]`."""
+        if not self.dense_frozen:
+            return encoders.flatten(features)[:, None]
+        dense = params["encoder"][DENSE], params["actor_encoder"][DENSE]
+        return jnp.stack([self.dense.apply(p, features) for p in dense], axis=1)
+
+    def critic_latent(self, params: base.Params, latents: jax.Array) -> jax.Array:
+        """Maps `[B, N, L]` to the input of the critic, `[B, latent_size]`."""
+        if self.dense_frozen:
+            return latents[:, CRITIC]
+        return self.dense.apply(params["tail"][DENSE], self._after_boundary(params, latents))
+
+    def actor_latent(self, params: base.Params, latents: jax.Array) -> jax.Array:
+        """Maps `[B, N, L]` to the input of the policy; shared stages get no gradient from it."""
+        if self.dense_frozen:
+            return latents[:, ACTOR]
+        features = jax.lax.stop_gradient(self._after_boundary(params, latents))
+        return self.dense.apply(params["actor_tail"][DENSE], features)
+
+    def _after_boundary(self, params: base.Params, latents: jax.Array) -> jax.Array:
+        return self.tail.apply(params["tail"], latents.reshape(-1, *self.boundary_shape))
+
+
+class Seen(NamedTuple):
+    """What an update sees of a batch, through `Networks.features` or instead of it.
+
+    Attributes:
+      obs: where the windows start.
+      next_obs: where they end.
+      positive: obs under another crop, or None where nothing is contrasted.
+    """
+
+    obs: jax.Array
+    next_obs: jax.Array
+    positive: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Update:
+    """One update of a cycle; full, or on latents.
+
+    Attributes:
+      networks: all networks.
+      config: the whole run's configuration.
+      on_latents: whether batches hold latents.
+      with_actor: whether actor and temperature learn.
+      with_targets: whether targets move.
+    """
+
+    networks: Networks
+    config: ConfigDict
+    on_latents: bool
+    with_actor: bool
+    with_targets: bool
+
+    def __call__(self, state: base.TrainState, batch: replay.Batch):
+        _, key = base.update_keys(state)
+        k_views, k_target, k_actor = jax.random.split(key, 3)
+        seen = self._see(k_views, batch)
+        target = self._td_target(state, seen, batch, k_target)
+        state, critic_losses, features, info = self._update_critic(state, seen, batch, target)
+        if self.with_actor:
+            state, actor_info = self._update_actor(state, features, k_actor)
+            info |= actor_info
+        if self.with_targets:
+            state = state.replace(target_params=self._moved_targets(state))
+        return state.replace(updates=state.updates + 1), critic_losses, info
+
+    def _see(self, key: jax.Array, batch: replay.Batch) -> Seen:
+        if self.on_latents:
+            return Seen(batch.obs, batch.next_obs, positive=None)
+        views = (batch.obs, batch.next_obs, batch.obs)
+        size = self.config.env.crop_size
+        return Seen(*(augment.random_crop(k, x, size) for k, x in zip(jax.random.split(key, 3), views, strict=True)))
+
+    def _features(self, params: base.Params, seen: jax.Array) -> jax.Array:
+        return seen if self.on_latents else self.networks.features(params, seen)
+
+    def _latents(self, params: base.Params, features: jax.Array) -> jax.Array:
+        return features if self.on_latents else self.networks.latents(params, features)
+
+    def _critic_latent(self, params: base.Params, seen: jax.Array) -> jax.Array:
+        return self.networks.critic_latent(params, self._latents(params, self._features(params, seen)))
+
+    def _td_target(self, state: base.TrainState, seen: Seen, batch: replay.Batch, key: jax.Array) -> jax.Array:
+        nets, params = self.networks, state.params
+        target_params = params | state.target_params
+        policy = self._policy(params, self._features(params, seen.next_obs))
+        action, log_prob = policy.sample_and_log_prob(seed=key)
+        next_q = nets.critic.apply(target_params["critic"], self._critic_latent(target_params, seen.next_obs), action)
+        soft_target = jax.vmap(losses.soft_td_target, in_axes=(0, 0, 0, 0, None))
+        return soft_target(batch.reward, batch.discount, next_q, log_prob, jnp.exp(params["log_temperature"]))
+
+    def _policy(self, params: base.Params, features: jax.Array):
+        nets = self.networks
+        return nets.policy.apply(params["actor"], nets.actor_latent(params, self._latents(params, features)))
+
+    def _update_critic(self, state: base.TrainState, seen: Seen, batch: replay.Batch, target: jax.Array):
+        """Returns the new state, losses `[B]`, features of obs before the update, and info."""
+        nets = self.networks
+
+        def loss_fn(trained: base.Params):
+            params = state.params | trained
+            features = self._features(params, seen.obs)
+            latent = nets.critic_latent(params, self._latents(params, features))
+            q = nets.critic.apply(params["critic"], latent, batch.action)  # [B, 2]
+            q_losses = jax.vmap(losses.twin_q_loss)(q, target)
+            q_loss = jnp.mean(batch.weight * q_losses)
+            info = {"loss": q_loss, "critic_loss": q_loss, "q_mean": q.mean()}
+            if seen.positive is None:
+                return q_loss, (q_losses, features, info)
+            positive = jax.lax.stop_gradient(self._critic_latent(params | state.target_params, seen.positive))
+            contrast_loss = losses.info_nce(latent, positive, params["contrast"]).mean()
+            info |= {"loss": q_loss + contrast_loss, "contrast_loss": contrast_loss}
+            return q_loss + contrast_loss, (q_losses, features, info)
+
+        parts = ("encoder", "tail", "critic", "contrast")
+        trained = {part: state.params[part] for part in parts if part in state.opt_state}
+        grads, (q_losses, features, info) = jax.grad(loss_fn, has_aux=True)(trained)
+        return base.apply_gradients(optimizers(self.config), state, grads), q_losses, features, info
+
+    def _update_actor(self, state: base.TrainState, features: jax.Array, key: jax.Array):
+        nets = self.networks
+        features = jax.lax.stop_gradient(features)
+        critic_latent = nets.critic_latent(state.params, self._latents(state.params, features))
+
+        def loss_fn(trained: base.Params):
+            params = state.params | trained
+            action, log_prob = self._policy(params, features).sample_and_log_prob(seed=key)
+            q = nets.critic.apply(params["critic"], critic_latent, action)
+            temperature = jnp.exp(params["log_temperature"])
+            loss = jax.vmap(losses.policy_loss, in_axes=(0, 0, None))(q, log_prob, temperature).mean()
+            return loss, log_prob
+
+        parts = ("actor_encoder", "actor_tail", "actor")
+        trained = {part: state.params[part] for part in parts if part in state.opt_state}
+        (actor_loss, log_prob), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        target_entropy = -float(nets.policy.action_size)
+
+        def temperature_loss_fn(log_temperature: jax.Array):
+            loss = jax.vmap(losses.temperature_loss, in_axes=(None, 0, None))
+            return loss(log_temperature, log_prob, target_entropy).mean()
+
+        grads["log_temperature"] = jax.grad(temperature_loss_fn)(state.params["log_temperature"])
+        info = {
+            "actor_loss": actor_loss,
+            "entropy": -log_prob.mean(),
+            "temperature": jnp.exp(state.params["log_temperature"]),
+        }
+        return base.apply_gradients(optimizers(self.config), state, grads), info
+
+    def _moved_targets(self, state: base.TrainState) -> base.Params:
+        cfg = self.config.agent
+        tau = {"encoder": cfg.encoder_tau, "tail": cfg.encoder_tau, "critic": cfg.critic_tau}
+        return {
+            part: optax.incremental_update(state.params[part], target, tau[part])
+            for part, target in state.target_params.items()
+        }
+
+
+def optimizers(config: ConfigDict) -> dict[str, Any]:
+    """Returns the optimizer of every part."""
+    cfg = config.agent
+    adam = optax.adam(cfg.learning_rate)
+    parts = ("encoder", "tail", "critic", "contrast", "actor_encoder", "actor_tail", "actor")
+    temperature = optax.adam(cfg.temperature_learning_rate, b1=cfg.temperature_adam_b1)
+    return dict.fromkeys(parts, adam) | {"log_temperature": temperature}
+
+
+def make_agent(config: ConfigDict, action_spec: specs.BoundedArray) -> base.Agent:
+    """Builds CURL for square observations and actions between -1 and 1.
+
+    Args:
+      config: the whole run's configuration.
+      action_spec: of one environment's action.
+    """
+    cfg, size = config.agent, config.env.crop_size
+    (action_size,) = action_spec.shape
+    networks = Networks(config, action_size)
+    dropped = ("contrast",)
+
+    def init(key: jax.Array) -> base.TrainState:
+        k_params, k_state = jax.random.split(key)
+        params = networks.init(k_params)
+        optimizer = optimizers(config)
+        return base.TrainState(
+            params=params,
+            target_params={part: jax.tree.map(jnp.copy, params[part]) for part in ("encoder", "tail", "critic")},
+            opt_state={part: optimizer[part].init(p) for part, p in params.items()},
+            key=k_state,
+            updates=jnp.zeros((), jnp.int32),
+        )
+
+    def views_to_store(key: jax.Array, obs: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, config.seer.num_copies)
+        return jax.vmap(augment.random_crop, in_axes=(0, None, None), out_axes=1)(keys, obs, size)  # [B, K, h, w, C]
+
+    def policy(params: base.Params, latents: jax.Array):
+        return networks.policy.apply(params["actor"], networks.actor_latent(params, latents))
+
+    def act(params: base.Params, latents: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
+        k_random, k_policy = jax.random.split(key)
+        num_envs = latents.shape[0]
+        random = jax.random.uniform(k_random, (num_envs, action_size), minval=-1.0, maxval=1.0)
+        return jnp.where(step * num_envs < cfg.random_steps, random, policy(params, latents).sample(seed=k_policy))
+
+    def act_eval(params: base.Params, latents: jax.Array, key: jax.Array) -> jax.Array:
+        del key  # the mode of the unsquashed Gaussian
+        distribution = policy(params, latents)
+        return distribution.bijector.forward(distribution.distribution.mode())
+
+    def cycle(on_latents: bool) -> tuple[_Update, ...]:
+        return tuple(
+            _Update(networks, config, on_latents, i % cfg.actor_update_every == 0, i % cfg.target_update_every == 0)
+            for i in range(updates_per_cycle(config))
+        )
+
+    return base.Agent(
+        init=init,
+        view=lambda obs: augment.centre_crop(obs, size),
+        augment=views_to_store,
+        encode=lambda params, views: networks.latents(params, networks.features(params, views)),
+        act=act,
+        act_eval=act_eval,
+        updates=cycle(on_latents=False),
+        latent_updates=cycle(on_latents=True),
+        has_convolution=networks.encoder.has_convolution or networks.tail.has_convolution,
+        latent_has_convolution=networks.tail.has_convolution,
+        freeze=lambda state: base.freeze_encoder(
+            state, sync_target_heads=config.seer.sync_target_heads, dropped=dropped
+        ),
+    )

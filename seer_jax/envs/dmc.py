@@ -1,0 +1,279 @@
+"""Tasks of the DeepMind Control suite from pixels, on EnvPool or on the official package.
+
+Action repeat is true repeat: rewards of r control steps are summed, an episode's end stops the sum, and one
+picture is taken after them. EnvPool's own frame skip is something else (more physics in a control step,
+and one reward), and is not used. Episodes end by time limit, which is a truncation, in all but a few tasks.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+import tempfile
+from typing import Protocol as Interface
+
+import envpool
+import numpy as np
+from dm_env import specs
+from envpool.mujoco.dmc import registration
+
+from seer_jax import envs
+from seer_jax.envs import timestep
+
+QUALITIES = ("full", "fast")
+_FAST_QUALITY = '<quality shadowsize="0" offsamples="0"/>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How tasks are played, apart from the agent.
+
+    Attributes:
+      action_repeat: control steps in an agent step, by domain.
+      default_action_repeat: of the other domains.
+      camera_id: the camera, by domain; 0 for the others.
+    """
+
+    action_repeat: dict[str, int]
+    default_action_repeat: int
+    camera_id: dict[str, int]
+
+
+PROTOCOLS = {
+    # The PlaNet benchmark's repeats: Hafner et al. 2019, https://arxiv.org/abs/1811.04551
+    "seer": Protocol(
+        action_repeat={"cartpole": 8, "finger": 2, "walker": 2}, default_action_repeat=4, camera_id={"quadruped": 2}
+    ),
+}
+
+
+class RenderingError(RuntimeError):
+    """This machine cannot draw; the message says what to install."""
+
+
+@functools.cache
+def tasks() -> dict[str, str]:
+    """Maps each task's name (`ball_in_cup-catch`) to EnvPool's identifier (`BallInCupCatch-v1`)."""
+    return {f"{domain}-{task}": _identifier(domain, task) for domain, task, _ in registration.dmc_mujoco_envs}
+
+
+def _identifier(domain: str, task: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in f"{domain}_{task}".split("_")) + "-v1"
+
+
+def protocol_items(protocol: Protocol, task: str) -> dict[str, int]:
+    """Returns the action repeat and the camera that a protocol gives a task."""
+    domain = task.split("-")[0]
+    return {
+        "action_repeat": protocol.action_repeat.get(domain, protocol.default_action_repeat),
+        "camera_id": protocol.camera_id.get(domain, 0),
+    }
+
+
+@functools.cache
+def require_rendering() -> None:
+    """Draws one small picture.
+
+    Raises:
+      RenderingError: it cannot be drawn.
+    """
+    cure = (
+        "DeepMind Control renders with EGL; install it with a driver, for example"
+        " apt-get install libegl1 libgl1-mesa-dri (or the GPU vendor's driver)"
+    )
+    if not envs.HAS_EGL:
+        raise RenderingError(f"libEGL.so.1 is not on this machine: {cure}")
+    if not envs.EGL_COMES_FIRST:
+        raise RenderingError(
+            "envpool was imported before seer_jax, and would abort at its first picture; import it after"
+        )
+    pool = _EnvPool("cartpole-swingup", seeds=[0], image_size=16, camera_id=0, quality="full")
+    try:
+        pool.reset(np.array([0]))
+        pool.render()
+    except RuntimeError as error:
+        raise RenderingError(f"EGL cannot draw on this machine ({error}): {cure}") from None
+    finally:
+        pool.close()
+
+
+class _Backend(Interface):
+    """Environments that advance by one control step, any of them alone."""
+
+    action_spec: specs.BoundedArray
+
+    def reset(self, lanes: np.ndarray) -> None:
+        """Starts an episode in the environments `lanes`, `[M]`."""
+
+    def step(self, lanes: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Takes a control step in `lanes` and returns reward, terminated and truncated, each `[M]`."""
+
+    def render(self) -> np.ndarray:
+        """Returns the pictures of all environments, `[E, H, W, 3]` uint8."""
+
+    def close(self) -> None: ...
+
+
+class DmcEnv:
+    """`num_envs` copies of one task behind `timestep.VectorEnv`."""
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        num_envs: int,
+        seed: int,
+        image_size: int,
+        action_repeat: int,
+        camera_id: int,
+        training: bool,
+        backend: str = "envpool",
+        render_quality: str = "full",
+    ):
+        """Builds the environments.
+
+        Args:
+          task: a name that `tasks` knows.
+          num_envs: E.
+          seed: entropy of all environments' seeds.
+          image_size: height and width of a frame, in pixels.
+          action_repeat: control steps in an agent step.
+          camera_id: the camera.
+          training: whether these are the environments to train in, whose seeds are others.
+          backend: `envpool` or `dm_control`.
+          render_quality: `full`, or `fast` without shadows and multisampling, which changes the picture.
+
+        Raises:
+          RenderingError: the machine cannot draw.
+        """
+        require_rendering()
+        self._backend: _Backend = BACKENDS[backend](
+            task,
+            seeds=timestep.environment_seeds(seed, num_envs, training=training),
+            image_size=image_size,
+            camera_id=camera_id,
+            quality=render_quality,
+        )
+        self._action_repeat = action_repeat
+        self.num_envs = num_envs
+        self.frame_shape = (image_size, image_size, 3)
+        real = self._backend.action_spec
+        self._center, self._scale = (real.maximum + real.minimum) / 2, (real.maximum - real.minimum) / 2
+        self.action_spec = specs.BoundedArray(real.shape, np.float32, minimum=-1.0, maximum=1.0)
+
+    def reset(self) -> timestep.TimeStep:
+        self._backend.reset(np.arange(self.num_envs))
+        self._over = np.zeros(self.num_envs, bool)
+        zeros, false = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
+        return timestep.TimeStep(self._backend.render(), zeros, zeros, false, false, false, first=~false)
+
+    def step(self, action: np.ndarray) -> timestep.TimeStep:
+        first = self._over
+        reward = np.zeros(self.num_envs, np.float32)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        if first.any():
+            self._backend.reset(np.flatnonzero(first))
+        action = self._center + self._scale * np.clip(action, -1.0, 1.0).astype(np.float64)
+        for _ in range(self._action_repeat):
+            lanes = np.flatnonzero(~(first | terminated | truncated))
+            if lanes.size == 0:
+                break
+            earned, terminated[lanes], truncated[lanes] = self._backend.step(lanes, action[lanes])
+            reward[lanes] += earned
+        self._over = terminated | truncated
+        return timestep.TimeStep(self._backend.render(), reward, reward, terminated, truncated, self._over, first)
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+class _EnvPool:
+    """One pool; physics in its threads, pictures one after the other."""
+
+    def __init__(self, task: str, *, seeds: list[int], image_size: int, camera_id: int, quality: str):
+        # The pool reads its models once, when it is made.
+        with tempfile.TemporaryDirectory(prefix="seer_jax-models-") as directory:
+            assets = {"base_path": _fast_assets(pathlib.Path(directory))} if quality == "fast" else {}
+            self._pool = envpool.make_gymnasium(
+                tasks()[task],
+                num_envs=len(seeds),
+                seed=seeds,
+                render_mode="rgb_array",
+                render_width=image_size,
+                render_height=image_size,
+                render_camera_id=camera_id,
+                **assets,
+            )
+        self._lanes = np.arange(len(seeds), dtype=np.int32)
+        space = self._pool.action_space
+        self.action_spec = specs.BoundedArray(space.shape, space.dtype, space.low, space.high)
+
+    def reset(self, lanes: np.ndarray) -> None:
+        self._pool.reset(lanes.astype(np.int32))
+
+    def step(self, lanes: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        _, reward, terminated, truncated, _ = self._pool.step(action, env_id=lanes.astype(np.int32))
+        return reward, terminated & ~truncated, truncated
+
+    def render(self) -> np.ndarray:
+        return self._pool.render(env_ids=self._lanes)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _fast_assets(directory: pathlib.Path) -> str:
+    """Lays out EnvPool's models in `directory` with other drawing settings and returns its name."""
+    import envpool_assets
+
+    models = pathlib.Path("mujoco") / "assets_dmc"
+    source, target = pathlib.Path(envpool_assets.__file__).parent / models, directory / models
+    for path in source.rglob("*"):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir(parents=True, exist_ok=True)
+        elif path.suffix == ".xml":
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(re.sub(r"<quality [^>]*/>", _FAST_QUALITY, path.read_text()))
+        else:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.symlink_to(path)
+    return str(directory)
+
+
+class _DmControl:
+    """The official package, one environment after the other; slow, and the measure of the other backend."""
+
+    def __init__(self, task: str, *, seeds: list[int], image_size: int, camera_id: int, quality: str):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        from dm_control import suite
+
+        domain, name = task.split("-")
+        self._envs = [suite.load(domain, name, task_kwargs={"random": seed}) for seed in seeds]
+        for env in self._envs:
+            if quality == "fast":
+                env.physics.model.vis.quality.shadowsize = env.physics.model.vis.quality.offsamples = 0
+        self._render = {"height": image_size, "width": image_size, "camera_id": camera_id}
+        self.action_spec = self._envs[0].action_spec()
+
+    def reset(self, lanes: np.ndarray) -> None:
+        for lane in lanes:
+            self._envs[lane].reset()
+
+    def step(self, lanes: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        steps = [self._envs[lane].step(a) for lane, a in zip(lanes, action, strict=True)]
+        reward = np.array([step.reward for step in steps], np.float32)
+        last = np.array([step.last() for step in steps])
+        terminated = last & np.array([step.discount == 0.0 for step in steps])
+        return reward, terminated, last & ~terminated
+
+    def render(self) -> np.ndarray:
+        return np.stack([env.physics.render(**self._render) for env in self._envs])
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+
+BACKENDS = {"envpool": _EnvPool, "dm_control": _DmControl}

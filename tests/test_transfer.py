@@ -1,0 +1,130 @@
+"""Transfer: an encoder from another run, frozen from the first row or trained on."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from seer_jax import checkpoint, evaluate, phases, train, transfer
+from seer_jax import config as config_lib
+from seer_jax.envs import registry
+from tests.fake_env import FakeEnv
+from tests.test_train import records, tiny_config
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A run with three actions, frozen after its first stage."""
+    run_dir = tmp_path_factory.mktemp("source") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "make_env", make_env(num_actions=3))
+        train.run(tiny_config(seer__freeze_through="conv1", replay__allow_more_memory=True), run_dir)
+    return run_dir
+
+
+def make_env(num_actions):
+    def make(config, *, training):
+        lengths = [7, 12, 5, 9][: config.num_envs if training else config.eval_episodes]
+        return FakeEnv(lengths, training=training, num_actions=num_actions)
+
+    return make
+
+
+def encoder_stages(params):
+    return params["encoder"] | params["tail"]
+
+
+def saved_params(run_dir):
+    return checkpoint.load_state(run_dir / "checkpoints")["train"]["params"]
+
+
+def test_an_encoder_frozen_from_the_first_step_fills_the_ring_with_latents(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "make_env", make_env(num_actions=5))
+    phases_compiled, compile_programs = [], phases.compile_programs
+
+    def counting(agent, spec, phase, **arguments):
+        phases_compiled.append((phase, arguments["ring"].rows.observation.shape))
+        return compile_programs(agent, spec, phase, **arguments)
+
+    monkeypatch.setattr(phases, "compile_programs", counting)
+    end = train.run(tiny_config(seer__init_from=str(source), seer__freeze_step=0), tmp_path / "run")
+    assert phases_compiled == [("frozen", (300 * 42 * 42 // (4 * 64) // 2, 2, 1, 1, 64))]
+    lines = records(tmp_path / "run")
+    assert {line["phase"] for line in lines} == {"frozen"}
+    assert not [line for line in lines if line["kind"] == "freeze"]
+    assert end["updates"] > 300
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        encoder_stages(saved_params(tmp_path / "run")),
+        encoder_stages(saved_params(source)),
+    )
+    assert saved_params(tmp_path / "run")["heads"]["params"]["advantage"]["kernel"].shape[-1] == 5 * 51
+    # A run is whole without the one it came from.
+    (tmp_path / "run" / "config.json").write_text(
+        (tmp_path / "run" / "config.json").read_text().replace(str(source), "/gone")
+    )
+    assert evaluate.main(["evaluate", f"--run_dir={tmp_path / 'run'}"]) == 0
+
+
+def test_an_encoder_can_be_trained_on(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "make_env", make_env(num_actions=5))
+    trainer = []
+    monkeypatch.setattr(train.Trainer, "train", lambda self: trainer.append(self))
+    train.run(tiny_config(seer__init_from=str(source)), tmp_path / "run")
+    state = trainer[0].state
+    for params in (state.params, state.target_params):
+        jax.tree.map(np.testing.assert_array_equal, encoder_stages(params), encoder_stages(saved_params(source)))
+    assert trainer[0].phase == "full"
+    assert set(state.opt_state) == {"encoder", "tail", "heads"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env__image_size": 84, "env__crop_size": 84}, "env.image_size=42 there and 84 here"),
+        ({"env__crop_size": 40}, "env.crop_size=42 there and 40 here"),
+        (
+            {"encoder__name": "canonical", "replay__allow_more_memory": True},
+            "encoder.name=data_efficient there and canonical here",
+        ),
+        ({"env__frame_stack": 2}, "env.frame_stack=4 there and 2 here"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_refused_with_both_sides(source, tmp_path, changes, message):
+    with pytest.raises(transfer.TransferError, match=message):
+        train.run(tiny_config(seer__init_from=str(source), **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"env": 3}', "[]"])
+def test_a_directory_that_is_no_run_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(transfer.TransferError, match=r"seer\.init_from"):
+        train.run(tiny_config(seer__init_from=str(tmp_path)), tmp_path / "run")
+
+
+def test_a_run_without_readable_parameters_is_refused(source, tmp_path):
+    (tmp_path / "config.json").write_text((source / "config.json").read_text())
+    config = config_lib.resolve(tiny_config(seer__init_from=str(tmp_path)))
+    with pytest.raises(transfer.TransferError, match="no parameters"):
+        transfer.check(config)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / checkpoint.STATE_FILE).write_bytes(b"garbage")
+    with pytest.raises(transfer.TransferError, match="no parameters"):
+        transfer.check(config)
+    checkpoint.save_state(tmp_path / "checkpoints", {"train": {"params": {"encoder": {"conv1": np.zeros(3)}}}})
+    with pytest.raises(transfer.TransferError, match="here"):
+        transfer.load_encoder(
+            config, train.AGENTS["rainbow"].make_agent(config, FakeEnv([1]).action_spec).init(jax.random.PRNGKey(0))
+        )
+
+
+def test_freezing_at_once_needs_an_encoder(tmp_path):
+    with pytest.raises(config_lib.ConfigError, match=r"untrained encoder .* seer\.init_from"):
+        config_lib.resolve(tiny_config(seer__freeze_step=0))
+
+
+def test_a_run_keeps_where_its_encoder_came_from(source):
+    assert json.loads((source / "config.json").read_text())["seer"]["init_from"] is None
