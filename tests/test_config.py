@@ -1,10 +1,12 @@
 """What a configuration may say, and how it is told that it may not."""
 
 import pytest
+from ml_collections import ConfigDict
 
-from configs import rainbow_atari
+from configs import curl_dmc, rainbow_atari
 from seer_jax import config as config_lib
-from seer_jax import train
+from seer_jax import envs, handover, train
+from seer_jax.envs import dmc
 
 PRESETS = ("paper", "baseline", "constrained", "quick")
 
@@ -70,7 +72,6 @@ BAD = [
     ({"seer.freeze_step": 1600}, "untrained encoder"),
     ({"seer.num_copies": 4}, "seer.num_copies=4"),
     ({"seer.freeze_through": "conv9"}, "no stage of"),
-    ({"seer.init_from": "/nowhere"}, "not the directory of a run"),
     ({"replay.capacity": 20}, "cannot hold one 20-step window"),
     ({"replay.latent_dtype": "int8"}, "float32, bfloat16, float16"),
     ({"encoder.name": "canonical"}, "would shrink to 281,250"),
@@ -86,6 +87,76 @@ def test_bad_values_are_refused_with_the_cure_and_nothing_is_written(changes, me
     with pytest.raises(config_lib.ConfigError, match=message):
         train.run(config, tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+CONTROL_BAD = [
+    ({"env.task": "walker-wolk"}, "did you mean walker-walk"),
+    ({"env.task": "pong"}, "no task of the DeepMind Control suite"),
+    ({"env.backend": "mujoco"}, "one of envpool, dm_control"),
+    ({"env.render_quality": "low"}, "one of full, fast"),
+    ({"env.action_repeat": 0}, "env.action_repeat=0"),
+    ({"env.crop_size": 101}, "does not fit into env.image_size=100"),
+    ({"agent.name": "rainbow"}, "needs discrete actions"),
+    ({"agent.actor_update_every": 9}, "between 1 and 8"),
+    ({"agent.critic_tau": 1.5}, "agent.critic_tau=1.5"),
+    ({"agent.log_std_min": "low"}, "is not a number"),
+    ({"num_envs": 3}, "no multiple of the 2"),
+    ({"seer.freeze_through": "conv5"}, "conv1, conv2, conv3, conv4, dense are"),
+    ({"seer.freeze_through": "conv4"}, "freeze up to a later stage than seer.freeze_through=conv4"),
+    ({"seer.freeze_step": 0}, "untrained encoder"),
+    ({"env.frame_stack": 12}, "cannot read 84-pixel images"),
+]
+
+
+@pytest.mark.skipif(not envs.HAS_EGL, reason="this machine has no EGL to render with")
+@pytest.mark.parametrize(("changes", "message"), CONTROL_BAD, ids=[",".join(changes) for changes, _ in CONTROL_BAD])
+def test_bad_values_for_control_are_refused_with_the_cure(changes, message):
+    config = curl_dmc.get_config().to_dict()
+    for field, value in changes.items():
+        section, _, name = field.rpartition(".")
+        (config[section] if section else config)[name] = value
+    with pytest.raises(config_lib.ConfigError, match=message):
+        config_lib.resolve(ConfigDict(config))
+
+
+def test_a_machine_without_egl_is_told_before_anything_starts(monkeypatch, tmp_path, capsys):
+    dmc.require_rendering.cache_clear()
+    monkeypatch.setattr(envs, "HAS_EGL", False)
+    arguments = ["train", "--config=configs/curl_dmc.py", f"--run_dir={tmp_path / 'run'}"]
+    assert train.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "apt-get install libegl1" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    dmc.require_rendering.cache_clear()
+
+
+@pytest.mark.skipif(not envs.HAS_EGL, reason="this machine has no EGL to render with")
+@pytest.mark.parametrize("preset", ["paper", "baseline", "constrained", "half_resolution", "impala", "quick"])
+def test_control_presets_resolve(preset):
+    config = config_lib.resolve(curl_dmc.get_config(preset))
+    assert (config.env.action_repeat, config.env.camera_id) == (8, 0)
+    assert config.seer.freeze_through == "dense"
+    assert config.env.render_quality == ("fast" if preset == "quick" else "full")
+
+
+@pytest.mark.skipif(not envs.HAS_EGL, reason="this machine has no EGL to render with")
+@pytest.mark.parametrize(
+    ("task", "repeat", "capacity"),
+    [
+        ("finger-spin", 2, 1000),
+        ("reacher-easy", 4, 2000),
+        ("walker-walk", 2, 2000),
+        ("hopper-hop", 4, 2000),
+        ("walker-stand", 2, 2000),
+        ("cheetah-run", 4, 2000),
+        ("ball_in_cup-catch", 4, 2000),
+    ],
+)
+def test_presets_of_the_papers_tasks(task, repeat, capacity):
+    config = config_lib.resolve(curl_dmc.get_config(f"constrained,{task}"))
+    assert (config.env.task, config.env.action_repeat, config.replay.capacity) == (task, repeat, capacity)
+    assert handover.frozen_capacity(config) == int(capacity * 18.75)
 
 
 def test_latents_larger_than_frames_need_leave_or_fewer_bytes():

@@ -267,3 +267,34 @@ def test_stored_copies_are_encodings_of_crops_and_acting_uses_the_centre():
         for copy in range(4):
             assert min(np.abs(stored[row, copy] - crop[row]).max() for crop in crops) < 1e-4
     assert not np.allclose(stored[:, 0], stored[:, 1])
+
+
+def test_the_contrastive_step_does_not_depend_on_the_size_of_rewards():
+    _, (_, critic_only), _, state = make()
+    batch = random_batch()
+    small, _, _ = critic_only(state, batch)
+    large, _, _ = critic_only(state, batch.replace(reward=1e3 * batch.reward))
+    close(large.opt_state["contrast"], small.opt_state["contrast"], rtol=1e-5, atol=1e-8)
+    assert not equal(large.opt_state["encoder"], small.opt_state["encoder"])
+
+
+def test_latent_updates_learn_which_action_pays():
+    """One-step episodes that pay for an action read off the latent."""
+    agent, _, updates, state = make(agent__hidden=64)
+    state = agent.freeze(state)
+    rng = np.random.default_rng(0)
+    zeros, ones, start = jnp.zeros(64), jnp.ones(64), jnp.arange(64)
+
+    def draw():
+        latent = np.repeat(rng.normal(size=(64, 1, 6)), 2, axis=1).astype(np.float32)
+        return latent, 0.7 * np.tanh(latent[:, 0, :2])
+
+    for i in range(1000):
+        latent, best = draw()
+        action = rng.uniform(-1, 1, (64, 2)).astype(np.float32)
+        reward = -5 * np.sum((action - best) ** 2, axis=1)
+        batch = replay.Batch(latent, action, reward, zeros, latent, ones, start)
+        state, _, _ = updates[i % 2](state, batch)
+    latent, best = draw()
+    error = np.abs(agent.act_eval(state.params, latent, None) - best).mean()
+    assert error < 0.12, error

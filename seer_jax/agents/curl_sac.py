@@ -4,12 +4,13 @@ Actor and critic share the stages up to `dense` and have a dense layer and its n
 a state are therefore two, `[N, L]` with N = 2: the critic's first, the actor's second. If the boundary lies
 before `dense`, the shared features are stored instead, N = 1, and both dense layers train on with the heads.
 
-What one update does, in order. The batch is encoded once, and all gradients are taken there:
-  1. critic, its encoder and the bilinear product, on the sum of the Q-loss and the contrastive loss;
+What one update does, in order:
+  1. critic and its encoder, on the Q-loss; the encoder and the bilinear product, on the contrastive loss;
   2. at every `actor_update_every`th update the policy and the actor's own dense layer, against the new critic,
      then the temperature; shared stages get no gradient from the actor;
   3. at every `target_update_every`th update the targets, at one rate for encoders and another for Q-functions.
-The official code encodes anew for each of the losses and takes separate optimizer steps for Q and contrast.
+The batch is encoded once, before the first step, where the official code encodes it anew for each loss. Q-loss and
+contrastive loss keep optimizers of their own, as there: on their sum the one drowns the other, and nothing is learned.
 After the freeze nothing is left of the contrastive loss.
 """
 
@@ -195,25 +196,45 @@ class _Update:
         """Returns the new state, losses `[B]`, features of obs before the update, and info."""
         nets = self.networks
 
-        def loss_fn(trained: base.Params):
-            params = state.params | trained
+        def latent_of(stages: base.Params):
+            params = state.params | stages
             features = self._features(params, seen.obs)
-            latent = nets.critic_latent(params, self._latents(params, features))
-            q = nets.critic.apply(params["critic"], latent, batch.action)  # [B, 2]
-            q_losses = jax.vmap(losses.twin_q_loss)(q, target)
-            q_loss = jnp.mean(batch.weight * q_losses)
-            info = {"loss": q_loss, "critic_loss": q_loss, "q_mean": q.mean()}
-            if seen.positive is None:
-                return q_loss, (q_losses, features, info)
-            positive = jax.lax.stop_gradient(self._critic_latent(params | state.target_params, seen.positive))
-            contrast_loss = losses.info_nce(latent, positive, params["contrast"]).mean()
-            info |= {"loss": q_loss + contrast_loss, "contrast_loss": contrast_loss}
-            return q_loss + contrast_loss, (q_losses, features, info)
+            return nets.critic_latent(params, self._latents(params, features)), features
 
-        parts = ("encoder", "tail", "critic", "contrast")
-        trained = {part: state.params[part] for part in parts if part in state.opt_state}
-        grads, (q_losses, features, info) = jax.grad(loss_fn, has_aux=True)(trained)
-        return base.apply_gradients(optimizers(self.config), state, grads), q_losses, features, info
+        def q_loss_fn(critic: base.Params, latent: jax.Array):
+            q = nets.critic.apply(critic, latent, batch.action)  # [B, 2]
+            q_losses = jax.vmap(losses.twin_q_loss)(q, target)
+            return jnp.mean(batch.weight * q_losses), (q_losses, q)
+
+        stages = {part: state.params[part] for part in ("encoder", "tail") if part in state.opt_state}
+        # One pass forward for both losses, and one backward for each.
+        latent, backward, features = jax.vjp(latent_of, stages, has_aux=True)
+        loss_and_grad = jax.value_and_grad(q_loss_fn, argnums=(0, 1), has_aux=True)
+        (q_loss, (q_losses, q)), (critic_grad, latent_grad) = loss_and_grad(state.params["critic"], latent)
+        (stage_grads,) = backward(latent_grad)
+        new = base.apply_gradients(optimizers(self.config), state, stage_grads | {"critic": critic_grad})
+        info = {"loss": q_loss, "critic_loss": q_loss, "q_mean": q.mean()}
+        if seen.positive is not None:
+            contrast_loss, step, opt_state = self._contrast(state, seen, latent, backward)
+            params = new.params | optax.apply_updates({part: new.params[part] for part in step}, step)
+            new = new.replace(params=params, opt_state=new.opt_state | {"contrast": opt_state})
+            info |= {"loss": q_loss + contrast_loss, "contrast_loss": contrast_loss}
+        return new, q_losses, features, info
+
+    def _contrast(self, state: base.TrainState, seen: Seen, latent: jax.Array, backward):
+        """Returns the contrastive loss, the step that it takes with encoder and product, and its optimizer's state."""
+        positive = self._critic_latent(state.params | state.target_params, seen.positive)
+
+        def loss_fn(product: jax.Array, latent: jax.Array):
+            return losses.info_nce(latent, positive, product).mean()
+
+        loss, (product_grad, latent_grad) = jax.value_and_grad(loss_fn, argnums=(0, 1))(
+            state.params["contrast"], latent
+        )
+        (stage_grads,) = backward(latent_grad)
+        grads = stage_grads | {"contrast": product_grad}
+        step, opt_state = optimizers(self.config)["contrast"].update(grads, state.opt_state["contrast"])
+        return loss, step, opt_state
 
     def _update_actor(self, state: base.TrainState, features: jax.Array, key: jax.Array):
         nets = self.networks
@@ -279,10 +300,13 @@ def make_agent(config: ConfigDict, action_spec: specs.BoundedArray) -> base.Agen
         k_params, k_state = jax.random.split(key)
         params = networks.init(k_params)
         optimizer = optimizers(config)
+        # The contrastive loss moves the encoder by steps of its own.
+        contrasted = {"contrast": {part: params[part] for part in ("encoder", "tail", "contrast")}}
         return base.TrainState(
             params=params,
             target_params={part: jax.tree.map(jnp.copy, params[part]) for part in ("encoder", "tail", "critic")},
-            opt_state={part: optimizer[part].init(p) for part, p in params.items()},
+            # The contrastive loss moves the encoder by steps of its own.
+            opt_state={part: optimizer[part].init(p) for part, p in (params | contrasted).items()},
             key=k_state,
             updates=jnp.zeros((), jnp.int32),
         )
