@@ -89,28 +89,11 @@ class Trainer:
             prioritized=config.replay.prioritized,
             priority_exponent=config.replay.priority_exponent,
         )
-        frames, action = (
-            jax.ShapeDtypeStruct((config.num_envs, *shape), dtype)
-            for shape, dtype in (
-                (self.env.frame_shape, np.uint8),
-                (self.env.action_spec.shape, self.env.action_spec.dtype),
-            )
-        )
         if config.seer.init_from is not None:
             self.state = transfer.load_encoder(config, self.state)
         if config.seer.enabled and config.seer.freeze_step == 0:
             self.phase, self.state = phases.FROZEN, self.agent.freeze(self.state)
-            self.spec, self.ring = handover.latent_ring_for(
-                self.agent,
-                self.state,
-                self.spec,
-                frames.shape,
-                action,
-                capacity=handover.frozen_capacity(config),
-                latent_dtype=config.replay.latent_dtype,
-            )
-        else:
-            self.ring = replay.init(self.spec, replay.row_shapes(frames, action))
+        self._make_ring()
 
         self.env_steps = self.updates = self.rows = 0
         self.flops_total = 0.0
@@ -123,6 +106,24 @@ class Trainer:
 
         self.writer = metrics.MetricsWriter(run_dir)
         self.display = metrics.Display(f"{config.env.task} -> {run_dir}")
+
+    def _make_ring(self) -> None:
+        """Allocates the ring of the phase that the run starts in."""
+        action = self.env.action_spec
+        frames = jax.ShapeDtypeStruct((self.config.num_envs, *self.env.frame_shape), np.uint8)
+        actions = jax.ShapeDtypeStruct((self.config.num_envs, *action.shape), action.dtype)
+        if self.phase == phases.FULL:
+            self.ring = replay.init(self.spec, replay.row_shapes(frames, actions))
+            return
+        self.spec, self.ring = handover.latent_ring_for(
+            self.agent,
+            self.state,
+            self.spec,
+            frames.shape,
+            actions,
+            capacity=handover.frozen_capacity(self.config),
+            latent_dtype=self.config.replay.latent_dtype,
+        )
 
     def train(self) -> dict:
         """Runs to `total_steps` and returns the final record."""
