@@ -10,7 +10,7 @@ from dm_env import specs
 
 from configs import curl_dmc
 from seer_jax import augment, replay
-from seer_jax.agents import base, curl_sac
+from seer_jax.agents import base, curl_networks, curl_sac
 
 ACTION_SPEC = specs.BoundedArray((2,), np.float32, -1, 1)
 SIZE, CROP = 34, 30
@@ -82,8 +82,8 @@ def test_a_latent_is_the_critics_and_the_actors():
     np.testing.assert_allclose(latents.mean(axis=-1), 0.01, atol=1e-2)  # normalised, apart from the nudged bias
     moved = jax.tree.map(lambda x: x + 1.0, state.params["actor_encoder"])
     other = agent.encode(state.params | {"actor_encoder": moved}, agent.view(obs))
-    np.testing.assert_array_equal(other[:, curl_sac.CRITIC], latents[:, curl_sac.CRITIC])
-    assert not np.allclose(other[:, curl_sac.ACTOR], latents[:, curl_sac.ACTOR])
+    np.testing.assert_array_equal(other[:, curl_networks.CRITIC], latents[:, curl_networks.CRITIC])
+    assert not np.allclose(other[:, curl_networks.ACTOR], latents[:, curl_networks.ACTOR])
 
 
 def test_convolutions_are_tied_and_get_no_gradient_from_the_actor():
@@ -248,7 +248,9 @@ def test_first_steps_are_random_and_later_ones_the_policys():
 def test_evaluation_takes_the_squashed_mean():
     agent, _, _, state = make()
     latents = jax.random.normal(jax.random.PRNGKey(1), (4, 2, 6))
-    policy = curl_sac.Networks(small_config(), 2).policy.apply(state.params["actor"], latents[:, curl_sac.ACTOR])
+    policy = curl_networks.Networks(small_config(), 2).policy.apply(
+        state.params["actor"], latents[:, curl_networks.ACTOR]
+    )
     action = agent.act_eval(state.params, latents, None)
     np.testing.assert_allclose(action, np.tanh(policy.distribution.loc), rtol=1e-5, atol=1e-6)
 
