@@ -122,6 +122,6 @@ def _presets(constrained_capacity: int) -> dict[str, dict]:
             "env": small_images | {"render_quality": "fast"},
             "agent": {"batch_size": 64, "hidden": 256, "random_steps": 500},
             "replay": {"capacity": 6000},
-            "seer": {"freeze_step": 3000},
+            "seer": {"freeze_step": 2500},
         },
     }

@@ -123,6 +123,8 @@ def _load(run_dir: pathlib.Path, encoder: str | None) -> tuple[ConfigDict, dict]
         config = config_lib.resolve(config)
         saved = checkpoint.load_state(run_dir / "checkpoints")
         return config.unlock(), {"env_steps": saved["env_steps"], "params": saved["train"]["params"]}
+    except config_lib.ConfigError as error:
+        raise cli.UsageError(f"--run_dir={run_dir} cannot be evaluated here: {error}") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise cli.UsageError(
             f"--run_dir={run_dir} is damaged: {type(error).__name__}: {cli.last_line(error)}"
