@@ -4,7 +4,7 @@
     python -m seer_jax.train --config=configs/curl_dmc.py:constrained,walker-walk
 
 Presets, after the colon, with the task behind a comma if it is not cartpole-swingup:
-  paper            the compute-efficiency setting: replay as large as the run.
+  paper            the compute-efficiency setting: a row of replay for each agent step.
   baseline         the same without SEER.
   constrained      replay of 1000 or 2000 frames (0.03 or 0.06 GB) that grows 18.75 times at the freeze.
   half_resolution  50 pixels cropped to 42 instead of 100 to 84, without SEER.
@@ -120,7 +120,7 @@ def _presets(constrained_capacity: int) -> dict[str, dict]:
             "checkpoint_every": 3000,
             "log_every": 500,
             "env": small_images | {"render_quality": "fast"},
-            "agent": {"batch_size": 64, "hidden": 256, "random_steps": 500},
+            "agent": {"batch_size": 64, "learning_rate": 5e-4, "hidden": 256, "random_steps": 500},
             "replay": {"capacity": 6000},
             "seer": {"freeze_step": 2500},
         },

@@ -80,11 +80,7 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2 or argv[1] not in COMMANDS:
         print(__doc__, file=sys.stderr)
         return 2
-    try:
-        COMMANDS[argv[1]]()
-    except FileNotFoundError as error:
-        print(f"road_runner: {error.filename} is missing; make it with the command run or speed", file=sys.stderr)
-        return 2
+    COMMANDS[argv[1]]()
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 import tempfile
 
 from ml_collections import ConfigDict
@@ -29,12 +30,11 @@ def keep(run_dir: pathlib.Path, results: pathlib.Path, name: str) -> None:
 
 
 def records(results: pathlib.Path, name: str, kind: str) -> list[dict]:
-    """Returns the records of one kind of a run that was kept.
-
-    Raises:
-      FileNotFoundError: there is no such run.
-    """
-    lines = (results / f"{name}.jsonl").read_text().splitlines()
+    """Returns the records of one kind of a run that was kept; ends the program if there is no such run."""
+    path = results / f"{name}.jsonl"
+    if not path.exists():
+        sys.exit(f"{path.name} is missing in {results}; make it with the command run or speed")
+    lines = path.read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 

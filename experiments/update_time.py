@@ -28,8 +28,8 @@ def random_ring(spec: replay.RingSpec, ring: replay.Ring) -> replay.Ring:
     """Fills a ring with noise, all of it sampleable."""
     rng = np.random.default_rng(0)
     shape, dtype = ring.rows.observation.shape, ring.rows.observation.dtype
-    pixels = rng.integers(0, 256, shape) if dtype == np.uint8 else rng.normal(size=shape)
-    rows = ring.rows.replace(observation=jnp.asarray(pixels.astype(dtype)))
+    stored = rng.integers(0, 256, shape, np.uint8) if dtype == np.uint8 else rng.normal(size=shape)
+    rows = ring.rows.replace(observation=jnp.asarray(stored, dtype))
     ring = ring.replace(rows=rows, written=jnp.int32(spec.num_steps))
     return replay.restore_priorities(spec, ring, jnp.ones((spec.num_steps, spec.num_envs)))
 
@@ -96,9 +96,12 @@ def main(argv: list[str]) -> int:
     config_flags.DEFINE_config_file("config", None, "Configuration file.", flag_values=values, sys_argv=argv)
     try:
         cli.parse(values, argv)
+        if values.help:
+            print(__doc__, values.get_help(), sep="\n")
+            return 0
         if values.config is None:
             raise cli.UsageError("--config=FILE is missing, for example --config=configs/curl_dmc.py")
-        times = measure(values.config)
+        times = measure(cli.loaded(values.config))
     except (cli.UsageError, config_lib.ConfigError) as error:
         print(f"update_time: {error}", file=sys.stderr)
         return 2

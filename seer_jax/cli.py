@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 
 class UsageError(Exception):
@@ -33,6 +34,17 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
         raise UsageError(f"the configuration cannot be read: {type(error).__name__}: {last_line(error)}") from None
     if rest:
         raise UsageError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
+
+
+def loaded(config: ConfigDict) -> ConfigDict:
+    """Returns the configuration itself; a file that cannot be read shows only at the first use of what it gave."""
+    try:
+        config.is_locked  # noqa: B018
+    except OSError as error:
+        raise UsageError(last_line(error)) from None
+    except AttributeError:
+        raise UsageError(f"get_config gave a {type(config).__name__}; it must give a ConfigDict") from None
+    return config
 
 
 def last_line(error: Exception) -> str:

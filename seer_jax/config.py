@@ -123,6 +123,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
     _RESOLVE_SUITE[suite](config)
     _check_ranges(config, _RANGES | _SUITE_RANGES[suite] | _AGENT_RANGES[algorithm])
     _check_booleans(config, _BOOLEANS + _SUITE_BOOLEANS[suite])
+    if suite == "dmc":
+        try:
+            dmc.require_rendering(config.env.task, config.env.camera_id, config.env.backend)
+        except dmc.RenderingError as error:
+            raise ConfigError(str(error)) from None
+    if algorithm == "curl_sac" and config.agent.log_std_min > config.agent.log_std_max:
+        raise ConfigError(
+            f"agent.log_std_min={config.agent.log_std_min} is above agent.log_std_max={config.agent.log_std_max}"
+        )
     _resolve_encoder(config)
     _check_schedule(config)
     _check_replay(config)
@@ -145,10 +154,6 @@ def _resolve_dmc(config: ConfigDict) -> None:
     if config.env.task not in dmc.tasks():
         raise ConfigError(_unknown(config.env.task, dmc.tasks(), "task of the DeepMind Control suite"))
     _fill(config, dmc.protocol_items(dmc.PROTOCOLS[config.env.protocol], config.env.task))
-    try:
-        dmc.require_rendering()
-    except dmc.RenderingError as error:
-        raise ConfigError(str(error)) from None
 
 
 _RESOLVE_SUITE = {"atari": _resolve_atari, "dmc": _resolve_dmc}
@@ -179,6 +184,9 @@ def _resolve_encoder(config: ConfigDict) -> None:
                 f"seer.freeze_through={config.seer.freeze_through!r} is no stage of {name}: {', '.join(stages)} are"
             )
         _, latent_size = algorithm.latent_shape(config)
+        whole = config.copy_and_resolve_references()
+        whole.seer.freeze_through = stages[-1]
+        _, final_size = algorithm.latent_shape(whole)
     except haiku.HaikuError as error:
         raise ConfigError(str(error)) from None
     except ConfigError:
@@ -186,7 +194,7 @@ def _resolve_encoder(config: ConfigDict) -> None:
     except Exception as error:  # the user's own encoder may raise anything
         what = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         raise ConfigError(f"encoder.name={name} cannot read {env.crop_size}-pixel images: {what}") from None
-    if latent_size == 0:
+    if latent_size == 0 or final_size == 0:
         raise ConfigError(f"env.crop_size={env.crop_size} is too small for encoder.name={name}; raise it")
 
 
@@ -220,6 +228,12 @@ def _check_schedule(config: ConfigDict) -> None:
             f"num_envs={config.num_envs} and update_every={config.update_every}: one must be a multiple of the other"
         )
     cycle = AGENTS[config.agent.name].updates_per_cycle(config)
+    if cycle > 8:
+        raise ConfigError(
+            f"agent.actor_update_every={config.agent.actor_update_every} and agent.target_update_every="
+            f"{config.agent.target_update_every} repeat only after {cycle} updates, which are compiled as one program;"
+            " choose them to repeat after at most 8"
+        )
     at_once = max(1, config.num_envs // config.update_every)
     if at_once > cycle and at_once % cycle:
         raise ConfigError(

@@ -365,6 +365,7 @@ def main(argv: list[str]) -> int:
         "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string("run_dir", None, "New directory for all that the run leaves.", flag_values=values)
+    run_dir = None
     try:
         cli.parse(values, argv)
         if values.help:
@@ -372,7 +373,7 @@ def main(argv: list[str]) -> int:
             return 0
         if values.config is None:
             raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
-        config = config_lib.resolve(_loaded(values.config))
+        config = config_lib.resolve(cli.loaded(values.config))
         cli.use_compilation_cache()
         run_dir = values.run_dir or f"runs/{config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
         run(config, run_dir)
@@ -380,20 +381,10 @@ def main(argv: list[str]) -> int:
         print(f"train: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"train: interrupted; what it wrote stays in {run_dir}", file=sys.stderr)
+        left = f"; what it wrote stays in {run_dir}" if run_dir and pathlib.Path(run_dir).exists() else ""
+        print(f"train: interrupted{left}", file=sys.stderr)
         return 130
     return 0
-
-
-def _loaded(config: ConfigDict) -> ConfigDict:
-    """Returns the configuration itself; a file that cannot be read shows only at the first use of what it gave."""
-    try:
-        config.is_locked  # noqa: B018
-    except OSError as error:
-        raise cli.UsageError(cli.last_line(error)) from None
-    except AttributeError:
-        raise cli.UsageError(f"get_config gave a {type(config).__name__}; it must give a ConfigDict") from None
-    return config
 
 
 if __name__ == "__main__":

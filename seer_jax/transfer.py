@@ -20,6 +20,7 @@ _SHARED_FIELDS = (
     "env.image_size",
     "env.crop_size",
     "env.frame_stack",
+    "env.render_quality",
 )
 
 

@@ -43,6 +43,7 @@ BAD = [
     ({"env.suite": "procgen"}, "one of atari"),
     ({"env.protocol": "dqn"}, "one of seer, machado"),
     ({"env.image_size": 20, "env.crop_size": 20}, "too small"),
+    ({"env.image_size": 8, "env.crop_size": 8, "seer.freeze_through": "conv1"}, "too small"),
     ({"env.crop_size": 20}, "too small"),
     ({"env.crop_size": 90}, "does not fit into env.image_size"),
     ({"env.image_size": 4}, "between 8 and 256"),
@@ -95,6 +96,8 @@ CONTROL_BAD = [
     ({"env.backend": "mujoco"}, "one of envpool, dm_control"),
     ({"env.render_quality": "low"}, "one of full, fast"),
     ({"env.action_repeat": 0}, "env.action_repeat=0"),
+    ({"env.camera_id": 9}, "env.camera_id=9 does not show cartpole-swingup"),
+    ({"env.camera_id": 9, "env.backend": "dm_control"}, "env.camera_id=9 does not show cartpole-swingup"),
     ({"env.crop_size": 101}, "does not fit into env.image_size=100"),
     ({"agent.name": "rainbow"}, "needs discrete actions"),
     ({"agent.actor_update_every": 9}, "between 1 and 8"),
@@ -104,6 +107,8 @@ CONTROL_BAD = [
     ({"seer.freeze_through": "conv5"}, "conv1, conv2, conv3, conv4, dense are"),
     ({"seer.freeze_through": "conv4"}, "freeze up to a later stage than seer.freeze_through=conv4"),
     ({"seer.freeze_step": 0}, "untrained encoder"),
+    ({"agent.log_std_min": 3.0}, "is above agent.log_std_max=2.0"),
+    ({"agent.actor_update_every": 7, "agent.target_update_every": 8}, "only after 56 updates"),
     ({"env.frame_stack": 12}, "cannot read 84-pixel images"),
 ]
 

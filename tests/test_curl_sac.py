@@ -145,14 +145,34 @@ def frozen_state(**changes):
 def test_latent_update_is_the_full_update_with_a_stopped_encoder():
     agent, updates, latent_updates, state = make(env__crop_size=SIZE)  # one crop only: the image
     tied = state.replace(target_params=state.target_params | {"encoder": state.params["encoder"]})
+    frozen = agent.freeze(tied)
+    stopped = tied.replace(opt_state=frozen.opt_state)
     batch = random_batch()
     for update, latent_update in zip(updates, latent_updates, strict=True):
-        full, full_losses, _ = update(tied, batch)
-        latent, latent_losses, _ = latent_update(agent.freeze(tied), latent_batch(agent, tied.params, batch))
+        full, full_losses, _ = update(stopped, batch)
+        latent, latent_losses, _ = latent_update(frozen, latent_batch(agent, tied.params, batch))
         np.testing.assert_allclose(latent_losses, full_losses, rtol=1e-4)
         for part in ("critic", "actor", "log_temperature"):
             close(latent.params[part], full.params[part], rtol=1e-3, atol=2e-5)
         close(latent.target_params["critic"], full.target_params["critic"], rtol=1e-4, atol=1e-6)
+
+
+def test_the_actor_learns_on_latents_of_the_new_encoder(monkeypatch):
+    seen_by_actor = []
+
+    def update_actor(self, state, features, key):
+        seen_by_actor.append((state, features))
+        return state, {}
+
+    monkeypatch.setattr(curl_sac._Update, "_update_actor", update_actor)
+    agent, _, _, state = make()
+    update, batch = agent.updates[0], random_batch()
+    update(state, batch)
+    ((new, features),) = seen_by_actor
+    k_views, _, _ = jax.random.split(base.update_keys(state)[1], 3)
+    crops = update._see(k_views, batch).obs
+    np.testing.assert_allclose(features, update.networks.features(new.params, crops), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(features, update.networks.features(state.params, crops), rtol=1e-5, atol=1e-6)
 
 
 def test_encoder_is_bitwise_constant_after_the_freeze_and_contrast_is_over():

@@ -1,13 +1,14 @@
 """CURL (Laskin et al. 2020, https://arxiv.org/abs/2004.04136): soft actor-critic on crops, and a contrastive loss.
 
 What one update does, in order:
-  1. critic and its encoder, on the Q-loss; the encoder and the bilinear product, on the contrastive loss;
-  2. at every `actor_update_every`th update the policy and the actor's own dense layer, against the new critic,
-     then the temperature; shared stages get no gradient from the actor;
-  3. at every `target_update_every`th update the targets, at one rate for encoders and another for Q-functions.
-The batch is encoded once, before the first step, where the official code encodes it anew for each loss. Q-loss and
-contrastive loss keep optimizers of their own, as there, so that neither sets the size of the other's steps. After the
-freeze nothing is left of the contrastive loss.
+  1. critic and its encoder, on the Q-loss;
+  2. at every `actor_update_every`th update the policy and the actor's own dense layer, against the new critic and
+     the latents of its new encoder, then the temperature; shared stages get no gradient from the actor;
+  3. encoder and bilinear product, on the contrastive loss;
+  4. at every `target_update_every`th update the targets, at one rate for encoders and another for Q-functions.
+Steps 1 and 3 share one encoding of the batch, from before the update, where the official code encodes it anew. Each has
+an optimizer of its own, so that neither loss sets the size of the other's steps; the official code takes a second step
+with the encoder in 3, and moves the targets before it. After the freeze nothing is left of 3.
 """
 
 import dataclasses
@@ -38,12 +39,12 @@ class Seen(NamedTuple):
     Attributes:
       obs: where the windows start.
       next_obs: where they end.
-      positive: obs under another crop, or None where nothing is contrasted.
+      positive: obs under another crop, if not the stored latents themselves.
     """
 
     obs: jax.Array
     next_obs: jax.Array
-    positive: jax.Array | None
+    positive: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,18 +69,26 @@ class _Update:
         _, key = base.update_keys(state)
         k_views, k_target, k_actor = jax.random.split(key, 3)
         seen = self._see(k_views, batch)
+        stages = {part: state.params[part] for part in ("encoder", "tail") if part in state.opt_state}
+        # One pass forward for the Q-loss and the contrastive loss, and one backward for each.
+        latent, backward = jax.vjp(lambda stages: self._critic_latent(state.params | stages, seen.obs), stages)
         target = self._td_target(state, seen, batch, k_target)
-        state, critic_losses, features, info = self._update_critic(state, seen, batch, target)
+        new, critic_losses, info = self._update_critic(state, latent, backward, batch, target)
         if self.with_actor:
-            state, actor_info = self._update_actor(state, features, k_actor)
+            # The new critic must see what it was fitted to: the latents of its own encoder, not those before its step.
+            new, actor_info = self._update_actor(new, self._features(new.params, seen.obs), k_actor)
             info |= actor_info
+        if "contrast" in state.opt_state:
+            positive = self._critic_latent(state.params | state.target_params, seen.positive)
+            new, contrast_loss = self._contrast(new, latent, backward, positive)
+            info |= {"loss": info["critic_loss"] + contrast_loss, "contrast_loss": contrast_loss}
         if self.with_targets:
-            state = state.replace(target_params=self._moved_targets(state))
-        return state.replace(updates=state.updates + 1), critic_losses, info
+            new = new.replace(target_params=self._moved_targets(new))
+        return new.replace(updates=state.updates + 1), critic_losses, info
 
     def _see(self, key: jax.Array, batch: replay.Batch) -> Seen:
         if self.on_latents:
-            return Seen(batch.obs, batch.next_obs, positive=None)
+            return Seen(batch.obs, batch.next_obs, positive=batch.obs)
         views = (batch.obs, batch.next_obs, batch.obs)
         size = self.config.env.crop_size
         return Seen(*(augment.random_crop(k, x, size) for k, x in zip(jax.random.split(key, 3), views, strict=True)))
@@ -106,49 +115,35 @@ class _Update:
         nets = self.networks
         return nets.policy.apply(params["actor"], nets.actor_latent(params, self._latents(params, features)))
 
-    def _update_critic(self, state: base.TrainState, seen: Seen, batch: replay.Batch, target: jax.Array):
-        """Returns the new state, losses `[B]`, features of obs before the update, and info."""
-        nets = self.networks
+    def _update_critic(
+        self, state: base.TrainState, latent: jax.Array, backward, batch: replay.Batch, target: jax.Array
+    ):
+        """Returns the new state, losses `[B]`, and info; `backward` maps gradients of `latent` to those of stages."""
 
-        def latent_of(stages: base.Params):
-            params = state.params | stages
-            features = self._features(params, seen.obs)
-            return nets.critic_latent(params, self._latents(params, features)), features
-
-        def q_loss_fn(critic: base.Params, latent: jax.Array):
-            q = nets.critic.apply(critic, latent, batch.action)  # [B, 2]
+        def loss_fn(critic: base.Params, latent: jax.Array):
+            q = self.networks.critic.apply(critic, latent, batch.action)  # [B, 2]
             q_losses = jax.vmap(losses.twin_q_loss)(q, target)
             return jnp.mean(batch.weight * q_losses), (q_losses, q)
 
-        stages = {part: state.params[part] for part in ("encoder", "tail") if part in state.opt_state}
-        # One pass forward for both losses, and one backward for each.
-        latent, backward, features = jax.vjp(latent_of, stages, has_aux=True)
-        loss_and_grad = jax.value_and_grad(q_loss_fn, argnums=(0, 1), has_aux=True)
-        (q_loss, (q_losses, q)), (critic_grad, latent_grad) = loss_and_grad(state.params["critic"], latent)
+        loss_and_grad = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+        (loss, (q_losses, q)), (critic_grad, latent_grad) = loss_and_grad(state.params["critic"], latent)
         (stage_grads,) = backward(latent_grad)
         new = base.apply_gradients(optimizers(self.config), state, stage_grads | {"critic": critic_grad})
-        info = {"loss": q_loss, "critic_loss": q_loss, "q_mean": q.mean()}
-        if seen.positive is not None:
-            contrast_loss, step, opt_state = self._contrast(state, seen, latent, backward)
-            params = new.params | optax.apply_updates({part: new.params[part] for part in step}, step)
-            new = new.replace(params=params, opt_state=new.opt_state | {"contrast": opt_state})
-            info |= {"loss": q_loss + contrast_loss, "contrast_loss": contrast_loss}
-        return new, q_losses, features, info
+        return new, q_losses, {"loss": loss, "critic_loss": loss, "q_mean": q.mean()}
 
-    def _contrast(self, state: base.TrainState, seen: Seen, latent: jax.Array, backward):
-        """Returns the contrastive loss, the step that it takes with encoder and product, and its optimizer's state."""
-        positive = self._critic_latent(state.params | state.target_params, seen.positive)
+    def _contrast(self, state: base.TrainState, latent: jax.Array, backward, positive: jax.Array):
+        """Moves encoder and product against the contrastive loss; returns the new state and the loss."""
 
         def loss_fn(product: jax.Array, latent: jax.Array):
             return losses.info_nce(latent, positive, product).mean()
 
-        loss, (product_grad, latent_grad) = jax.value_and_grad(loss_fn, argnums=(0, 1))(
-            state.params["contrast"], latent
-        )
+        loss_and_grad = jax.value_and_grad(loss_fn, argnums=(0, 1))
+        loss, (product_grad, latent_grad) = loss_and_grad(state.params["contrast"], latent)
         (stage_grads,) = backward(latent_grad)
         grads = stage_grads | {"contrast": product_grad}
         step, opt_state = optimizers(self.config)["contrast"].update(grads, state.opt_state["contrast"])
-        return loss, step, opt_state
+        moved = optax.apply_updates({part: state.params[part] for part in step}, step)
+        return state.replace(params=state.params | moved, opt_state=state.opt_state | {"contrast": opt_state}), loss
 
     def _update_actor(self, state: base.TrainState, features: jax.Array, key: jax.Array):
         nets = self.networks

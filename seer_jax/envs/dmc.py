@@ -72,7 +72,7 @@ def protocol_items(protocol: Protocol, task: str) -> dict[str, int]:
 
 
 @functools.cache
-def require_rendering() -> None:
+def require_rendering(task: str = "cartpole-swingup", camera_id: int = 0, backend: str = "envpool") -> None:
     """Draws one small picture.
 
     Raises:
@@ -88,14 +88,15 @@ def require_rendering() -> None:
         raise RenderingError(
             "envpool was imported before seer_jax, and would abort at its first picture; import it after"
         )
-    pool = _EnvPool("cartpole-swingup", seeds=[0], image_size=16, camera_id=0, quality="full")
     try:
-        pool.reset(np.array([0]))
-        pool.render()
-    except RuntimeError as error:
+        drawn = BACKENDS[backend](task, seeds=[0], image_size=16, camera_id=camera_id, quality="full")
+        drawn.reset(np.array([0]))
+        drawn.render()
+        drawn.close()
+    except (IndexError, ValueError) as error:
+        raise RenderingError(f"env.camera_id={camera_id} does not show {task}: {error}") from None
+    except Exception as error:  # each driver fails in its own way
         raise RenderingError(f"EGL cannot draw on this machine ({error}): {cure}") from None
-    finally:
-        pool.close()
 
 
 class _Backend(Interface):

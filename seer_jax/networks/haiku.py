@@ -29,7 +29,7 @@ def load(name: str) -> HaikuStage:
     """Imports `haiku:package.module:function`, a function of `[B, H, W, C]` float32 images between 0 and 1.
 
     Raises:
-      HaikuError: it cannot be imported, or was not made by `hk.transform`.
+      HaikuError: it cannot be imported, or was not made by `hk.transform` (without `hk.without_apply_rng`).
     """
     path = name.removeprefix(PREFIX)
     module_name, _, attribute = path.partition(":")
