@@ -98,13 +98,5 @@ def table() -> None:
 COMMANDS = {"run": run, "speed": speed, "table": table, "random": lambda: print(f"{random_return():.1f}")}
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) != 2 or argv[1] not in COMMANDS:
-        print(__doc__, file=sys.stderr)
-        return 2
-    COMMANDS[argv[1]]()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(runs.main(__doc__, COMMANDS, sys.argv))

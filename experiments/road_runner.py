@@ -76,13 +76,5 @@ def constant() -> None:
 COMMANDS = {"run": run, "speed": speed, "constant": constant, "table": table}
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) != 2 or argv[1] not in COMMANDS:
-        print(__doc__, file=sys.stderr)
-        return 2
-    COMMANDS[argv[1]]()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(runs.main(__doc__, COMMANDS, sys.argv))

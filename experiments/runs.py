@@ -4,6 +4,7 @@ import json
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -80,3 +81,12 @@ def print_phases(title: str, end: dict, speed: dict) -> None:
 def print_bytes(frame: int, latent: int) -> None:
     """Prints the last row of `print_phases`: bytes of a stored observation before and after the freeze."""
     print(f"| bytes of a stored observation | {frame:,} | {latent:,} | {latent / frame:.2f} |")
+
+
+def main(doc: str, commands: dict[str, Callable[[], None]], argv: list[str]) -> int:
+    """Runs the command that `argv` names, or prints the experiment's own account of them and returns 2."""
+    if len(argv) != 2 or argv[1] not in commands:
+        print(doc, file=sys.stderr)
+        return 2
+    commands[argv[1]]()
+    return 0

@@ -1,7 +1,5 @@
 """Transfer: an encoder from another run, frozen from the first row or trained on."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -124,7 +122,3 @@ def test_a_run_without_readable_parameters_is_refused(source, tmp_path):
 def test_freezing_at_once_needs_an_encoder(tmp_path):
     with pytest.raises(config_lib.ConfigError, match=r"untrained encoder .* seer\.init_from"):
         config_lib.resolve(tiny_config(seer__freeze_step=0))
-
-
-def test_a_run_keeps_where_its_encoder_came_from(source):
-    assert json.loads((source / "config.json").read_text())["seer"]["init_from"] is None
