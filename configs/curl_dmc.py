@@ -9,7 +9,7 @@ Presets, after the colon, with the task behind a comma if it is not cartpole-swi
   constrained      replay of 1000 or 2000 frames (0.03 or 0.06 GB) that grows 18.75 times at the freeze.
   half_resolution  50 pixels cropped to 42 instead of 100 to 84, without SEER.
   impala           the encoder of 15 convolutions.
-  quick            a few minutes on two cores; shows every part at work, not the paper's result.
+  quick            short and small; shows every part at work, not the paper's result.
 
 Steps are agent steps; one is `env.action_repeat` control steps (cartpole 8, finger and walker 2, others 4).
 The paper publishes no freeze time but cartpole's (10,000): treat `seer.freeze_step` as a parameter to choose.
