@@ -39,14 +39,14 @@ def records(results: pathlib.Path, name: str, kind: str) -> list[dict]:
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
-def print_evaluations(results: pathlib.Path, rows: dict[str, str], *, every: int, random: float) -> None:
+def print_evaluations(results: pathlib.Path, rows: dict[str, str], *, every: int, fixed: dict[str, float]) -> None:
     """Prints mean evaluation returns by agent steps, and what each run cost.
 
     Args:
       results: directory of the runs.
       rows: name of a run by its label.
       every: agent steps between evaluations.
-      random: return of random play.
+      fixed: returns of policies that look at nothing, by name.
     """
     evaluations = {label: records(results, name, "eval") for label, name in rows.items()}
     steps = sorted({every * round(r["env_steps"] / every) for evals in evaluations.values() for r in evals})
@@ -56,7 +56,8 @@ def print_evaluations(results: pathlib.Path, rows: dict[str, str], *, every: int
         flops = records(results, rows[label], "end")[0]["flops_total"] / 1e12
         means = {every * round(r["env_steps"] / every): f"{r['eval_return_mean']:,.0f}" for r in evals}
         print(f"| {label} | " + " | ".join(means.get(step, "") for step in steps) + f" | {flops:.1f} |")
-    print("| random play | " + " | ".join([f"{random:,.1f}"] * len(steps)) + " | |")
+    for label, mean in fixed.items():
+        print(f"| {label} | " + " | ".join([f"{mean:,.1f}"] * len(steps)) + " | |")
 
 
 def print_phases(title: str, end: dict, speed: dict) -> None:

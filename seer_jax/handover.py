@@ -4,7 +4,6 @@ The image ring is streamed to disk, freed, and streamed back through the frozen 
 more than the larger of the two rings and one chunk are ever in memory.
 """
 
-import dataclasses
 import functools
 import math
 import pathlib
@@ -56,17 +55,34 @@ def full_capacity(config: ConfigDict) -> int:
     return min(config.replay.capacity, reachable)
 
 
+def latent_rows(
+    agent: base.Agent, params: base.Params, stack: jax.ShapeDtypeStruct, actions: jax.ShapeDtypeStruct, dtype: str
+) -> replay.Rows:
+    """Returns the shapes of what a latent ring holds of one time.
+
+    Args:
+      agent: the agent.
+      params: its parameters, or their shapes.
+      stack: shape of the observations, `[E, H, W, k * C]`.
+      actions: shape of the actions, `[E, ...]`.
+      dtype: of the stored latents.
+    """
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    latents = jax.eval_shape(functools.partial(base.latents_to_store, agent), params, stack, key)
+    return replay.row_shapes(jax.ShapeDtypeStruct(latents.shape, jnp.dtype(dtype)), actions)
+
+
 def freeze(
     agent: base.Agent,
     state: base.TrainState,
     spec: replay.RingSpec,
     ring: replay.Ring,
     *,
-    capacity: int,
-    latent_dtype: str,
+    latent_spec: replay.RingSpec,
+    latent_rows: replay.Rows,
     snapshot_dir: pathlib.Path,
     key: jax.Array,
-) -> tuple[base.TrainState, replay.RingSpec, replay.Ring]:
+) -> tuple[base.TrainState, replay.Ring]:
     """Freezes the encoder and turns stored frames into latents, in order, oldest first.
 
     Args:
@@ -74,13 +90,13 @@ def freeze(
       state: its state in the full phase.
       spec: of the image ring.
       ring: the image ring; its memory is freed.
-      capacity: rows of the latent ring, not fewer than the image ring holds.
-      latent_dtype: of the stored latents.
+      latent_spec: of the latent ring, with no fewer rows than the image ring.
+      latent_rows: shapes of what it holds of one time.
       snapshot_dir: receives the state as it was before the freeze, and all rows.
       key: PRNG key of the augmentation of stored latents.
 
     Returns:
-      State, spec and ring of the frozen phase.
+      State and ring of the frozen phase.
     """
     checkpoint.save_state(snapshot_dir, state)
     snapshot = checkpoint.ChunkStream(snapshot_dir)
@@ -92,14 +108,11 @@ def freeze(
         snapshot.append(**vars(rows), priority=priority)
     max_priority = np.asarray(ring.max_priority)
     frame_shape = ring.rows.observation.shape[1:]
-    action = jax.ShapeDtypeStruct(ring.rows.action.shape[1:], ring.rows.action.dtype)
     for array in jax.tree.leaves(ring):
         array.delete()
 
     state = agent.freeze(state)
-    latent_spec, latent_ring = latent_ring_for(
-        agent, state, spec, frame_shape, action, capacity=capacity, latent_dtype=latent_dtype
-    )
+    latent_ring = replay.init(latent_spec, latent_rows)
     load = jax.jit(functools.partial(_load_chunk, agent, spec.stack), donate_argnames="ring")
     # The oldest stacks reach back to frames that are gone; such rows are not sampleable.
     tail = np.zeros((spec.stack - 1, *frame_shape), np.uint8), np.zeros((spec.stack - 1, spec.num_envs), bool)
@@ -113,7 +126,7 @@ def freeze(
         latent_ring = load(state.params, latent_ring, rows, first, np.int32(at), jax.random.fold_in(key, at))
         tail, at = (frames[steps:], first[steps:]), at + steps
     latent_ring = latent_ring.replace(written=jnp.asarray(size, jnp.int32), max_priority=jnp.asarray(max_priority))
-    return state, latent_spec, replay.restore_priorities(latent_spec, latent_ring, jnp.asarray(priorities))
+    return state, replay.restore_priorities(latent_spec, latent_ring, jnp.asarray(priorities))
 
 
 @functools.partial(jax.jit, static_argnames="spec")
@@ -122,35 +135,6 @@ def _read_rows(spec: replay.RingSpec, ring: replay.Ring, age: jax.Array) -> tupl
     slot = (ring.written - age) % spec.num_steps
     start = slot[:, None] * spec.num_envs + jnp.arange(spec.num_envs)
     return jax.tree.map(lambda x: x[slot], ring.rows), ring.priorities.reshape(-1)[start]
-
-
-def latent_ring_for(
-    agent: base.Agent,
-    state: base.TrainState,
-    spec: replay.RingSpec,
-    frame_shape: tuple[int, ...],
-    action: jax.ShapeDtypeStruct,
-    *,
-    capacity: int,
-    latent_dtype: str,
-) -> tuple[replay.RingSpec, replay.Ring]:
-    """Returns an empty ring of latents that stands in for one of frames.
-
-    Args:
-      agent: the agent.
-      state: its state, for the shape of its latents.
-      spec: of the image ring.
-      frame_shape: `(E, H, W, C)`.
-      action: shape and dtype of the actions of one time, `[E, ...]`.
-      capacity: rows.
-      latent_dtype: of the stored latents.
-    """
-    num_envs, *size, channels = frame_shape
-    obs = jax.ShapeDtypeStruct((num_envs, *size, channels * spec.stack), jnp.uint8)
-    stored = jax.eval_shape(functools.partial(base.latents_to_store, agent), state.params, obs, state.key)
-    latents = jax.ShapeDtypeStruct(stored.shape, jnp.dtype(latent_dtype))
-    latent_spec = dataclasses.replace(spec, num_steps=capacity // num_envs, stack=0)
-    return latent_spec, replay.init(latent_spec, replay.row_shapes(latents, action))
 
 
 def _load_chunk(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from seer_jax import replay
+from seer_jax import flops, replay
 from seer_jax.agents import base
 from seer_jax.envs.timestep import TimeStep
 
@@ -41,14 +41,25 @@ class Programs(NamedTuple):
     Attributes:
       interact: `(params, actor, ring, timestep) -> (action [E, ...], actor, ring)`; consumes actor and ring.
       learn: `(state, ring) -> (state, ring, info)`, several updates; consumes both. Info is their mean.
-      interact_flops: XLA's count, a multiply-add being two.
-      learn_flops: the same for all updates of a call.
+      interact_costs: of `act` and `encode`, of one call.
+      learn_costs: of `update`, of all updates of a call.
     """
 
     interact: jax.stages.Compiled
     learn: jax.stages.Compiled
-    interact_flops: float
-    learn_flops: float
+    interact_costs: dict[str, flops.Cost]
+    learn_costs: dict[str, flops.Cost]
+
+    def cost_per_step(self, *, num_envs: int, steps_per_learn: int) -> flops.Cost:
+        """Returns the cost of an agent step, once learning has begun.
+
+        Args:
+          num_envs: agent steps in a call of `interact`.
+          steps_per_learn: agent steps between two calls of `learn`.
+        """
+        acting = sum(self.interact_costs.values(), flops.Cost())
+        learning = sum(self.learn_costs.values(), flops.Cost())
+        return acting * (1 / num_envs) + learning * (1 / steps_per_learn)
 
 
 def init_actor(key: jax.Array, timestep: TimeStep, frame_stack: int) -> Actor:
@@ -62,15 +73,20 @@ def empty_stack(timestep: TimeStep, frame_stack: int) -> jax.Array:
     return jnp.zeros((*shape, frame_stack * channels), jnp.uint8)
 
 
-def make_interact(agent: base.Agent, spec: replay.RingSpec, phase: str):
-    """Returns the pure function behind `Programs.interact`."""
+def make_observe(agent: base.Agent, phase: str):
+    """Returns `(params, stack [E, H, W, k * C], frame, key) -> (latents to act on [E, N, L], what to store)`."""
 
     def observe(params: base.Params, stack: jax.Array, frame: jax.Array, key: jax.Array):
-        """Returns latents to act on, `[E, N, L]`, and what to store."""
         if phase == FULL:
             return agent.encode(params, agent.view(stack)), frame
-        latents, stored = base.latents_to_act_and_store(agent, params, stack, key)
-        return latents, stored
+        return base.latents_to_act_and_store(agent, params, stack, key)
+
+    return observe
+
+
+def make_interact(agent: base.Agent, spec: replay.RingSpec, phase: str):
+    """Returns the pure function behind `Programs.interact`."""
+    observe = make_observe(agent, phase)
 
     def interact(params: base.Params, actor: Actor, ring: replay.Ring, timestep: TimeStep):
         stack = replay.push_frame(actor.stack, timestep.frame, timestep.first)
@@ -151,13 +167,13 @@ def compile_programs(
     num_updates: int,
     importance_exponent: optax.Schedule,
 ) -> Programs:
-    """Compiles both programs of `phase` for arguments like those given; none of them is consumed.
+    """Compiles both programs of `phase` for arguments like those given.
 
     Args:
       agent: the algorithm.
       spec: of the phase's ring.
       phase: `full` or `frozen`.
-      state, actor, ring, timestep: what the programs will be called with, or the like.
+      state, actor, ring, timestep: what the programs will be called with, or the shapes of it.
       batch_size: transitions in an update.
       num_updates: updates in one call of `learn`, whole cycles of the agent's.
       importance_exponent: beta of prioritized replay, by update.
@@ -178,10 +194,23 @@ def compile_programs(
     interact = make_interact(agent, spec, phase)
     interact = jax.jit(interact, donate_argnames=("actor", "ring")).lower(state.params, actor, ring, timestep).compile()
     learn = jax.jit(learn, donate_argnames=("state", "ring")).lower(state, ring).compile()
+    # XLA counts the body of a loop once.
+    learn_flops = flops.xla_flops(learn) * (1 if unroll else num_updates // cycle)
+    learn_macs = flops.paper_macs(agent.passes(phase == FROZEN), batch_size) * num_updates
     return Programs(
         interact=interact,
         learn=learn,
-        interact_flops=interact.cost_analysis()["flops"],
-        # XLA counts the body of a loop once.
-        learn_flops=learn.cost_analysis()["flops"] * (1 if unroll else num_updates // cycle),
+        interact_costs=_interact_costs(agent, phase, flops.xla_flops(interact), state.params, actor, timestep),
+        learn_costs={"update": flops.Cost(learn_flops, learn_macs)},
     )
+
+
+def _interact_costs(
+    agent: base.Agent, phase: str, total_flops: float, params: base.Params, actor: Actor, timestep: TimeStep
+) -> dict[str, flops.Cost]:
+    """Splits the cost of `interact` into encoding and all the rest."""
+    observe = make_observe(agent, phase)
+    encode = flops.cost_of(observe, params, actor.stack, timestep.frame, actor.key)
+    latents, _ = jax.eval_shape(observe, params, actor.stack, timestep.frame, actor.key)
+    act = flops.count_macs(agent.act, params, latents, actor.key, actor.steps)
+    return {"encode": encode, "act": flops.Cost(max(0.0, total_flops - encode.flops), act)}

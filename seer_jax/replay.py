@@ -108,7 +108,7 @@ class Ring:
 
     @property
     def num_bytes(self) -> int:
-        return sum(x.nbytes for x in jax.tree.leaves(self))
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self))
 
 
 @struct.dataclass

@@ -1,6 +1,6 @@
 """The command line, and the loop that steps environments, programs and cadences.
 
-python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FIELD=VALUE] [--run_dir=DIR]
+python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FIELD=VALUE] [--run_dir=DIR] [--plan]
 """
 
 import collections
@@ -16,15 +16,27 @@ import time
 
 import jax
 import numpy as np
-import optax
+import rich.console
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from seer_jax import checkpoint, cli, evaluate, handover, metrics, phases, replay, transfer
+from seer_jax import (
+    assembly,
+    checkpoint,
+    cli,
+    evaluate,
+    flops,
+    handover,
+    metrics,
+    phases,
+    plan,
+    replay,
+    transfer,
+)
 from seer_jax import config as config_lib
 from seer_jax.agents import base
-from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import atari_scores, registry
+from seer_jax.envs.timestep import VectorEnv
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
 _RECENT_EPISODES = 20
@@ -42,12 +54,28 @@ def run(config: ConfigDict, run_dir: str | pathlib.Path) -> dict:
       The record of kind `end` in `metrics.jsonl`.
 
     Raises:
-      ConfigError: config or run_dir cannot be used; nothing was written.
+      ConfigError: config or run_dir cannot be used, or the run needs more memory than there is; nothing was written.
       TransferError: the encoder of `seer.init_from` cannot be used.
     """
     config, run_dir = config_lib.resolve(config), pathlib.Path(run_dir)
     if config.seer.init_from is not None:
         transfer.check(config)
+    env = registry.make_env(config, training=True)
+    try:
+        parts = assembly.assemble(config, env.action_spec)
+        plan.refuse_if_too_large(config, plan.sizes(parts))
+        _start_run_dir(config, run_dir)
+        trainer = Trainer(parts, env, run_dir)
+        try:
+            return trainer.train()
+        finally:
+            trainer.close()
+    finally:
+        env.close()
+
+
+def _start_run_dir(config: ConfigDict, run_dir: pathlib.Path) -> None:
+    """Makes the directory and writes what the run is; raises ConfigError if it cannot."""
     try:
         if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
             raise config_lib.ConfigError(f"run_dir={run_dir} already exists; name a new directory")
@@ -56,47 +84,33 @@ def run(config: ConfigDict, run_dir: str | pathlib.Path) -> dict:
         (run_dir / "manifest.json").write_text(json.dumps(_manifest(config), indent=2) + "\n")
     except OSError as error:
         raise config_lib.ConfigError(f"run_dir={run_dir} cannot be written: {error.strerror}; name another") from None
-    trainer = Trainer(config, run_dir)
-    try:
-        return trainer.train()
-    finally:
-        trainer.close()
 
 
 class Trainer:
     """One run: environments on the host, states on the device, and the counters between them."""
 
-    def __init__(self, config: ConfigDict, run_dir: pathlib.Path):
-        self.config, self.run_dir = config, run_dir
+    def __init__(self, parts: assembly.Assembly, env: VectorEnv, run_dir: pathlib.Path):
+        config = parts.config
+        self.assembly, self.config, self.agent, self.env, self.run_dir = parts, config, parts.agent, env, run_dir
         self.clock = metrics.Clock()
-        self.env = registry.make_env(config, training=True)
         self.eval_env = registry.make_env(config, training=False)
-        self.agent = AGENTS[config.agent.name].make_agent(config, self.env.action_spec)
         self.eval_act = evaluate.make_act(self.agent)
-        self.updates_per_learn = max(len(self.agent.updates), config.num_envs // config.update_every)
+        self.updates_per_learn = parts.updates_per_learn
 
         k_agent, k_actor, self.k_eval, self.k_freeze = jax.random.split(jax.random.PRNGKey(config.seed), 4)
         self.phase = phases.FULL
         self.timestep = self.env.reset()
         self.state = jax.jit(self.agent.init)(k_agent)
         self.actor = phases.init_actor(k_actor, self.timestep, config.env.frame_stack)
-        self.spec = replay.RingSpec(
-            num_steps=handover.full_capacity(config) // config.num_envs,
-            num_envs=config.num_envs,
-            stack=config.env.frame_stack,
-            n_step=config.agent.n_step,
-            discount=config.agent.discount,
-            prioritized=config.replay.prioritized,
-            priority_exponent=config.replay.priority_exponent,
-        )
         if config.seer.init_from is not None:
             self.state = transfer.load_encoder(config, self.state)
         if config.seer.enabled and config.seer.freeze_step == 0:
             self.phase, self.state = phases.FROZEN, self.agent.freeze(self.state)
-        self._make_ring()
+        self.spec = self.assembly.spec(self.phase)
+        self.ring = replay.init(self.spec, self.assembly.rows(self.phase))
 
         self.env_steps = self.updates = self.rows = 0
-        self.flops_total = 0.0
+        self.ledger = flops.Ledger()
         self.costs: dict[str, dict] = {}  # by phase
         self.evals: list[dict] = []
         self.info: base.Info = {}
@@ -106,24 +120,6 @@ class Trainer:
 
         self.writer = metrics.MetricsWriter(run_dir)
         self.display = metrics.Display(f"{config.env.task} -> {run_dir}")
-
-    def _make_ring(self) -> None:
-        """Allocates the ring of the phase that the run starts in."""
-        action = self.env.action_spec
-        frames = jax.ShapeDtypeStruct((self.config.num_envs, *self.env.frame_shape), np.uint8)
-        actions = jax.ShapeDtypeStruct((self.config.num_envs, *action.shape), action.dtype)
-        if self.phase == phases.FULL:
-            self.ring = replay.init(self.spec, replay.row_shapes(frames, actions))
-            return
-        self.spec, self.ring = handover.latent_ring_for(
-            self.agent,
-            self.state,
-            self.spec,
-            frames.shape,
-            actions,
-            capacity=handover.frozen_capacity(self.config),
-            latent_dtype=self.config.replay.latent_dtype,
-        )
 
     def train(self) -> dict:
         """Runs to `total_steps` and returns the final record."""
@@ -173,12 +169,12 @@ class Trainer:
         # What an environment sends first is no consequence of an action, and so no agent step.
         self.env_steps += int(np.count_nonzero(~self.timestep.first))
         self.rows = min(self.rows + self.config.num_envs, self.spec.capacity)
-        self.flops_total += self.costs[self.phase]["interact_flops"]
+        self.ledger.add(self.programs.interact_costs)
         updates_due = (self.env_steps - self.config.learn_start) // self.config.update_every
         if updates_due - self.updates >= self.updates_per_learn:
             self.state, self.ring, self.info = self.programs.learn(self.state, self.ring)
             self.updates += self.updates_per_learn
-            self.flops_total += self.costs[self.phase]["learn_flops"]
+            self.ledger.add(self.programs.learn_costs)
         self.timestep = self.env.step(np.asarray(action))
         self._track_episodes()
 
@@ -193,23 +189,11 @@ class Trainer:
 
     def _compile(self) -> None:
         """Compiles the programs of the phase that begins."""
-        config = self.config
-        total_updates = (config.total_steps - config.learn_start) // config.update_every
-        self.programs = phases.compile_programs(
-            self.agent,
-            self.spec,
-            self.phase,
-            state=self.state,
-            actor=self.actor,
-            ring=self.ring,
-            timestep=self.timestep,
-            batch_size=config.agent.batch_size,
-            num_updates=self.updates_per_learn,
-            importance_exponent=optax.linear_schedule(config.replay.importance_start, 1.0, total_updates),
-        )
+        self.programs = self.assembly.compile(self.phase)
         self.costs[self.phase] = {
-            "interact_flops": self.programs.interact_flops,
-            "learn_flops": self.programs.learn_flops,
+            "per_step": self.programs.cost_per_step(
+                num_envs=self.config.num_envs, steps_per_learn=self.updates_per_learn * self.config.update_every
+            ),
             "replay_bytes": self.ring.num_bytes,
             "replay_capacity": self.spec.capacity,
         }
@@ -217,20 +201,21 @@ class Trainer:
     def _freeze(self) -> None:
         began = self.clock.elapsed
         rows_before = self.rows
-        self.state, self.spec, self.ring = handover.freeze(
+        latent_spec = self.assembly.spec(phases.FROZEN)
+        self.state, self.ring = handover.freeze(
             self.agent,
             self.state,
             self.spec,
             self.ring,
-            capacity=handover.frozen_capacity(self.config),
-            latent_dtype=self.config.replay.latent_dtype,
+            latent_spec=latent_spec,
+            latent_rows=self.assembly.rows(phases.FROZEN),
             snapshot_dir=self.run_dir / "checkpoints" / "freeze",
             key=self.k_freeze,
         )
+        self.spec = latent_spec
         obs = jax.ShapeDtypeStruct((1, *self.actor.stack.shape[1:]), np.uint8)
-        encode = jax.jit(functools.partial(base.latents_to_store, self.agent))
-        cost = encode.lower(self.state.params, obs, self.k_freeze).cost_analysis()
-        self.flops_total += cost["flops"] * rows_before
+        encode = functools.partial(base.latents_to_store, self.agent)
+        self.ledger.add({"handover": flops.cost_of(encode, self.state.params, obs, self.k_freeze) * rows_before})
         self.phase = phases.FROZEN
         self._compile()
         before, after = self.costs[phases.FULL], self.costs[phases.FROZEN]
@@ -269,7 +254,7 @@ class Trainer:
         rate = self.clock.steps_per_second(self.phase)
         info = {name: float(value) for name, value in self.info.items()}
         recent = float(np.mean(self.recent)) if self.recent else None
-        self._write("train", info | {"steps_per_second": rate, "return_mean": recent})
+        self._write("train", info | {"steps_per_second": rate, "return_mean": recent} | self.ledger.by_kind())
         self.display.update(
             phase=self.phase,
             steps=f"{self.env_steps:,}/{self.config.total_steps:,}",
@@ -297,14 +282,14 @@ class Trainer:
         kept = ("eval_return_mean", "eval_return_std", "eval_length_mean", "human_normalized")
         summary = {name: self.evals[-1][name] for name in kept}
         for phase, cost in self.costs.items():
-            learn_flops = cost["learn_flops"] / self.updates_per_learn / config.update_every
             summary |= {
                 f"{phase}_steps_per_second": self.clock.steps_per_second(phase),
-                f"{phase}_flops_per_step": cost["interact_flops"] / config.num_envs + learn_flops,
+                f"{phase}_flops_per_step": cost["per_step"].flops,
+                f"{phase}_macs_per_step": cost["per_step"].macs,
                 f"{phase}_replay_bytes": cost["replay_bytes"],
                 f"{phase}_replay_capacity": cost["replay_capacity"],
             }
-        record = self._write("end", summary)
+        record = self._write("end", summary | self.ledger.by_kind())
         self.display.close()
         console = self.display.console
         console.print(
@@ -321,13 +306,15 @@ class Trainer:
         return record
 
     def _write(self, kind: str, fields: dict) -> dict:
+        total = self.ledger.total
         record = {
             "env_steps": self.env_steps,
             "frames": self.env_steps * self.config.env.action_repeat,
             "updates": self.updates,
             "seconds": round(self.clock.elapsed, 3),
             "phase": self.phase,
-            "flops_total": self.flops_total,
+            "flops_total": total.flops,
+            "macs_total": total.macs,
             "replay_bytes": self.costs[self.phase]["replay_bytes"],
             "replay_capacity": self.spec.capacity,
             "replay_size": self.rows,
@@ -338,7 +325,6 @@ class Trainer:
     def close(self) -> None:
         self.display.close()
         self.writer.close()
-        self.env.close()
         self.eval_env.close()
 
 
@@ -365,6 +351,7 @@ def main(argv: list[str]) -> int:
         "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string("run_dir", None, "New directory for all that the run leaves.", flag_values=values)
+    flags.DEFINE_bool("plan", False, "Print what the run will cost and stop.", flag_values=values)
     run_dir = None
     try:
         cli.parse(values, argv)
@@ -375,8 +362,17 @@ def main(argv: list[str]) -> int:
             raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
         config = config_lib.resolve(cli.loaded(values.config))
         cli.use_compilation_cache()
+        if values.plan:
+            plan.show(config)
+            return 0
         run_dir = values.run_dir or f"runs/{config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
         run(config, run_dir)
+    except plan.DoesNotFit as error:
+        console = rich.console.Console(stderr=True)
+        for table in error.tables:
+            console.print(table)
+        print(f"train: {error}", file=sys.stderr)
+        return 2
     except (cli.UsageError, config_lib.ConfigError, transfer.TransferError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2

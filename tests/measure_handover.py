@@ -3,6 +3,7 @@
 python -m tests.measure_handover ROWS [LATENT_DTYPE]
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -38,17 +39,18 @@ def main(rows, latent_dtype="float32"):
     state = jax.jit(agent.init)(jax.random.PRNGKey(0))
 
     def freeze(spec, ring, directory):
-        frozen = handover.freeze(
+        stack, actions = jax.ShapeDtypeStruct((1, 84, 84, 4), jnp.uint8), jax.ShapeDtypeStruct((1,), jnp.int32)
+        _, latents = handover.freeze(
             agent,
             state,
             spec,
             ring,
-            capacity=spec.capacity,
-            latent_dtype=latent_dtype,
+            latent_spec=dataclasses.replace(spec, stack=0),
+            latent_rows=handover.latent_rows(agent, state.params, stack, actions, latent_dtype),
             snapshot_dir=directory,
             key=jax.random.PRNGKey(0),
         )
-        return jax.block_until_ready(frozen[2])
+        return jax.block_until_ready(latents)
 
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)

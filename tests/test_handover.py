@@ -1,5 +1,6 @@
 """The handover: nothing lost, nothing doubled, nothing larger than it must be."""
 
+import dataclasses
 import functools
 import json
 import subprocess
@@ -42,16 +43,20 @@ def image_ring(rows_written, *, num_envs=2, num_steps=40, prioritized=False):
 
 
 def freeze(agent, state, spec, ring, directory, capacity=200, latent_dtype="float32"):
-    return handover.freeze(
+    latent_spec = dataclasses.replace(spec, num_steps=capacity // spec.num_envs, stack=0)
+    stack = jax.ShapeDtypeStruct((spec.num_envs, SIZE, SIZE, 4), jnp.uint8)
+    actions = jax.ShapeDtypeStruct((spec.num_envs,), jnp.int32)
+    frozen, latents = handover.freeze(
         agent,
         state,
         spec,
         ring,
-        capacity=capacity,
-        latent_dtype=latent_dtype,
+        latent_spec=latent_spec,
+        latent_rows=handover.latent_rows(agent, state.params, stack, actions, latent_dtype),
         snapshot_dir=directory,
         key=jax.random.PRNGKey(0),
     )
+    return frozen, latent_spec, latents
 
 
 @pytest.mark.parametrize("written", [25, 40, 93])

@@ -6,6 +6,7 @@ import pytest
 
 from seer_jax import checkpoint, evaluate, phases, train, transfer
 from seer_jax import config as config_lib
+from seer_jax.agents import rainbow
 from seer_jax.envs import registry
 from tests.fake_env import FakeEnv
 from tests.test_train import records, tiny_config
@@ -114,9 +115,7 @@ def test_a_run_without_readable_parameters_is_refused(source, tmp_path):
         transfer.check(config)
     checkpoint.save_state(tmp_path / "checkpoints", {"train": {"params": {"encoder": {"conv1": np.zeros(3)}}}})
     with pytest.raises(transfer.TransferError, match="here"):
-        transfer.load_encoder(
-            config, train.AGENTS["rainbow"].make_agent(config, FakeEnv([1]).action_spec).init(jax.random.PRNGKey(0))
-        )
+        transfer.load_encoder(config, rainbow.make_agent(config, FakeEnv([1]).action_spec).init(jax.random.PRNGKey(0)))
 
 
 def test_freezing_at_once_needs_an_encoder(tmp_path):

@@ -13,7 +13,7 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from seer_jax import replay
+from seer_jax import flops, replay
 from seer_jax.envs import registry
 
 Params = dict[str, Any]
@@ -58,6 +58,7 @@ class Agent(NamedTuple):
       updates: the full updates of a cycle, each `(state, batch of observations) -> (state, loss [B], info)`.
         An algorithm that does everything at every update has a cycle of one.
       latent_updates: the same on batches of latents; they train the heads and run no frozen stage.
+      passes: `on_latents -> passes` of one update through each network, the mean over a cycle.
       has_convolution: whether a full update differentiates an XLA convolution.
       latent_has_convolution: whether a latent update does, in a stage after the boundary.
       freeze: `TrainState -> TrainState` with the encoder frozen and the targets' encoder tied to it.
@@ -71,6 +72,7 @@ class Agent(NamedTuple):
     act_eval: Callable[[Params, jax.Array, jax.Array], jax.Array]
     updates: tuple[Update, ...]
     latent_updates: tuple[Update, ...]
+    passes: Callable[[bool], tuple[flops.Passes, ...]]
     has_convolution: bool
     latent_has_convolution: bool
     freeze: Callable[[TrainState], TrainState]

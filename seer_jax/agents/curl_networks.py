@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from seer_jax import flops
 from seer_jax.agents import base
 from seer_jax.networks import encoders, heads
 
 DENSE = "dense"
 CRITIC, ACTOR = 0, 1  # along the axis N of latents
+_DENSE_PARTS = {CRITIC: ("encoder", "tail"), ACTOR: ("actor_encoder", "actor_tail")}  # where frozen, where trained
 
 
 def stage_names(config: ConfigDict) -> tuple[str, ...]:
@@ -79,21 +81,39 @@ class Networks:
         """Maps features to what is stored of them, `[B, N, L]`."""
         if not self.dense_frozen:
             return encoders.flatten(features)[:, None]
-        dense = params["encoder"][DENSE], params["actor_encoder"][DENSE]
-        return jnp.stack([self.dense.apply(p, features) for p in dense], axis=1)
+        return jnp.stack([self.latent(params, features, which) for which in (CRITIC, ACTOR)], axis=1)
 
-    def critic_latent(self, params: base.Params, latents: jax.Array) -> jax.Array:
-        """Maps `[B, N, L]` to the input of the critic, `[B, latent_size]`."""
+    def latent(self, params: base.Params, features: jax.Array, which: int) -> jax.Array:
+        """Maps features to the input of the heads of critic or actor, `[B, latent_size]`."""
+        features = self.tail.apply(params["tail"], features)
+        if which == ACTOR:
+            features = jax.lax.stop_gradient(features)  # shared stages learn from the critic
+        frozen, trained = _DENSE_PARTS[which]
+        return self.dense.apply(params[frozen if self.dense_frozen else trained][DENSE], features)
+
+    def stored_latent(self, params: base.Params, latents: jax.Array, which: int) -> jax.Array:
+        """Maps `[B, N, L]` to the input of the heads of critic or actor, `[B, latent_size]`."""
         if self.dense_frozen:
-            return latents[:, CRITIC]
-        return self.dense.apply(params["tail"][DENSE], self._after_boundary(params, latents))
+            return latents[:, which]
+        return self.latent(params, latents.reshape(-1, *self.boundary_shape), which)
 
-    def actor_latent(self, params: base.Params, latents: jax.Array) -> jax.Array:
-        """Maps `[B, N, L]` to the input of the policy; shared stages get no gradient from it."""
-        if self.dense_frozen:
-            return latents[:, ACTOR]
-        features = jax.lax.stop_gradient(self._after_boundary(params, latents))
-        return self.dense.apply(params["actor_tail"][DENSE], features)
-
-    def _after_boundary(self, params: base.Params, latents: jax.Array) -> jax.Array:
-        return self.tail.apply(params["tail"], latents.reshape(-1, *self.boundary_shape))
+    def macs(self) -> dict[str, float]:
+        """Returns multiply-accumulates of a pass forward through each network, on one sample."""
+        key = jax.random.PRNGKey(0)
+        params = jax.eval_shape(self.init, key)
+        latent_size, action_size = self._sizes
+        view, boundary, latent, action = (
+            jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+            for shape in (self.view_shape, self.boundary_shape, (latent_size,), (action_size,))
+        )
+        features = jax.eval_shape(self.tail.apply, params["tail"], boundary)
+        dense = (params["encoder"] if self.dense_frozen else params["tail"])[DENSE]
+        return {
+            "encoder": flops.count_macs(self.encoder.apply, params["encoder"], view),
+            "tail": flops.count_macs(self.tail.apply, params["tail"], boundary),
+            "critic_dense": flops.count_macs(self.dense.apply, dense, features),
+            "actor_dense": flops.count_macs(self.dense.apply, dense, features),
+            "critic": flops.count_macs(self.critic.apply, params["critic"], latent, action),
+            "policy": flops.count_macs(lambda p, x: self.policy.apply(p, x).sample(seed=key), params["actor"], latent),
+            "contrast": latent_size**2,
+        }

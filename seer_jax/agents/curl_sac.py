@@ -12,6 +12,7 @@ with the encoder in 3, and moves the targets before it. After the freeze nothing
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -21,9 +22,9 @@ import optax
 from dm_env import specs
 from ml_collections import ConfigDict
 
-from seer_jax import augment, losses, replay
+from seer_jax import augment, flops, losses, replay
 from seer_jax.agents import base
-from seer_jax.agents.curl_networks import Networks, latent_shape, stage_names
+from seer_jax.agents.curl_networks import ACTOR, CRITIC, Networks, latent_shape, stage_names
 
 __all__ = ["latent_shape", "make_agent", "stage_names", "updates_per_cycle"]
 
@@ -96,11 +97,12 @@ class _Update:
     def _features(self, params: base.Params, seen: jax.Array) -> jax.Array:
         return seen if self.on_latents else self.networks.features(params, seen)
 
-    def _latents(self, params: base.Params, features: jax.Array) -> jax.Array:
-        return features if self.on_latents else self.networks.latents(params, features)
+    def _latent(self, params: base.Params, features: jax.Array, which: int) -> jax.Array:
+        nets = self.networks
+        return (nets.stored_latent if self.on_latents else nets.latent)(params, features, which)
 
     def _critic_latent(self, params: base.Params, seen: jax.Array) -> jax.Array:
-        return self.networks.critic_latent(params, self._latents(params, self._features(params, seen)))
+        return self._latent(params, self._features(params, seen), CRITIC)
 
     def _td_target(self, state: base.TrainState, seen: Seen, batch: replay.Batch, key: jax.Array) -> jax.Array:
         nets, params = self.networks, state.params
@@ -112,8 +114,7 @@ class _Update:
         return soft_target(batch.reward, batch.discount, next_q, log_prob, jnp.exp(params["log_temperature"]))
 
     def _policy(self, params: base.Params, features: jax.Array):
-        nets = self.networks
-        return nets.policy.apply(params["actor"], nets.actor_latent(params, self._latents(params, features)))
+        return self.networks.policy.apply(params["actor"], self._latent(params, features, ACTOR))
 
     def _update_critic(
         self, state: base.TrainState, latent: jax.Array, backward, batch: replay.Batch, target: jax.Array
@@ -148,7 +149,7 @@ class _Update:
     def _update_actor(self, state: base.TrainState, features: jax.Array, key: jax.Array):
         nets = self.networks
         features = jax.lax.stop_gradient(features)
-        critic_latent = nets.critic_latent(state.params, self._latents(state.params, features))
+        critic_latent = self._latent(state.params, features, CRITIC)
 
         def loss_fn(trained: base.Params):
             params = state.params | trained
@@ -182,6 +183,26 @@ class _Update:
             part: optax.incremental_update(state.params[part], target, tau[part])
             for part, target in state.target_params.items()
         }
+
+
+def passes(networks: Networks, config: ConfigDict, on_latents: bool) -> tuple[flops.Passes, ...]:
+    """Returns the passes of one update through each network, the mean over a cycle."""
+    actor = 1 / config.agent.actor_update_every
+    contrast = 0 if on_latents else 1
+    # Forward: observation, next observation for the target and for the policy, positive, the actor's fresh encoding.
+    shared = flops.Passes(0, forward=3 + actor + contrast, backward=1 + contrast)
+    each = {
+        "encoder": shared,
+        "tail": shared,
+        "critic_dense": shared._replace(forward=2 + actor + contrast),
+        "actor_dense": flops.Passes(0, forward=1 + actor, backward=actor),
+        "critic": flops.Passes(0, forward=2 + actor, backward=1 + actor),
+        "policy": flops.Passes(0, forward=1 + actor, backward=actor),
+        "contrast": flops.Passes(0, forward=contrast, backward=contrast),
+    }
+    frozen = ("encoder", "critic_dense", "actor_dense") if networks.dense_frozen else ("encoder",)
+    macs = networks.macs()
+    return tuple(p._replace(macs=macs[name]) for name, p in each.items() if not (on_latents and name in frozen))
 
 
 def optimizers(config: ConfigDict) -> dict[str, Any]:
@@ -225,7 +246,7 @@ def make_agent(config: ConfigDict, action_spec: specs.BoundedArray) -> base.Agen
         return jax.vmap(augment.random_crop, in_axes=(0, None, None), out_axes=1)(keys, obs, size)  # [B, K, h, w, C]
 
     def policy(params: base.Params, latents: jax.Array):
-        return networks.policy.apply(params["actor"], networks.actor_latent(params, latents))
+        return networks.policy.apply(params["actor"], networks.stored_latent(params, latents, ACTOR))
 
     def act(params: base.Params, latents: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
         k_random, k_policy = jax.random.split(key)
@@ -253,6 +274,7 @@ def make_agent(config: ConfigDict, action_spec: specs.BoundedArray) -> base.Agen
         act_eval=act_eval,
         updates=cycle(on_latents=False),
         latent_updates=cycle(on_latents=True),
+        passes=functools.partial(passes, networks, config),
         has_convolution=networks.encoder.has_convolution or networks.tail.has_convolution,
         latent_has_convolution=networks.tail.has_convolution,
         freeze=lambda state: base.freeze_encoder(

@@ -15,7 +15,7 @@ import rlax
 from dm_env import specs
 from ml_collections import ConfigDict
 
-from seer_jax import augment, replay
+from seer_jax import augment, flops, replay
 from seer_jax.agents import base
 from seer_jax.networks import encoders, heads
 
@@ -78,6 +78,16 @@ class _Networks:
         """Maps `[B, L]` to `[B, num_actions, num_atoms]`."""
         boundary = latent.reshape(-1, *self.boundary_shape)
         return self.head.apply(params["heads"], encoders.flatten(self.tail.apply(params["tail"], boundary)), noise)
+
+    def passes(self, on_latents: bool) -> tuple[flops.Passes, ...]:
+        """Online, selector and target pass forward, online alone backward; on latents the frozen stages don't."""
+        params = jax.eval_shape(self.init, jax.random.PRNGKey(0))
+        view = jax.ShapeDtypeStruct((1, *self.view_shape), jnp.uint8)
+        latent = jax.ShapeDtypeStruct((1, math.prod(self.boundary_shape)), jnp.float32)
+        noise = jax.ShapeDtypeStruct((self.noise_size,), jnp.float32)
+        frozen = flops.Passes(flops.count_macs(self.encode, params, view), forward=3, backward=1)
+        trained = flops.Passes(flops.count_macs(self.logits, params, latent, noise), forward=3, backward=1)
+        return (trained,) if on_latents else (frozen, trained)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -191,6 +201,7 @@ def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Age
         act_eval=act_eval,
         updates=(updates.full,),
         latent_updates=(updates.latent,),
+        passes=networks.passes,
         has_convolution=networks.encoder.has_convolution or networks.tail.has_convolution,
         latent_has_convolution=networks.tail.has_convolution,
         freeze=lambda state: base.freeze_encoder(state, sync_target_heads=config.seer.sync_target_heads),
