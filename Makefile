@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: train test check format clean
+.PHONY: train test check format bench clean
 
 train: .venv/train.stamp
 	$(BIN)/python -m seer_jax.train --config=configs/rainbow_atari.py:quick
@@ -18,6 +18,9 @@ format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: .venv/bench.stamp
+	$(BIN)/python -m experiments.benchmark
+
 clean:
 	rm -rf .venv
 
@@ -30,4 +33,8 @@ clean:
 
 .venv/dev.stamp: requirements-dev.txt .venv/train.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv/bench.stamp: requirements-bench.txt .venv/train.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	touch $@

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -84,10 +85,12 @@ class Assembly:
         """Shapes of the ring; `replay.init(spec(phase), rows(phase))` makes one."""
         return jax.eval_shape(functools.partial(replay.init, self.spec(phase)), self.rows(phase))
 
+    def jit(self, phase: str, platform: str) -> phases.Jitted:
+        """Builds both programs of a phase for a platform."""
+        return phases.jit_programs(self.agent, self.spec(phase), phase, **self._learning(), platform=platform)
+
     def compile(self, phase: str) -> phases.Programs:
-        """Compiles both programs of a phase."""
-        config = self.config
-        total_updates = (config.total_steps - config.learn_start) // config.update_every
+        """Compiles both programs of a phase for the default device."""
         return phases.compile_programs(
             self.agent,
             self.spec(phase),
@@ -96,10 +99,17 @@ class Assembly:
             actor=self.actor,
             ring=self.ring(phase),
             timestep=self.timestep,
-            batch_size=config.agent.batch_size,
-            num_updates=self.updates_per_learn,
-            importance_exponent=optax.linear_schedule(config.replay.importance_start, 1.0, total_updates),
+            **self._learning(),
         )
+
+    def _learning(self) -> dict[str, Any]:
+        config = self.config
+        total_updates = (config.total_steps - config.learn_start) // config.update_every
+        return {
+            "batch_size": config.agent.batch_size,
+            "num_updates": self.updates_per_learn,
+            "importance_exponent": optax.linear_schedule(config.replay.importance_start, 1.0, total_updates),
+        }
 
 
 def assemble(config: ConfigDict, action_spec: specs.Array) -> Assembly:

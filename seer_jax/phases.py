@@ -154,6 +154,60 @@ def make_learn(
     return learn
 
 
+class Jitted(NamedTuple):
+    """Programs of one phase before they are compiled.
+
+    Attributes:
+      interact: as in `Programs`.
+      learn: as in `Programs`.
+      loop_length: turns of the loop that `learn` is, 1 if it is none.
+    """
+
+    interact: jax.stages.Wrapped
+    learn: jax.stages.Wrapped
+    loop_length: int
+
+
+def jit_programs(
+    agent: base.Agent,
+    spec: replay.RingSpec,
+    phase: str,
+    *,
+    batch_size: int,
+    num_updates: int,
+    importance_exponent: optax.Schedule,
+    platform: str,
+) -> Jitted:
+    """Builds both programs of `phase` for a platform.
+
+    Args:
+      agent: the algorithm.
+      spec: of the phase's ring.
+      phase: `full` or `frozen`.
+      batch_size: transitions in an update.
+      num_updates: updates in one call of `learn`, whole cycles of the agent's.
+      importance_exponent: beta of prioritized replay, by update.
+      platform: `cpu`, `cuda` or `tpu`.
+    """
+    # XLA:CPU runs the gradient of a convolution inside a loop 20 times slower than outside of one.
+    convolves = agent.has_convolution if phase == FULL else agent.latent_has_convolution
+    unroll = convolves and platform == "cpu"
+    learn = make_learn(
+        agent,
+        spec,
+        phase,
+        batch_size=batch_size,
+        num_updates=num_updates,
+        importance_exponent=importance_exponent,
+        unroll=unroll,
+    )
+    return Jitted(
+        interact=jax.jit(make_interact(agent, spec, phase), donate_argnames=("actor", "ring")),
+        learn=jax.jit(learn, donate_argnames=("state", "ring")),
+        loop_length=1 if unroll else num_updates // len(agent.updates),
+    )
+
+
 def compile_programs(
     agent: base.Agent,
     spec: replay.RingSpec,
@@ -167,41 +221,32 @@ def compile_programs(
     num_updates: int,
     importance_exponent: optax.Schedule,
 ) -> Programs:
-    """Compiles both programs of `phase` for arguments like those given.
+    """Compiles both programs of `phase`, for the default device and for arguments like those given.
 
     Args:
-      agent: the algorithm.
-      spec: of the phase's ring.
-      phase: `full` or `frozen`.
+      agent, spec, phase, batch_size, num_updates, importance_exponent: as in `jit_programs`.
       state, actor, ring, timestep: what the programs will be called with, or the shapes of it.
-      batch_size: transitions in an update.
-      num_updates: updates in one call of `learn`, whole cycles of the agent's.
-      importance_exponent: beta of prioritized replay, by update.
     """
-    # XLA:CPU runs the gradient of a convolution inside a loop 20 times slower than outside of one.
-    convolves = agent.has_convolution if phase == FULL else agent.latent_has_convolution
-    unroll = convolves and jax.default_backend() == "cpu"
-    cycle = len(agent.updates)
-    learn = make_learn(
+    jitted = jit_programs(
         agent,
         spec,
         phase,
         batch_size=batch_size,
         num_updates=num_updates,
         importance_exponent=importance_exponent,
-        unroll=unroll,
+        platform=jax.default_backend(),
     )
-    interact = make_interact(agent, spec, phase)
-    interact = jax.jit(interact, donate_argnames=("actor", "ring")).lower(state.params, actor, ring, timestep).compile()
-    learn = jax.jit(learn, donate_argnames=("state", "ring")).lower(state, ring).compile()
-    # XLA counts the body of a loop once.
-    learn_flops = flops.xla_flops(learn) * (1 if unroll else num_updates // cycle)
-    learn_macs = flops.paper_macs(agent.passes(phase == FROZEN), batch_size) * num_updates
+    interact = jitted.interact.lower(state.params, actor, ring, timestep).compile()
+    learn = jitted.learn.lower(state, ring).compile()
+    learn_cost = flops.Cost(
+        flops=flops.xla_flops(learn) * jitted.loop_length,  # XLA counts the body of a loop once
+        macs=flops.paper_macs(agent.passes(phase == FROZEN), batch_size) * num_updates,
+    )
     return Programs(
         interact=interact,
         learn=learn,
         interact_costs=_interact_costs(agent, phase, flops.xla_flops(interact), state.params, actor, timestep),
-        learn_costs={"update": flops.Cost(learn_flops, learn_macs)},
+        learn_costs={"update": learn_cost},
     )
 
 

@@ -165,7 +165,9 @@ class Trainer:
 
     def _vector_step(self) -> None:
         """Steps all environments once; `learn` runs on the device while they step on the host."""
-        action, self.actor, self.ring = self.programs.interact(self.state.params, self.actor, self.ring, self.timestep)
+        # One transfer in and one out, both by name: a transfer guard shows that there are no others.
+        timestep = jax.device_put(self.timestep)
+        action, self.actor, self.ring = self.programs.interact(self.state.params, self.actor, self.ring, timestep)
         # What an environment sends first is no consequence of an action, and so no agent step.
         self.env_steps += int(np.count_nonzero(~self.timestep.first))
         self.rows = min(self.rows + self.config.num_envs, self.spec.capacity)
@@ -175,7 +177,7 @@ class Trainer:
             self.state, self.ring, self.info = self.programs.learn(self.state, self.ring)
             self.updates += self.updates_per_learn
             self.ledger.add(self.programs.learn_costs)
-        self.timestep = self.env.step(np.asarray(action))
+        self.timestep = self.env.step(jax.device_get(action))
         self._track_episodes()
 
     def _track_episodes(self) -> None:

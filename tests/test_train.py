@@ -4,6 +4,7 @@ import json
 
 import imageio.v3 as iio
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -313,6 +314,19 @@ def test_a_run_cannot_make_evaluate_import_code(tmp_path, capsys):
 def test_logging_at_every_step_and_many_environments(fake_envs, tmp_path):
     train.run(tiny_config(log_every=1, num_envs=4, total_steps=120, seer__freeze_step=100), tmp_path / "run")
     assert len([line for line in records(tmp_path / "run") if line["kind"] == "train"]) >= 30
+
+
+def test_a_step_moves_nothing_between_host_and_device_by_accident(fake_envs, tmp_path, monkeypatch):
+    step = train.Trainer._vector_step
+
+    def guarded(trainer):
+        with jax.transfer_guard("disallow"):
+            step(trainer)
+
+    with jax.transfer_guard("disallow"), pytest.raises(Exception, match="[Dd]isallowed"):
+        jnp.add(np.ones(3), 1)  # the guard works here
+    monkeypatch.setattr(train.Trainer, "_vector_step", guarded)
+    assert train.run(tiny_config(), tmp_path / "run")["updates"] > 300
 
 
 @pytest.mark.parametrize("prioritized", [False, True])
