@@ -78,7 +78,7 @@ def get_config(preset_and_task: str = "paper,cartpole-swingup") -> config_dict.C
             log_std_max=2.0,
             random_steps=1000,
         ),
-        encoder=dict(name="sac_ae"),
+        encoder=dict(name="sac_ae", compute_dtype="float32"),
         replay=dict(
             capacity=total_steps,
             grow_after_freeze=False,

@@ -59,7 +59,7 @@ def get_config(preset: str = "paper") -> config_dict.ConfigDict:
             noise_std=0.1,
             eval_epsilon=0.001,
         ),
-        encoder=dict(name="data_efficient"),
+        encoder=dict(name="data_efficient", compute_dtype="float32"),
         replay=dict(
             capacity=500_000,
             grow_after_freeze=False,

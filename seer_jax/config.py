@@ -96,6 +96,7 @@ _SUITE_BOOLEANS = {
 _CHOICES = {
     "env.suite": tuple(SUITES),
     "agent.name": tuple(AGENTS),
+    "encoder.compute_dtype": ("float32", "bfloat16"),
     "replay.latent_dtype": LATENT_DTYPES,
 }
 _SUITE_CHOICES = {

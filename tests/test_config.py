@@ -50,6 +50,7 @@ BAD = [
     ({"env.noop_max": 0}, "between 1 and"),
     ({"env.sticky_prob": 1.5}, "between 0.0 and 0.99"),
     ({"encoder.name": "resnet"}, "data_efficient, canonical"),
+    ({"encoder.compute_dtype": "int8"}, "float32, bfloat16"),
     ({"encoder.name": "haiku:nothing.at.all:f"}, "cannot be imported"),
     ({"agent.name": "dqn"}, "one of rainbow"),
     ({"agent.name": "curl_sac"}, "continuous actions"),

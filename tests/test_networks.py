@@ -1,6 +1,7 @@
 """Encoders and heads against direct computations."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -219,3 +220,22 @@ def test_a_haiku_function_is_a_stage():
 def test_what_is_no_haiku_function_is_refused(name, message):
     with pytest.raises(haiku.HaikuError, match=message):
         haiku.load(name)
+
+
+@pytest.mark.parametrize("name", ["data_efficient", "sac_ae"])
+def test_an_encoder_that_computes_in_bfloat16_is_nearly_the_same_and_keeps_float32_outside(name):
+    exact, rounded = (encoders.make_encoder(name, encoders.UNIFORM, dtype) for dtype in ("float32", "bfloat16"))
+    x = jax.random.uniform(jax.random.PRNGKey(1), (2, 30, 30, 4))
+    params = exact.init(jax.random.PRNGKey(0), x)
+    gradients = jax.grad(lambda p: jnp.sum(rounded.apply(p, x)))(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
+    out = rounded.apply(params, x)
+    assert out.dtype == jnp.float32
+    difference = np.abs(out - exact.apply(params, x)).max() / np.abs(out).max()
+    assert 0 < difference < 0.02
+    products = re.findall(
+        r"= stablehlo\.(?:convolution|dot_general).*-> tensor<\S*x(\w+)>",
+        jax.jit(rounded.apply).lower(params, x).as_text(),
+    )
+    assert products
+    assert set(products) == {"bf16"}

@@ -323,7 +323,7 @@ def test_a_step_moves_nothing_between_host_and_device_by_accident(fake_envs, tmp
         with jax.transfer_guard("disallow"):
             step(trainer)
 
-    with jax.transfer_guard("disallow"), pytest.raises(Exception, match="[Dd]isallowed"):
+    with jax.transfer_guard("disallow"), pytest.raises(Exception, match=r"[Dd]isallowed"):
         jnp.add(np.ones(3), 1)  # the guard works here
     monkeypatch.setattr(train.Trainer, "_vector_step", guarded)
     assert train.run(tiny_config(), tmp_path / "run")["updates"] > 300

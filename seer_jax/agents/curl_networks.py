@@ -37,7 +37,8 @@ class Networks:
 
     def __init__(self, config: ConfigDict, action_size: int):
         cfg = config.agent
-        trunk = encoders.make_encoder(config.encoder.name, encoders.DELTA_ORTHOGONAL)
+        encoder = config.encoder
+        trunk = encoders.make_encoder(encoder.name, encoders.DELTA_ORTHOGONAL, encoder.compute_dtype)
         self.dense_frozen = config.seer.freeze_through == DENSE
         self.encoder, self.tail = trunk.split_after(
             trunk.names[-1] if self.dense_frozen else config.seer.freeze_through

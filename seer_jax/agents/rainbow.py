@@ -53,7 +53,7 @@ class _Networks:
 
     def __init__(self, config: ConfigDict, num_actions: int):
         cfg = config.agent
-        whole = encoders.make_encoder(config.encoder.name, encoders.UNIFORM)
+        whole = encoders.make_encoder(config.encoder.name, encoders.UNIFORM, config.encoder.compute_dtype)
         self.encoder, self.tail = whole.split_after(config.seer.freeze_through)
         self.head = heads.DuelingC51(num_actions, cfg.num_atoms, cfg.hidden, cfg.noise_std)
         self.view_shape = base.view_shape(config)

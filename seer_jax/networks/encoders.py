@@ -153,9 +153,15 @@ class Stage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Stages one after another; parameters are a dictionary by stage name."""
+    """Stages one after another; parameters are a dictionary by stage name.
+
+    Attributes:
+      stages: in order.
+      compute_dtype: what stages compute in. Parameters, gradients and outputs are float32 whatever it is.
+    """
 
     stages: tuple[Stage, ...]
+    compute_dtype: str = "float32"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -175,15 +181,16 @@ class Encoder:
         return params
 
     def apply(self, params: Params, x: jax.Array) -> jax.Array:
-        """Maps `[B, H, W, C]` float32 to the last stage's output."""
+        """Maps `[B, H, W, C]` float32 to the last stage's output, float32."""
+        params, x = jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype), (params, x))
         for stage in self.stages:
             x = stage.module.apply(params[stage.name], x)
-        return x
+        return x.astype(jnp.float32)
 
     def split_after(self, name: str) -> tuple["Encoder", "Encoder"]:
         """Returns the prefix that ends with stage `name`, and the stages after it."""
         end = self.names.index(name) + 1
-        return Encoder(self.stages[:end]), Encoder(self.stages[end:])
+        return tuple(dataclasses.replace(self, stages=part) for part in (self.stages[:end], self.stages[end:]))
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of one output for one input of `(H, W, C)`, which contains 0 if the image is too small."""
@@ -223,16 +230,17 @@ ENCODERS = {
 }
 
 
-def make_encoder(name: str, init_fns: Init) -> Encoder:
+def make_encoder(name: str, init_fns: Init, compute_dtype: str = "float32") -> Encoder:
     """Returns the encoder that `encoder.name` gives.
 
     Args:
       name: a key of `ENCODERS`, or `haiku:package.module:function`, which initialises itself.
       init_fns: initializers of the convolutions.
+      compute_dtype: what it computes in.
 
     Raises:
       haiku.HaikuError: the Haiku function cannot be used.
     """
     if name.startswith(haiku.PREFIX):
-        return Encoder((Stage("haiku", haiku.load(name)),))
-    return Encoder(ENCODERS[name](init_fns))
+        return Encoder((Stage("haiku", haiku.load(name)),), compute_dtype)
+    return Encoder(ENCODERS[name](init_fns), compute_dtype)
