@@ -52,7 +52,7 @@ def speed() -> None:
 def table() -> None:
     rows = {f"{arm}, seed {seed}": f"{preset}-s{seed}" for arm, preset in ARMS.items() for seed in SEEDS}
     fixed = {"random play": atari_scores.REFERENCE_SCORES["road_runner"].random}
-    runs.print_evaluations(RESULTS, rows, every=10_000, fixed=fixed)
+    runs.print_evaluations(RESULTS, rows, columns=range(10_000, 60_001, 10_000), fixed=fixed)
     end, speed = (runs.records(RESULTS, name, "end")[0] for name in ("paper-s0", "speed"))
     runs.print_phases("RoadRunner", end, speed)
     runs.print_bytes(*handover.bytes_per_row(config_lib.resolve(make_config("paper", 0))))

@@ -4,7 +4,7 @@ import json
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
@@ -39,25 +39,31 @@ def records(results: pathlib.Path, name: str, kind: str) -> list[dict]:
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
-def print_evaluations(results: pathlib.Path, rows: dict[str, str], *, every: int, fixed: dict[str, float]) -> None:
+def print_evaluations(
+    results: pathlib.Path, rows: dict[str, str], *, columns: Sequence[int], fixed: dict[str, float]
+) -> None:
     """Prints mean evaluation returns by agent steps, and what each run cost.
 
     Args:
       results: directory of the runs.
       rows: name of a run by its label.
-      every: agent steps between evaluations.
+      columns: agent steps to show evaluations of.
       fixed: returns of policies that look at nothing, by name.
     """
-    evaluations = {label: records(results, name, "eval") for label, name in rows.items()}
-    steps = sorted({every * round(r["env_steps"] / every) for evals in evaluations.values() for r in evals})
-    print("| agent steps | " + " | ".join(f"{step:,}" for step in steps) + " | TFLOP |")
-    print("|---|" + "---|" * (len(steps) + 1))
-    for label, evals in evaluations.items():
-        flops = records(results, rows[label], "end")[0]["flops_total"] / 1e12
-        means = {every * round(r["env_steps"] / every): f"{r['eval_return_mean']:,.0f}" for r in evals}
-        print(f"| {label} | " + " | ".join(means.get(step, "") for step in steps) + f" | {flops:.1f} |")
+    print("| agent steps | " + " | ".join(f"{step:,}" for step in columns) + " | TFLOP |")
+    print("|---|" + "---|" * (len(columns) + 1))
+    for label, name in rows.items():
+        evaluations = records(results, name, "eval")
+        cells = [f"{e['eval_return_mean']:,.0f}" if (e := _at(evaluations, step)) else "" for step in columns]
+        flops = records(results, name, "end")[0]["flops_total"] / 1e12
+        print(f"| {label} | " + " | ".join(cells) + f" | {flops:.1f} |")
     for label, mean in fixed.items():
-        print(f"| {label} | " + " | ".join([f"{mean:,.1f}"] * len(steps)) + " | |")
+        print(f"| {label} | " + " | ".join([f"{mean:,.1f}"] * len(columns)) + " | |")
+
+
+def _at(evaluations: list[dict], step: int) -> dict | None:
+    """Returns the first evaluation at `step`, which several environments may overshoot by less than a hundredth."""
+    return next((e for e in evaluations if step <= e["env_steps"] < 1.01 * step), None)
 
 
 def print_phases(title: str, end: dict, speed: dict) -> None:
