@@ -64,8 +64,11 @@ def run(config: ConfigDict, run_dir: str | pathlib.Path) -> dict:
     try:
         parts = assembly.assemble(config, env.action_spec)
         plan.refuse_if_too_large(config, plan.sizes(parts))
+        encoder = None
+        if config.seer.init_from is not None:
+            encoder = transfer.load_encoder(config, parts.state(phases.FULL).params)
         _start_run_dir(config, run_dir)
-        trainer = Trainer(parts, env, run_dir)
+        trainer = Trainer(parts, env, run_dir, encoder)
         try:
             return trainer.train()
         finally:
@@ -87,9 +90,16 @@ def _start_run_dir(config: ConfigDict, run_dir: pathlib.Path) -> None:
 
 
 class Trainer:
-    """One run: environments on the host, states on the device, and the counters between them."""
+    """One run: environments on the host, states on the device, and the counters between them.
 
-    def __init__(self, parts: assembly.Assembly, env: VectorEnv, run_dir: pathlib.Path):
+    Args:
+      parts: of a resolved configuration.
+      env: its training environments.
+      run_dir: a directory to fill.
+      encoder: of another run, to start from; None starts from a new one.
+    """
+
+    def __init__(self, parts: assembly.Assembly, env: VectorEnv, run_dir: pathlib.Path, encoder: base.Params | None):
         config = parts.config
         self.assembly, self.config, self.agent, self.env, self.run_dir = parts, config, parts.agent, env, run_dir
         self.clock = metrics.Clock()
@@ -102,8 +112,8 @@ class Trainer:
         self.timestep = self.env.reset()
         self.state = jax.jit(self.agent.init)(k_agent)
         self.actor = phases.init_actor(k_actor, self.timestep, config.env.frame_stack)
-        if config.seer.init_from is not None:
-            self.state = transfer.load_encoder(config, self.state)
+        if encoder is not None:
+            self.state = transfer.replace_encoder(self.state, encoder)
         if config.seer.enabled and config.seer.freeze_step == 0:
             self.phase, self.state = phases.FROZEN, self.agent.freeze(self.state)
         self.spec = self.assembly.spec(self.phase)

@@ -51,14 +51,14 @@ def check(config: ConfigDict) -> None:
     _load_params(run_dir)
 
 
-def load_encoder(config: ConfigDict, state: base.TrainState) -> base.TrainState:
-    """Replaces the encoder's parameters, and those of its target, by those of the run `seer.init_from`.
+def load_encoder(config: ConfigDict, params: base.Params) -> base.Params:
+    """Returns the parts of an encoder, on the host, from the run `seer.init_from`.
 
     The runs may be cut at different stages; those beyond this run's boundary are taken, too.
 
     Args:
       config: a resolved configuration.
-      state: a new training state.
+      params: parameters to replace, or their shapes.
 
     Raises:
       TransferError: a parameter has another shape there.
@@ -69,14 +69,19 @@ def load_encoder(config: ConfigDict, state: base.TrainState) -> base.TrainState:
     for frozen, trained in base.ENCODER_PARTS.items():
         stages = source.get(frozen, {}) | source.get(trained, {})
         for part in (frozen, trained):
-            if part in state.params:
-                loaded[part] = {name: stages.get(name) for name in state.params[part]}
-    here, there = ({part: _shapes(tree[part]) for part in loaded} for tree in (state.params, loaded))
+            if part in params:
+                loaded[part] = {name: stages.get(name) for name in params[part]}
+    here, there = ({part: _shapes(tree[part]) for part in loaded} for tree in (params, loaded))
     if here != there:
         raise TransferError(f"the encoder of seer.init_from={run_dir} does not fit: {there} there and {here} here")
-    loaded = jax.tree.map(jnp.asarray, loaded)
-    target_params = {part: loaded.get(part, target) for part, target in state.target_params.items()}
-    return state.replace(params=state.params | loaded, target_params=jax.tree.map(jnp.copy, target_params))
+    return loaded
+
+
+def replace_encoder(state: base.TrainState, encoder: base.Params) -> base.TrainState:
+    """Returns a state whose encoder, and that of its targets, is `encoder`."""
+    params = state.params | jax.tree.map(jnp.asarray, encoder)
+    targets = {part: params[part] if part in encoder else target for part, target in state.target_params.items()}
+    return state.replace(params=params, target_params=jax.tree.map(jnp.copy, targets))
 
 
 def _load_params(run_dir: pathlib.Path) -> base.Params:

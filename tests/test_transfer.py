@@ -6,7 +6,6 @@ import pytest
 
 from seer_jax import checkpoint, evaluate, phases, train, transfer
 from seer_jax import config as config_lib
-from seer_jax.agents import rainbow
 from seer_jax.envs import registry
 from tests.fake_env import FakeEnv
 from tests.test_train import records, tiny_config
@@ -104,7 +103,8 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path, content):
         train.run(tiny_config(seer__init_from=str(tmp_path)), tmp_path / "run")
 
 
-def test_a_run_without_readable_parameters_is_refused(source, tmp_path):
+def test_a_run_without_readable_parameters_is_refused(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "make_env", make_env(num_actions=3))
     (tmp_path / "config.json").write_text((source / "config.json").read_text())
     config = config_lib.resolve(tiny_config(seer__init_from=str(tmp_path)))
     with pytest.raises(transfer.TransferError, match="no parameters"):
@@ -115,7 +115,8 @@ def test_a_run_without_readable_parameters_is_refused(source, tmp_path):
         transfer.check(config)
     checkpoint.save_state(tmp_path / "checkpoints", {"train": {"params": {"encoder": {"conv1": np.zeros(3)}}}})
     with pytest.raises(transfer.TransferError, match="here"):
-        transfer.load_encoder(config, rainbow.make_agent(config, FakeEnv([1]).action_spec).init(jax.random.PRNGKey(0)))
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_freezing_at_once_needs_an_encoder(tmp_path):
