@@ -19,6 +19,7 @@ def brightest_agent():
         act_eval=lambda params, latents, key: latents[:, 0, 0].astype(np.int32),
         updates=(),
         latent_updates=(),
+        passes=None,
         has_convolution=False,
         latent_has_convolution=False,
         freeze=None,
