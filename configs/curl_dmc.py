@@ -122,6 +122,6 @@ def _presets(constrained_capacity: int) -> dict[str, dict]:
             "env": small_images | {"render_quality": "fast"},
             "agent": {"batch_size": 64, "learning_rate": 5e-4, "hidden": 256, "random_steps": 500},
             "replay": {"capacity": 6000},
-            "seer": {"freeze_step": 2500},
+            "seer": {"freeze_step": 1800},
         },
     }
