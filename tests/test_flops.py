@@ -11,7 +11,7 @@ from dm_env import specs
 from configs import rainbow_atari
 from seer_jax import config as config_lib
 from seer_jax import flops, replay
-from seer_jax.agents import curl_networks, rainbow
+from seer_jax.agents import curl_networks, curl_sac, rainbow
 from tests import test_curl_sac, test_rainbow
 
 
@@ -76,9 +76,10 @@ def test_paper_figures_of_data_efficient_rainbow():
 def test_rainbow_passes_are_those_of_its_updates():
     config = test_rainbow.small_config()
     agent = rainbow.make_agent(config, test_rainbow.ACTIONS)
-    state = jax.jit(agent.init)(jax.random.PRNGKey(0))
+    state = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
     batch = test_rainbow.random_batch()
-    latents = test_rainbow.encode_batch(agent, state.params, batch)
+    latents = jax.eval_shape(agent.encode, state.params, batch.obs)
+    latents = batch.replace(obs=latents, next_obs=latents)
     size, hidden, atoms = len(batch.reward), config.agent.hidden, config.agent.num_atoms
     means = (test_rainbow.NUM_ACTIONS + 1) * atoms  # Q-values of the selector, and the one that is logged
     pixels = (8 * 8) * 32 * (5 * 5 * 4)  # no gradient of the images
@@ -92,8 +93,9 @@ def test_rainbow_passes_are_those_of_its_updates():
 
 
 def test_curl_passes_are_those_of_its_cycles():
-    agent, _, _, state = test_curl_sac.make()
     config = test_curl_sac.small_config()
+    agent = curl_sac.make_agent(config, test_curl_sac.ACTION_SPEC)
+    state = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
     networks = curl_networks.Networks(config, action_size=2)
     batch = test_curl_sac.random_batch()
     size, hidden, latent, actions = len(batch.reward), config.agent.hidden, config.agent.latent_size, 2
@@ -106,8 +108,9 @@ def test_curl_passes_are_those_of_its_cycles():
     expected += size * (pairs - through_critic - pixels - actor * macs["actor_dense"])
     assert np.mean([flops.count_macs(update, state, batch) for update in agent.updates]) == expected
 
-    frozen = agent.freeze(state)
-    latents = test_curl_sac.latent_batch(agent, state.params, batch)
+    frozen = jax.eval_shape(agent.freeze, state)
+    latents = jax.eval_shape(lambda params, obs: agent.encode(params, agent.view(obs)), state.params, batch.obs)
+    latents = batch.replace(obs=latents, next_obs=latents)
     stored = 2 * (latent + actions) * hidden + actor * latent * hidden
     expected = flops.paper_macs(agent.passes(True), size) - size * (through_critic + stored)
     assert np.mean([flops.count_macs(update, frozen, latents) for update in agent.latent_updates]) == expected
