@@ -103,7 +103,10 @@ class _Updates:
     ) -> tuple[jax.Array, jax.Array]:
         """Returns each transition's cross-entropy to its double-Q target in nats, and its Q-value, both `[B]`."""
         support, logits_of = self.support, self.networks.logits
-        online_noise, selector_noise, target_noise = jax.random.normal(key, (3, self.networks.noise_size))
+        # A loop, since it is a border that XLA:CPU does not fuse across: it would compute the noise of a row or column
+        # of a kernel anew for each of its entries.
+        noises = jax.lax.map(lambda k: heads.draw_noise(k, (self.networks.noise_size,)), jax.random.split(key, 3))
+        online_noise, selector_noise, target_noise = noises
         logits = logits_of(params, latents.obs, online_noise)  # [B, A, atoms]
         target_logits = logits_of(target_params, latents.target, target_noise)
         selector_q = jax.nn.softmax(logits_of(params, latents.selector, selector_noise)) @ support
@@ -185,7 +188,7 @@ def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Age
 
     def act(params: base.Params, latents: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
         del step  # noise explores from the first step on
-        noise = jax.random.normal(key, (latents.shape[0], networks.noise_size))  # each environment its own
+        noise = heads.draw_noise(key, (latents.shape[0], networks.noise_size))  # each environment its own
         return q_values(params, latents, noise).argmax(axis=-1).astype(jnp.int32)
 
     def act_eval(params: base.Params, latents: jax.Array, key: jax.Array) -> jax.Array:

@@ -13,6 +13,12 @@ import numpy as np
 from seer_jax.networks.encoders import fan_in_uniform
 
 
+def draw_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns what rows and columns of a noisy kernel are scaled by: f(x) = sgn(x) sqrt|x| of standard normals."""
+    normal = jax.random.normal(key, shape)
+    return jnp.sign(normal) * jnp.sqrt(jnp.abs(normal))
+
+
 class NoisyDense(nn.Module):
     """A dense layer with factorised Gaussian noise, https://arxiv.org/abs/1706.10295, equation 10.
 
@@ -43,8 +49,7 @@ class NoisyDense(nn.Module):
         bias_std = self.param("bias_std", bias_std_init, (self.features,))
         if noise is None:
             return x @ kernel + bias
-        eps = jnp.sign(noise) * jnp.sqrt(jnp.abs(noise))
-        eps_in, eps_out = eps[..., :inputs], eps[..., inputs:]
+        eps_in, eps_out = noise[..., :inputs], noise[..., inputs:]
         if noise.ndim == 1:
             # One perturbed kernel and one product: half the FLOPs of two products.
             kernel = kernel + kernel_std * jnp.outer(eps_in, eps_out)
