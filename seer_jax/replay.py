@@ -281,16 +281,16 @@ def _cut(flag: jax.Array, axis: int) -> jax.Array:
 def _observe(spec: RingSpec, rows: Rows, slot: jax.Array, env: jax.Array, key: jax.Array) -> jax.Array:
     """Rebuilds the observations of rows `slot`, `env` (both `[B]`)."""
     if spec.stack:
-        back = (slot[:, None] - jnp.arange(spec.stack)[::-1]) % spec.num_steps  # [B, k]
+        back = jnp.arange(spec.stack)[::-1]
 
-        def read(at):
-            return rows.observation[at]
+        def read(row: tuple[jax.Array, jax.Array]) -> jax.Array:
+            slot, env = row
+            at = (slot - back) % spec.num_steps, env
+            return stack_frames(rows.observation[at], rows.first[at])
 
-        # In two halves, since a loop is a border that XLA:CPU does not fuse across: it would compute the
-        # gather's indices anew for every pixel of every product that reads the stacks.
-        at = back, jnp.broadcast_to(env[:, None], back.shape)
-        frames = jax.lax.map(read, at, batch_size=max(1, slot.size // 2))  # [B, k, H, W, C]
-        return jax.vmap(stack_frames)(frames, rows.first[at])
+        # In two halves, since a loop is a border that XLA:CPU does not fuse across: it would rebuild the stacks, with
+        # their indices and cuts, for every pixel of every product that reads them.
+        return jax.lax.map(read, (slot, env), batch_size=max(1, slot.size // 2))
     copy = jax.random.randint(key, slot.shape, 0, rows.observation.shape[2])
     return rows.observation[slot, env, copy].astype(jnp.float32)
 
