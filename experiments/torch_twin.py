@@ -87,10 +87,9 @@ class NoisyLinear(nn.Module):
     def forward(self, x: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         if noise is None:
             return functional.linear(x, self.kernel, self.bias)
-        eps = noise.sign() * noise.abs().sqrt()
-        eps_in, eps_out = eps[: x.shape[1]], eps[x.shape[1] :]
-        weight = self.kernel + self.kernel_std * torch.outer(eps_out, eps_in)
-        return functional.linear(x, weight, self.bias + self.bias_std * eps_out)
+        by_input, by_output = noise[: x.shape[1]], noise[x.shape[1] :]
+        weight = self.kernel + self.kernel_std * torch.outer(by_output, by_input)
+        return functional.linear(x, weight, self.bias + self.bias_std * by_output)
 
 
 class RainbowNet(nn.Module):
@@ -140,9 +139,10 @@ class Rainbow:
         self.support = torch.linspace(-cfg.v_max, cfg.v_max, cfg.num_atoms)
         self.updates = 0
 
-    def draw_noise(self) -> torch.Tensor:
-        """Returns noise for online, selector and target network."""
-        return torch.randn(3, sum(self.net.sizes))
+    def draw_noise(self, *networks: int) -> torch.Tensor:
+        """Returns the noise of so many networks."""
+        normal = torch.randn(*networks, sum(self.net.sizes))
+        return normal.sign() * normal.abs().sqrt()
 
     def latent(self, net: RainbowNet, seen: torch.Tensor) -> torch.Tensor:
         return seen if self.on_latents else net.encode(seen)
@@ -171,7 +171,7 @@ class Rainbow:
         return projected.scatter_add_(1, low.long() + 1, upper)
 
     def update(self, batch: dict[str, torch.Tensor]) -> None:
-        loss, _ = self.loss(batch, self.draw_noise())
+        loss, _ = self.loss(batch, self.draw_noise(3))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, self.config.agent.max_grad_norm)
@@ -184,8 +184,13 @@ class Rainbow:
     def act(self, obs: torch.Tensor) -> tuple[np.ndarray, torch.Tensor | None]:
         """Returns actions, and once frozen the latents to store, of uint8 `[E, C, H, W]`."""
         latent = self.net.encode(obs)
-        logits = self.net.logits(latent, torch.randn(sum(self.net.sizes)))
+        logits = self.net.logits(latent, self.draw_noise())
         return (logits.softmax(-1) @ self.support).argmax(1).numpy(), latent[:, None] if self.on_latents else None
+
+    @torch.no_grad()
+    def store(self, obs: torch.Tensor) -> torch.Tensor:
+        """Returns latents to store, `[B, 1, 1, L]`, of uint8 `[B, C, H, W]`."""
+        return self.net.encode(obs)[:, None, None]
 
 
 class DenseNorm(nn.Module):
@@ -361,6 +366,15 @@ class Curl:
         stored = torch.stack([net.critic_dense(features), actor], 1)[len(obs) :] if self.on_latents else None
         action, _ = net.sample(actor[: len(obs)], torch.randn(len(obs), net.policy[-1].out_features // 2))
         return action.numpy(), stored
+
+    @torch.no_grad()
+    def store(self, obs: torch.Tensor) -> torch.Tensor:
+        """Returns latents to store, `[B, K, 2, L]`, of uint8 `[B, H, W, C]`."""
+        net, copies = self.net, self.config.seer.num_copies
+        views = torch.stack([random_crop(obs, self.config.env.crop_size) for _ in range(copies)], 1)
+        features = net.encoder(images(views.flatten(0, 1)))
+        latents = torch.stack([net.critic_dense(features), net.actor_dense(features)], 1)
+        return latents.unflatten(0, (len(obs), copies))
 
 
 def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], gradients) -> None:

@@ -4,6 +4,7 @@ Gradients are read off Adam's first moment after the first step, which is a tent
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from ml_collections import ConfigDict
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from experiments import torch_twin
 from seer_jax import replay
 from seer_jax.agents import base
+from seer_jax.networks import heads
 
 _FIRST_MOMENT = 0.1
 
@@ -50,7 +52,7 @@ def _rainbow(config, agent, state, batch, boundary, on_latents) -> dict[str, tup
     new, losses, _ = jax.jit(update)(state, batch)
     twin = torch_twin.make_twin(config, state.params, boundary, on_latents=on_latents)
     _, key = base.update_keys(state)
-    noise = jax.random.normal(key, (3, sum(twin.net.sizes)))
+    noise = jnp.stack([heads.draw_noise(k, (sum(twin.net.sizes),)) for k in jax.random.split(key, 3)])
     seen = _to_torch(batch)
     if on_latents:
         seen |= {"obs": seen["obs"][:, 0], "next_obs": seen["next_obs"][:, 0]}

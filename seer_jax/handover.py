@@ -113,7 +113,6 @@ def freeze(
 
     state = agent.freeze(state)
     latent_ring = replay.init(latent_spec, latent_rows)
-    load = jax.jit(functools.partial(_load_chunk, agent, spec.stack), donate_argnames="ring")
     # The oldest stacks reach back to frames that are gone; such rows are not sampleable.
     tail = np.zeros((spec.stack - 1, *frame_shape), np.uint8), np.zeros((spec.stack - 1, spec.num_envs), bool)
     priorities, at = np.zeros((latent_spec.num_steps, spec.num_envs), np.float32), 0
@@ -123,7 +122,8 @@ def freeze(
         rows = replay.Rows(**chunk)
         frames, first = np.concatenate([tail[0], rows.observation]), np.concatenate([tail[1], rows.first])
         rows = rows.replace(observation=frames)
-        latent_ring = load(state.params, latent_ring, rows, first, np.int32(at), jax.random.fold_in(key, at))
+        k_chunk = jax.random.fold_in(key, at)
+        latent_ring = _load_chunk(agent, spec.stack, state.params, latent_ring, rows, first, np.int32(at), k_chunk)
         tail, at = (frames[steps:], first[steps:]), at + steps
     latent_ring = latent_ring.replace(written=jnp.asarray(size, jnp.int32), max_priority=jnp.asarray(max_priority))
     return state, replay.restore_priorities(latent_spec, latent_ring, jnp.asarray(priorities))
@@ -137,6 +137,7 @@ def _read_rows(spec: replay.RingSpec, ring: replay.Ring, age: jax.Array) -> tupl
     return jax.tree.map(lambda x: x[slot], ring.rows), ring.priorities.reshape(-1)[start]
 
 
+@functools.partial(jax.jit, static_argnames=("agent", "stack"), donate_argnames="ring")
 def _load_chunk(
     agent: base.Agent,
     stack: int,

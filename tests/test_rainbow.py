@@ -9,7 +9,7 @@ from dm_env import specs
 
 from configs import rainbow_atari
 from seer_jax import phases, replay
-from seer_jax.agents import rainbow
+from seer_jax.agents import base, rainbow
 from tests import reference
 
 NUM_ACTIONS = 3
@@ -152,11 +152,15 @@ def test_no_gradient_of_the_encoder_comes_from_the_next_observation(update, stat
 def test_online_selector_and_target_draw_noise_of_their_own(agent, state, monkeypatch):
     """The loss changes when the draw of any one of the three is replaced by that of another."""
     frozen, batch = agent.freeze(state), encode_batch(agent, state.params, random_batch())
-    normal = jax.random.normal
+    _, key = base.update_keys(frozen)
+    keys, draw = jax.random.split(key, 3), rainbow.heads.draw_noise
 
     def losses(rows):
+        def replaced(k, shape):
+            return draw(keys[jnp.array(rows)[jnp.argmax((keys == k).all(axis=1))]], shape)
+
         with monkeypatch.context() as patch:
-            patch.setattr(jax.random, "normal", lambda key, shape: normal(key, shape)[jnp.array(rows)])
+            patch.setattr(rainbow.heads, "draw_noise", replaced)
             return jax.jit(lambda: agent.latent_updates[0](frozen, batch)[1])()
 
     own = losses([0, 1, 2])

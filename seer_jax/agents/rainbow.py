@@ -41,14 +41,14 @@ def stage_names(config: ConfigDict) -> tuple[str, ...]:
 
 def latent_shape(config: ConfigDict) -> tuple[int, int]:
     """Returns `(N, L)` of a stored latent, whose L is 0 if the image is too small for the encoder."""
-    return 1, math.prod(_Networks(config, num_actions=1).boundary_shape)
+    return 1, math.prod(Networks(config, num_actions=1).boundary_shape)
 
 
 def updates_per_cycle(config: ConfigDict) -> int:
     return 1
 
 
-class _Networks:
+class Networks:
     """The network in its parts: the stages that freeze, those after them, and the heads."""
 
     def __init__(self, config: ConfigDict, num_actions: int):
@@ -94,7 +94,7 @@ class _Networks:
 class _Updates:
     """The two updates, around one loss."""
 
-    networks: _Networks
+    networks: Networks
     config: ConfigDict
     support: jax.Array  # [A]
 
@@ -168,7 +168,7 @@ def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Age
       action_spec: of one environment's action.
     """
     cfg = config.agent
-    networks = _Networks(config, action_spec.num_values)
+    networks = Networks(config, action_spec.num_values)
     support = jnp.linspace(-cfg.v_max, cfg.v_max, cfg.num_atoms, dtype=jnp.float32)
     updates = _Updates(networks, config, support)
 
