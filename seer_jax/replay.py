@@ -291,7 +291,8 @@ def _observe(spec: RingSpec, rows: Rows, slot: jax.Array, env: jax.Array, key: j
         # In two halves, since a loop is a border that XLA:CPU does not fuse across: it would rebuild the stacks, with
         # their indices and cuts, for every pixel of every product that reads them.
         return jax.lax.map(read, (slot, env), batch_size=max(1, slot.size // 2))
-    copy = jax.random.randint(key, slot.shape, 0, rows.observation.shape[2])
+    num_copies = rows.observation.shape[2]
+    copy = 0 if num_copies == 1 else jax.random.randint(key, slot.shape, 0, num_copies)
     return rows.observation[slot, env, copy].astype(jnp.float32)
 
 
