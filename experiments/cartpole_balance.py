@@ -55,6 +55,7 @@ def configs() -> dict[str, ConfigDict]:
     for seed in SEEDS:
         arms[f"curl-s{seed}"] = make_config(seed, total_steps=STEPS, seer__enabled=False)
         arms[f"seer-s{seed}"] = make_config(seed, total_steps=SEER_STEPS)
+    arms["seer-bfloat16-s0"] = make_config(0, total_steps=SEER_STEPS, replay__latent_dtype="bfloat16")
     arms["seer-early-s0"] = make_config(0, total_steps=SEER_STEPS, seer__freeze_step=EARLY_FREEZE_STEP)
     return arms
 
@@ -99,6 +100,7 @@ def play_fixed(episodes: int = 10) -> dict[str, float]:
 def table() -> None:
     rows = {f"CURL, seed {seed}": f"curl-s{seed}" for seed in SEEDS}
     rows |= {f"CURL + SEER, seed {seed}": f"seer-s{seed}" for seed in SEEDS}
+    rows["the same, latents in bfloat16, seed 0"] = "seer-bfloat16-s0"
     rows[f"the same, frozen at {EARLY_FREEZE_STEP:,}, seed 0"] = "seer-early-s0"
     rows["encoder of cartpole-swingup, frozen from the start, seed 0"] = "transfer-s0"
     columns = (2000, 4000, 8000, 10_000, 12_000, 20_000, 30_000)
