@@ -8,7 +8,7 @@ train: .venv/train.stamp
 	$(BIN)/python -m seer_jax.train --config=configs/rainbow_atari.py:quick
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

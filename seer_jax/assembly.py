@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import numpy as np
@@ -87,29 +86,29 @@ class Assembly:
 
     def jit(self, phase: str, platform: str) -> phases.Jitted:
         """Builds both programs of a phase for a platform."""
-        return phases.jit_programs(self.agent, self.spec(phase), phase, **self._learning(), platform=platform)
+        config = self.config
+        total_updates = (config.total_steps - config.learn_start) // config.update_every
+        return phases.jit_programs(
+            self.agent,
+            self.spec(phase),
+            phase,
+            batch_size=config.agent.batch_size,
+            num_updates=self.updates_per_learn,
+            importance_exponent=optax.linear_schedule(config.replay.importance_start, 1.0, total_updates),
+            platform=platform,
+        )
 
     def compile(self, phase: str) -> phases.Programs:
         """Compiles both programs of a phase for the default device."""
         return phases.compile_programs(
+            self.jit(phase, jax.default_backend()),
             self.agent,
-            self.spec(phase),
             phase,
             state=self.state(phase),
             actor=self.actor,
             ring=self.ring(phase),
             timestep=self.timestep,
-            **self._learning(),
         )
-
-    def _learning(self) -> dict[str, Any]:
-        config = self.config
-        total_updates = (config.total_steps - config.learn_start) // config.update_every
-        return {
-            "batch_size": config.agent.batch_size,
-            "num_updates": self.updates_per_learn,
-            "importance_exponent": optax.linear_schedule(config.replay.importance_start, 1.0, total_updates),
-        }
 
 
 def assemble(config: ConfigDict, action_spec: specs.Array) -> Assembly:

@@ -161,11 +161,13 @@ class Jitted(NamedTuple):
       interact: as in `Programs`.
       learn: as in `Programs`.
       loop_length: turns of the loop that `learn` is, 1 if it is none.
+      learn_macs: multiply-accumulates of a call of `learn`, in the paper's convention.
     """
 
     interact: jax.stages.Wrapped
     learn: jax.stages.Wrapped
     loop_length: int
+    learn_macs: float
 
 
 def jit_programs(
@@ -205,48 +207,35 @@ def jit_programs(
         interact=jax.jit(make_interact(agent, spec, phase), donate_argnames=("actor", "ring")),
         learn=jax.jit(learn, donate_argnames=("state", "ring")),
         loop_length=1 if unroll else num_updates // len(agent.updates),
+        learn_macs=flops.paper_macs(agent.passes(phase == FROZEN), batch_size) * num_updates,
     )
 
 
 def compile_programs(
+    jitted: Jitted,
     agent: base.Agent,
-    spec: replay.RingSpec,
     phase: str,
     *,
     state: base.TrainState,
     actor: Actor,
     ring: replay.Ring,
     timestep: TimeStep,
-    batch_size: int,
-    num_updates: int,
-    importance_exponent: optax.Schedule,
 ) -> Programs:
-    """Compiles both programs of `phase`, for the default device and for arguments like those given.
+    """Compiles both programs of `phase` for the default device.
 
     Args:
-      agent, spec, phase, batch_size, num_updates, importance_exponent: as in `jit_programs`.
-      state, actor, ring, timestep: what the programs will be called with, or the shapes of it.
+      jitted: programs for this platform.
+      agent, phase: what they were made of.
+      state, actor, ring, timestep: what they will be called with, or the shapes of it.
     """
-    jitted = jit_programs(
-        agent,
-        spec,
-        phase,
-        batch_size=batch_size,
-        num_updates=num_updates,
-        importance_exponent=importance_exponent,
-        platform=jax.default_backend(),
-    )
     interact = jitted.interact.lower(state.params, actor, ring, timestep).compile()
     learn = jitted.learn.lower(state, ring).compile()
-    learn_cost = flops.Cost(
-        flops=flops.xla_flops(learn) * jitted.loop_length,  # XLA counts the body of a loop once
-        macs=flops.paper_macs(agent.passes(phase == FROZEN), batch_size) * num_updates,
-    )
+    learn_flops = flops.xla_flops(learn) * jitted.loop_length  # XLA counts the body of a loop once
     return Programs(
         interact=interact,
         learn=learn,
         interact_costs=_interact_costs(agent, phase, flops.xla_flops(interact), state.params, actor, timestep),
-        learn_costs={"update": learn_cost},
+        learn_costs={"update": flops.Cost(flops=learn_flops, macs=jitted.learn_macs)},
     )
 
 

@@ -119,6 +119,7 @@ def show(config: ConfigDict) -> None:
         plans = sizes(parts)
         refuse_if_too_large(config, plans)
         plans = [measure(parts, env, plan) for plan in plans]
+        refuse_if_too_large(config, plans)  # now with what the programs need beside ring and state
     finally:
         env.close()
     console = rich.console.Console()

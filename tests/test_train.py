@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import curl_dmc, rainbow_atari
-from seer_jax import checkpoint, envs, evaluate, phases, train
+from seer_jax import assembly, checkpoint, envs, evaluate, train
 from seer_jax import config as config_lib
 from seer_jax.envs import registry
 from tests.fake_env import FakeEnv
@@ -76,13 +76,13 @@ def records(run_dir):
 
 
 def test_a_run_from_frames_to_latents(fake_envs, tmp_path, monkeypatch):
-    compiled, compile_programs = [], phases.compile_programs
+    compiled, compile_phase = [], assembly.Assembly.compile
 
-    def counting(agent, spec, phase, **arguments):
+    def counting(parts, phase):
         compiled.append(phase)
-        return compile_programs(agent, spec, phase, **arguments)
+        return compile_phase(parts, phase)
 
-    monkeypatch.setattr(phases, "compile_programs", counting)
+    monkeypatch.setattr(assembly.Assembly, "compile", counting)
     end = train.run(tiny_config(), tmp_path / "run")
     lines = records(tmp_path / "run")
     assert {line["kind"] for line in lines} == KINDS
@@ -329,13 +329,13 @@ def test_the_guard_of_the_runs_here_sees_accidental_transfers():
 @pytest.mark.parametrize("prioritized", [False, True])
 def test_programs_own_their_buffers(fake_envs, tmp_path, monkeypatch, prioritized):
     """Neither program of either phase copies the ring: outputs alias inputs, temporaries are smaller."""
-    compiled, compile_programs = [], phases.compile_programs
+    compiled, compile_phase = [], assembly.Assembly.compile
 
-    def keeping(*args, **arguments):
-        compiled.append((compile_programs(*args, **arguments), arguments["ring"].num_bytes))
+    def keeping(parts, phase):
+        compiled.append((compile_phase(parts, phase), parts.ring(phase).num_bytes))
         return compiled[-1][0]
 
-    monkeypatch.setattr(phases, "compile_programs", keeping)
+    monkeypatch.setattr(assembly.Assembly, "compile", keeping)
     config = tiny_config(replay__prioritized=prioritized, replay__capacity=40_000, replay__grow_after_freeze=False)
     config.update_from_flattened_dict({"seer.freeze_step": 4000, "total_steps": 4100, "learn_start": 3990})
     config.update_from_flattened_dict({"eval_every": 5000, "log_every": 5000})

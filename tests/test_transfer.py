@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from seer_jax import checkpoint, evaluate, phases, train, transfer
+from seer_jax import assembly, checkpoint, evaluate, train, transfer
 from seer_jax import config as config_lib
 from seer_jax.envs import registry
 from tests.fake_env import FakeEnv
@@ -39,13 +39,13 @@ def saved_params(run_dir):
 
 def test_an_encoder_frozen_from_the_first_step_fills_the_ring_with_latents(source, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "make_env", make_env(num_actions=5))
-    phases_compiled, compile_programs = [], phases.compile_programs
+    phases_compiled, compile_phase = [], assembly.Assembly.compile
 
-    def counting(agent, spec, phase, **arguments):
-        phases_compiled.append((phase, arguments["ring"].rows.observation.shape))
-        return compile_programs(agent, spec, phase, **arguments)
+    def counting(parts, phase):
+        phases_compiled.append((phase, parts.ring(phase).rows.observation.shape))
+        return compile_phase(parts, phase)
 
-    monkeypatch.setattr(phases, "compile_programs", counting)
+    monkeypatch.setattr(assembly.Assembly, "compile", counting)
     end = train.run(tiny_config(seer__init_from=str(source), seer__freeze_step=0), tmp_path / "run")
     assert phases_compiled == [("frozen", (300 * 42 * 42 // (4 * 64) // 2, 2, 1, 1, 64))]
     lines = records(tmp_path / "run")
