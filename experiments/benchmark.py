@@ -143,12 +143,13 @@ class Bench:
         steps_per_learn = self.parts.updates_per_learn * config.update_every
 
         def cycle() -> None:
-            for _ in range(0, steps_per_learn, config.num_envs):
+            for begun in range(0, steps_per_learn, config.num_envs):
                 action, self.actors[phase], self.rings[phase] = programs.interact(
                     self.states[phase].params, self.actors[phase], self.rings[phase], self.timestep
                 )
+                if begun + config.num_envs >= steps_per_learn:  # goes on while the environments step
+                    self.states[phase], self.rings[phase], _ = programs.learn(self.states[phase], self.rings[phase])
                 self.timestep = self.env.step(np.asarray(action))
-            self.states[phase], self.rings[phase], _ = programs.learn(self.states[phase], self.rings[phase])
 
         return [_rate(seconds, cycle, lambda: jax.block_until_ready(self.states[phase])) / steps_per_learn]
 
