@@ -3,6 +3,7 @@
 import math
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -239,3 +240,16 @@ def test_an_encoder_that_computes_in_bfloat16_is_nearly_the_same_and_keeps_float
     )
     assert products
     assert set(products) == {"bf16"}
+
+
+@pytest.mark.parametrize("size", [(84, 84), (21, 42), (11, 5), (1, 2)])
+def test_pooling_and_its_gradient_are_those_of_flax(size):
+    def flax_pool(x):
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+
+    x = jax.random.normal(jax.random.PRNGKey(0), (2, *size, 3))
+    pooled, backward = jax.vjp(encoders.max_pool, x)
+    expected, expected_backward = jax.vjp(flax_pool, x)
+    np.testing.assert_array_equal(pooled, expected)
+    gradient = jax.random.normal(jax.random.PRNGKey(1), pooled.shape)
+    np.testing.assert_allclose(backward(gradient)[0], expected_backward(gradient)[0], rtol=1e-4, atol=1e-6)

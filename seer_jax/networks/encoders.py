@@ -92,6 +92,26 @@ class ConvStage(nn.Module):
         return nn.relu(_conv(x, self.init_fns, self.features, self.kernel, self.stride))
 
 
+def max_pool(x: jax.Array) -> jax.Array:
+    """Maximum over 3x3 windows with stride 2, padded like SAME; `[B, H, W, C]` to `[B, ceil(H / 2), ceil(W / 2), C]`.
+
+    Rows, then columns, each as the maximum of an even, an odd and the next even one. The gradient of a pooling that XLA
+    knows as such takes nine times as long on the CPU. Where the maximum is not unique, the gradient is shared.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        out = -(-size // 2)
+        pads = [(0, 0)] * x.ndim
+        before = (2 * out + 1 - size) // 2
+        pads[axis] = (before, 2 * out + 2 - size - before)
+        padded = jnp.pad(x, pads, constant_values=-jnp.inf)
+        pairs = padded.reshape(*x.shape[:axis], out + 1, 2, *x.shape[axis + 1 :])
+        even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+        this, following = (jax.lax.slice_in_dim(even, i, i + out, axis=axis) for i in (0, 1))
+        x = jnp.maximum(jnp.maximum(this, following), jax.lax.slice_in_dim(odd, 0, out, axis=axis))
+    return x
+
+
 class ResidualStage(nn.Module):
     """A convolution, a pooling that halves the image, and two residual blocks of two convolutions each.
 
@@ -110,7 +130,7 @@ class ResidualStage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = _conv(x, self.init_fns, self.features, 3, padding="SAME")
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        x = max_pool(x)
         for _ in range(2):
             block = _conv(nn.relu(x), self.init_fns, self.features, 3, padding="SAME")
             x = x + _conv(nn.relu(block), self.init_fns, self.features, 3, padding="SAME")
