@@ -1,7 +1,10 @@
 """Command lines of the package: flags without globals, errors in one line, compiled programs kept for next time."""
 
+import contextlib
 import os
 import pathlib
+import signal
+from collections.abc import Iterator
 
 import jax
 from absl import flags
@@ -56,3 +59,23 @@ def use_compilation_cache() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "seer_jax" / "xla"))
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collects the first SIGTERM or SIGINT in the list that it gives; a second one ends the process at once."""
+    received: list[int] = []
+
+    def receive(number: int, frame) -> None:
+        del frame
+        received.append(number)
+        for each in caught:
+            signal.signal(each, signal.SIG_DFL)
+
+    caught = (signal.SIGTERM, signal.SIGINT)
+    before = {each: signal.signal(each, receive) for each in caught}
+    try:
+        yield received
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

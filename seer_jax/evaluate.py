@@ -95,8 +95,6 @@ def main(argv: list[str]) -> int:
         run_dir = pathlib.Path(values.run_dir)
         if not (run_dir / "config.json").is_file():
             raise cli.UsageError(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
-        if not (run_dir / "checkpoints" / checkpoint.STATE_FILE).is_file():
-            raise cli.UsageError(f"--run_dir={run_dir} holds no parameters; they come every checkpoint_every steps")
         config, saved = _load(run_dir, values.encoder)
         config.eval_episodes = values.episodes or config.eval_episodes
         cli.use_compilation_cache()
@@ -121,8 +119,10 @@ def _load(run_dir: pathlib.Path, encoder: str | None) -> tuple[ConfigDict, dict]
         if name.startswith(haiku.PREFIX) and name != encoder:
             raise cli.UsageError(f"--run_dir={run_dir} runs code of yours; if you trust it, add --encoder={name}")
         config = config_lib.resolve(config)
-        saved = checkpoint.load_state(run_dir / "checkpoints")
-        return config.unlock(), {"env_steps": saved["env_steps"], "params": saved["train"]["params"]}
+        trees, progress = checkpoint.load_newest_state(run_dir / checkpoint.DIRECTORY)
+        return config.unlock(), {"env_steps": progress["env_steps"], "params": trees["train"]["params"]}
+    except checkpoint.CheckpointError as error:
+        raise cli.UsageError(f"--run_dir={run_dir} has no parameters: {error}") from None
     except config_lib.ConfigError as error:
         raise cli.UsageError(f"--run_dir={run_dir} cannot be evaluated here: {error}") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -55,10 +55,18 @@ def paper_macs(passes: Iterable[Passes], batch_size: int) -> float:
 
 
 class Ledger:
-    """What a run has spent so far, by kind of work."""
+    """What a run has spent so far, by kind of work.
 
-    def __init__(self):
-        self.totals = dict.fromkeys(KINDS, Cost())
+    Args:
+      spent: before, as `state` gave it.
+    """
+
+    def __init__(self, spent: dict[str, list[float]] | None = None):
+        self.totals = dict.fromkeys(KINDS, Cost()) | {kind: Cost(*cost) for kind, cost in (spent or {}).items()}
+
+    def state(self) -> dict[str, list[float]]:
+        """Returns FLOPs and multiply-accumulates by kind, for JSON."""
+        return {kind: [cost.flops, cost.macs] for kind, cost in self.totals.items()}
 
     def add(self, costs: dict[str, Cost]) -> None:
         """Adds the costs of some work by kind."""

@@ -7,6 +7,7 @@ more than the larger of the two rings and one chunk are ever in memory.
 import functools
 import math
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,7 @@ def freeze(
     Returns:
       State and ring of the frozen phase.
     """
+    shutil.rmtree(snapshot_dir, ignore_errors=True)  # of a handover that was cut off
     checkpoint.save_state(snapshot_dir, state)
     snapshot = checkpoint.ChunkStream(snapshot_dir)
     size = min(int(ring.written), spec.num_steps)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import time
 
@@ -14,9 +15,17 @@ import tensorboardX
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and their numbers to TensorBoard."""
 
-    def __init__(self, run_dir: pathlib.Path):
+    def __init__(self, run_dir: pathlib.Path, *, offset: int = 0, env_steps: int = 0):
+        """Opens both files.
+
+        Args:
+          run_dir: holds them.
+          offset: bytes of `metrics.jsonl` to keep; what an interrupted run wrote after its checkpoint goes.
+          env_steps: what TensorBoard shows from here on is replaced.
+        """
         self._lines = (run_dir / "metrics.jsonl").open("a", buffering=1)
-        self._tensorboard = tensorboardX.SummaryWriter(str(run_dir / "tensorboard"))
+        self._lines.truncate(offset)
+        self._tensorboard = tensorboardX.SummaryWriter(str(run_dir / "tensorboard"), purge_step=env_steps)
 
     def write(self, kind: str, record: dict) -> None:
         """Writes one record, which holds `env_steps`; non-finite numbers become null in the JSON line."""
@@ -25,6 +34,11 @@ class MetricsWriter:
         for name, value in record.items():
             if isinstance(value, (int, float)) and name != "env_steps":
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, record["env_steps"])
+
+    def sync(self) -> int:
+        """Puts all lines so far on disk and returns their bytes."""
+        os.fsync(self._lines.fileno())
+        return os.fstat(self._lines.fileno()).st_size
 
     def close(self) -> None:
         self._lines.close()
@@ -89,6 +103,15 @@ class Clock:
         self._booked_steps = 0
         self.seconds: dict[str, float] = {}
         self.steps: dict[str, int] = {}
+
+    def state(self) -> dict:
+        """Returns what `restore` needs, for JSON."""
+        return {"elapsed": self.elapsed, "steps": self.steps, "seconds": self.seconds, "booked": self._booked_steps}
+
+    def restore(self, state: dict) -> None:
+        """Goes on from what another clock's `state` was."""
+        self._birth = time.monotonic() - state["elapsed"]
+        self.steps, self.seconds, self._booked_steps = state["steps"], state["seconds"], state["booked"]
 
     @property
     def elapsed(self) -> float:

@@ -1,18 +1,17 @@
 """The command line, and the loop that steps environments, programs and cadences.
 
 python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FIELD=VALUE] [--run_dir=DIR] [--plan]
+python -m seer_jax.train --run_dir=DIR --resume    # goes on with the run in DIR from its newest checkpoint
 """
 
 import collections
 import contextlib
 import datetime
 import functools
-import importlib.metadata
-import json
 import pathlib
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -34,21 +33,35 @@ from seer_jax import (
     transfer,
 )
 from seer_jax import config as config_lib
+from seer_jax import run_dir as run_dir_lib
 from seer_jax.agents import base
 from seer_jax.envs import atari_scores, registry
+from seer_jax.envs import timestep as timestep_lib
 from seer_jax.envs.timestep import VectorEnv
+from seer_jax.networks import haiku
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
 _RECENT_EPISODES = 20
 _WARM_UP = "warm-up"
 
 
-def run(config: ConfigDict, run_dir: str | pathlib.Path) -> dict:
+class Stopped(Exception):
+    """A run was asked to stop, wrote a checkpoint and did."""
+
+
+def run(
+    config: ConfigDict,
+    run_dir: str | pathlib.Path,
+    *,
+    resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict:
     """Trains an agent and leaves everything about the run in `run_dir`.
 
     Args:
       config: like those in `configs/`.
-      run_dir: a directory that does not exist yet, or is empty.
+      run_dir: a directory that does not exist yet, or is empty, unless a run is resumed.
+      resume: go on with the run that `run_dir` holds, if it holds one, from its newest checkpoint, if it has one.
+      stop: asked before each step whether to write a checkpoint and stop.
 
     Returns:
       The record of kind `end` in `metrics.jsonl`.
@@ -56,37 +69,39 @@ def run(config: ConfigDict, run_dir: str | pathlib.Path) -> dict:
     Raises:
       ConfigError: config or run_dir cannot be used, or the run needs more memory than there is; nothing was written.
       TransferError: the encoder of `seer.init_from` cannot be used.
+      CheckpointError: there are checkpoints, and none of them can be used.
+      Stopped: `stop` said so.
     """
-    config, run_dir = config_lib.resolve(config), pathlib.Path(run_dir)
-    if config.seer.init_from is not None:
+    config, directory = config_lib.resolve(config), pathlib.Path(run_dir)
+    saved, started = None, resume and run_dir_lib.is_started(directory)
+    if started:
+        run_dir_lib.check_same(config, directory)
+        saved = checkpoint.newest(directory / checkpoint.DIRECTORY, _warn)
+    if config.seer.init_from is not None and saved is None:
         transfer.check(config)
-    env = registry.make_env(config, training=True)
+    env = registry.make_env(config, training=True, pool=saved.progress["pool"] if saved else 0)
     try:
         parts = assembly.assemble(config, env.action_spec)
         plan.refuse_if_too_large(config, plan.sizes(parts))
         encoder = None
-        if config.seer.init_from is not None:
+        if config.seer.init_from is not None and saved is None:
             encoder = transfer.load_encoder(config, parts.state(phases.FULL).params)
-        _start_run_dir(config, run_dir)
-        trainer = Trainer(parts, env, run_dir, encoder)
-        try:
-            return trainer.train()
-        finally:
-            trainer.close()
-    finally:
+        if not started:
+            if resume:
+                run_dir_lib.clear_unstarted(directory)
+            run_dir_lib.start(config, directory)
+        trainer = Trainer(parts, env, directory, encoder, saved)
+    except BaseException:
         env.close()
-
-
-def _start_run_dir(config: ConfigDict, run_dir: pathlib.Path) -> None:
-    """Makes the directory and writes what the run is; raises ConfigError if it cannot."""
+        raise
     try:
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise config_lib.ConfigError(f"run_dir={run_dir} already exists; name a new directory")
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-        (run_dir / "manifest.json").write_text(json.dumps(_manifest(config), indent=2) + "\n")
-    except OSError as error:
-        raise config_lib.ConfigError(f"run_dir={run_dir} cannot be written: {error.strerror}; name another") from None
+        return trainer.train(stop)
+    finally:
+        trainer.close()
+
+
+def _warn(message: str) -> None:
+    print(f"train: {message}", file=sys.stderr)
 
 
 class Trainer:
@@ -97,51 +112,99 @@ class Trainer:
       env: its training environments.
       run_dir: a directory to fill.
       encoder: of another run, to start from; None starts from a new one.
+      saved: checkpoint of this run to go on from; None starts from the first step.
     """
 
-    def __init__(self, parts: assembly.Assembly, env: VectorEnv, run_dir: pathlib.Path, encoder: base.Params | None):
+    def __init__(
+        self,
+        parts: assembly.Assembly,
+        env: VectorEnv,
+        run_dir: pathlib.Path,
+        encoder: base.Params | None,
+        saved: checkpoint.Checkpoint | None = None,
+    ):
         config = parts.config
         self.assembly, self.config, self.agent, self.env, self.run_dir = parts, config, parts.agent, env, run_dir
         self.clock = metrics.Clock()
-        self.eval_env = registry.make_env(config, training=False)
         self.eval_act = evaluate.make_act(self.agent)
         self.updates_per_learn = parts.updates_per_learn
 
         k_agent, k_actor, self.k_eval, self.k_freeze = jax.random.split(jax.random.PRNGKey(config.seed), 4)
         self.phase = phases.FULL
         self.timestep = self.env.reset()
-        self.state = jax.jit(self.agent.init)(k_agent)
-        self.actor = phases.init_actor(k_actor, self.timestep, config.env.frame_stack)
-        if encoder is not None:
-            self.state = transfer.replace_encoder(self.state, encoder)
-        if config.seer.enabled and config.seer.freeze_step == 0:
-            self.phase, self.state = phases.FROZEN, self.agent.freeze(self.state)
-        self.spec = self.assembly.spec(self.phase)
-        self.ring = replay.init(self.spec, self.assembly.rows(self.phase))
-
         self.env_steps = self.updates = self.rows = 0
+        self.checkpoints = 0  # written, or tried
         self.ledger = flops.Ledger()
         self.costs: dict[str, dict] = {}  # by phase
-        self.evals: list[dict] = []
+        self.evals: list[dict] = []  # the first and the last
         self.info: base.Info = {}
         self.recent = collections.deque(maxlen=_RECENT_EPISODES)
         self.episode_score = np.zeros(config.num_envs)
         self.episode_steps = np.zeros(config.num_envs, int)
-
-        self.writer = metrics.MetricsWriter(run_dir)
+        if saved is None:
+            self._begin(k_agent, k_actor, encoder)
+        else:
+            self._restore(saved)
+        self.resumed = saved is not None
+        offset = saved.progress["metrics_bytes"] if saved else 0
+        self.writer = metrics.MetricsWriter(run_dir, offset=offset, env_steps=self.env_steps)
         self.display = metrics.Display(f"{config.env.task} -> {run_dir}")
 
-    def train(self) -> dict:
-        """Runs to `total_steps` and returns the final record."""
+    def _begin(self, k_agent: jax.Array, k_actor: jax.Array, encoder: base.Params | None) -> None:
+        self.state = jax.jit(self.agent.init)(k_agent)
+        self.actor = phases.init_actor(k_actor, self.timestep, self.config.env.frame_stack)
+        if encoder is not None:
+            self.state = transfer.replace_encoder(self.state, encoder)
+        if self.config.seer.enabled and self.config.seer.freeze_step == 0:
+            self.phase, self.state = phases.FROZEN, self.agent.freeze(self.state)
+        self.spec = self.assembly.spec(self.phase)
+        self.ring = replay.init(self.spec, self.assembly.rows(self.phase))
+
+    def _progress(self) -> dict:
+        """What the host knows of the run, for JSON; the environments are made anew, so nothing of theirs."""
+        return {
+            "phase": self.phase,
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+            "rows": self.rows,
+            "pool": self.checkpoints,
+            "metrics_bytes": self.writer.sync(),
+            "clock": self.clock.state(),
+            "ledger": self.ledger.state(),
+            "costs": self.costs,
+            "evals": self.evals,
+            "info": {name: float(value) for name, value in self.info.items()},
+            "recent": list(self.recent),
+        }
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        progress = saved.progress
+        self.phase, self.checkpoints = progress["phase"], progress["pool"]
+        self.env_steps, self.updates, self.rows = (progress[name] for name in ("env_steps", "updates", "rows"))
+        self.clock.restore(progress["clock"])
+        self.ledger = flops.Ledger(progress["ledger"])
+        self.costs, self.evals, self.info = progress["costs"], progress["evals"], progress["info"]
+        self.recent.extend(progress["recent"])
+        self.spec = self.assembly.spec(self.phase)
+        like = {"train": self.assembly.state(self.phase), "actor": self.assembly.actor}
+        trees, self.ring = saved.restore(like, self.spec, self.assembly.ring(self.phase))
+        self.state, self.actor = trees["train"], trees["actor"]
+
+    def train(self, stop: Callable[[], bool]) -> dict:
+        """Runs to `total_steps`, or until `stop`, and returns the final record."""
         config = self.config
-        self._compile()
+        if self.resumed:
+            self._write("checkpoint", {})  # the line that came after it
+        if self.env_steps < config.total_steps:
+            self._compile()
         self.clock.skip()
         while self.env_steps < config.total_steps:
             if config.seer.enabled and self.phase == phases.FULL and self.env_steps >= config.seer.freeze_step:
                 with self._off_the_clock():
                     self._freeze()
-            before, learning = self.env_steps, self.updates > 0
-            self._vector_step()
+            before, learning, stopping = self.env_steps, self.updates > 0, stop()
+            saving = stopping or self._crosses(config.checkpoint_every, self._env_steps_after())
+            self._vector_step(renew_envs=saving)
             if self.updates and not learning:
                 self.clock.book(_WARM_UP, self.env_steps)
             if self._crossed(config.log_every, before):
@@ -149,17 +212,25 @@ class Trainer:
             if self._crossed(config.eval_every, before) and self.env_steps < config.total_steps:
                 with self._off_the_clock():
                     self._evaluate()
-            if self._crossed(config.checkpoint_every, before):
+            if saving:
                 with self._off_the_clock():
                     self.save()
+            if stopping:
+                raise Stopped
         with self._off_the_clock():
-            self._evaluate()
-            self.save()
+            if not self.evals or self.evals[-1]["env_steps"] != self.env_steps:
+                self._evaluate()
+                self.checkpoints += 1
+                self.save()
             return self._end()
 
     def _crossed(self, every: int, before: int) -> bool:
         """Whether a multiple of `every` lies in (before, now]."""
         return self.env_steps // every > before // every
+
+    def _crosses(self, every: int, after: int) -> bool:
+        """Whether a multiple of `every` lies in (now, after]; 0 has none."""
+        return every > 0 and after // every > self.env_steps // every
 
     @contextlib.contextmanager
     def _off_the_clock(self):
@@ -173,13 +244,19 @@ class Trainer:
         # Steps before learning starts are fast and of no phase's speed.
         self.clock.book(self.phase if self.updates else _WARM_UP, self.env_steps)
 
-    def _vector_step(self) -> None:
-        """Steps all environments once; `learn` runs on the device while they step on the host."""
+    def _vector_step(self, *, renew_envs: bool = False) -> None:
+        """Steps all environments once; `learn` runs on the device while they step on the host.
+
+        Args:
+          renew_envs: end all episodes here and make new environments, since the old ones' state cannot be saved: what
+            comes after a checkpoint is then the same for who goes on and for who resumes.
+        """
+        if renew_envs:
+            self.timestep = timestep_lib.cut(self.timestep)
         # One transfer in and one out, both by name: a transfer guard shows that there are no others.
         timestep = jax.device_put(self.timestep)
         action, self.actor, self.ring = self.programs.interact(self.state.params, self.actor, self.ring, timestep)
-        # What an environment sends first is no consequence of an action, and so no agent step.
-        self.env_steps += int(np.count_nonzero(~self.timestep.first))
+        self.env_steps = self._env_steps_after()
         self.rows = min(self.rows + self.config.num_envs, self.spec.capacity)
         self.ledger.add(self.programs.interact_costs)
         updates_due = (self.env_steps - self.config.learn_start) // self.config.update_every
@@ -187,8 +264,22 @@ class Trainer:
             self.state, self.ring, self.info = self.programs.learn(self.state, self.ring)
             self.updates += self.updates_per_learn
             self.ledger.add(self.programs.learn_costs)
-        self.timestep = self.env.step(jax.device_get(action))
-        self._track_episodes()
+        if renew_envs:
+            self._renew_envs()
+        else:
+            self.timestep = self.env.step(jax.device_get(action))
+            self._track_episodes()
+
+    def _env_steps_after(self) -> int:
+        """Agent steps once the arrivals at hand are counted; the first of an episode is no consequence of an action."""
+        return self.env_steps + int(np.count_nonzero(~self.timestep.first))
+
+    def _renew_envs(self) -> None:
+        self.checkpoints += 1
+        self.env.close()
+        self.env = registry.make_env(self.config, training=True, pool=self.checkpoints)
+        self.timestep = self.env.reset()
+        self.episode_score[:], self.episode_steps[:] = 0.0, 0
 
     def _track_episodes(self) -> None:
         self.episode_score += self.timestep.score
@@ -202,10 +293,12 @@ class Trainer:
     def _compile(self) -> None:
         """Compiles the programs of the phase that begins."""
         self.programs = self.assembly.compile(self.phase)
+        per_step = self.programs.cost_per_step(
+            num_envs=self.config.num_envs, steps_per_learn=self.updates_per_learn * self.config.update_every
+        )
         self.costs[self.phase] = {
-            "per_step": self.programs.cost_per_step(
-                num_envs=self.config.num_envs, steps_per_learn=self.updates_per_learn * self.config.update_every
-            ),
+            "flops_per_step": per_step.flops,
+            "macs_per_step": per_step.macs,
             "replay_bytes": self.ring.num_bytes,
             "replay_capacity": self.spec.capacity,
         }
@@ -221,7 +314,7 @@ class Trainer:
             self.ring,
             latent_spec=latent_spec,
             latent_rows=self.assembly.rows(phases.FROZEN),
-            snapshot_dir=self.run_dir / "checkpoints" / "freeze",
+            snapshot_dir=self.run_dir / checkpoint.DIRECTORY / "freeze",
             key=self.k_freeze,
         )
         self.spec = latent_spec
@@ -249,7 +342,12 @@ class Trainer:
     def _evaluate(self) -> None:
         config = self.config
         key = jax.random.fold_in(self.k_eval, self.env_steps)
-        played = evaluate.play(self.eval_act, self.state.params, self.eval_env, key, frame_stack=config.env.frame_stack)
+        # Environments of their own each time: those of an evaluation before could not be had again after a resume.
+        env = registry.make_env(config, training=False, pool=self.env_steps)
+        try:
+            played = evaluate.play(self.eval_act, self.state.params, env, key, frame_stack=config.env.frame_stack)
+        finally:
+            env.close()
         mean, std = float(played.scores.mean()), float(played.scores.std())
         evaluation = {
             "eval_return_mean": mean,
@@ -258,7 +356,7 @@ class Trainer:
             "eval_length_mean": float(played.lengths.mean()),
             "human_normalized": atari_scores.human_normalized(config.env.task, mean),
         }
-        self.evals.append(self._write("eval", evaluation))
+        self.evals = [*self.evals[:1], self._write("eval", evaluation)]
         self.display.update(evaluation=f"{mean:,.1f} ± {std:,.1f} after {self.env_steps:,} steps")
 
     def _log(self) -> None:
@@ -284,9 +382,18 @@ class Trainer:
         return str(datetime.timedelta(seconds=round(seconds)))
 
     def save(self) -> None:
-        """Writes the training state; the one before it stays until the new one is complete."""
-        state = {"env_steps": self.env_steps, "updates": self.updates, "train": self.state}
-        checkpoint.save_state(self.run_dir / "checkpoints", state)
+        """Writes a checkpoint; those before it stay until it is complete."""
+        try:
+            checkpoint.save(
+                self.run_dir / checkpoint.DIRECTORY,
+                self.checkpoints,
+                progress=self._progress(),
+                trees={"train": self.state, "actor": self.actor},
+                ring=self.ring,
+            )
+        except OSError as error:
+            _warn(f"no checkpoint after {self.env_steps:,} steps ({error.strerror}); the one before it stays")
+            return
         self._write("checkpoint", {})
 
     def _end(self) -> dict:
@@ -296,12 +403,9 @@ class Trainer:
         for phase, cost in self.costs.items():
             summary |= {
                 f"{phase}_steps_per_second": self.clock.steps_per_second(phase),
-                f"{phase}_flops_per_step": cost["per_step"].flops,
-                f"{phase}_macs_per_step": cost["per_step"].macs,
-                f"{phase}_replay_bytes": cost["replay_bytes"],
-                f"{phase}_replay_capacity": cost["replay_capacity"],
-            }
-        record = self._write("end", summary | self.ledger.by_kind())
+            } | {f"{phase}_{name}": value for name, value in cost.items()}
+        checksum = {"params_sha256": checkpoint.params_sha256(self.state.params)}
+        record = self._write("end", summary | self.ledger.by_kind() | checksum)
         self.display.close()
         console = self.display.console
         console.print(
@@ -337,24 +441,7 @@ class Trainer:
     def close(self) -> None:
         self.display.close()
         self.writer.close()
-        self.eval_env.close()
-
-
-def _manifest(config: ConfigDict) -> dict:
-    """What a reader needs to know to run this again, apart from the configuration."""
-    try:
-        here = pathlib.Path(__file__).parent
-        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        commit = git.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
-    return {
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "git_commit": commit,
-        "devices": [str(device) for device in jax.devices()],
-        "seed": config.seed,
-        "protocol": config.env.protocol,
-    }
+        self.env.close()
 
 
 def main(argv: list[str]) -> int:
@@ -363,6 +450,7 @@ def main(argv: list[str]) -> int:
         "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string("run_dir", None, "New directory for all that the run leaves.", flag_values=values)
+    flags.DEFINE_bool("resume", False, "Go on with the run in run_dir, if there is one.", flag_values=values)
     flags.DEFINE_bool("plan", False, "Print what the run will cost and stop.", flag_values=values)
     run_dir = None
     try:
@@ -370,29 +458,43 @@ def main(argv: list[str]) -> int:
         if values.help:
             print(__doc__, values.get_help(), sep="\n")
             return 0
-        if values.config is None:
-            raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
-        config = config_lib.resolve(cli.loaded(values.config))
+        config = _config(values)
         cli.use_compilation_cache()
         if values.plan:
             plan.show(config)
             return 0
         run_dir = values.run_dir or f"runs/{config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
-        run(config, run_dir)
+        with cli.signals() as received:
+            try:
+                run(config, run_dir, resume=values.resume, stop=lambda: bool(received))
+            except Stopped:
+                print(f"train: stopped; go on with --run_dir={run_dir} --resume", file=sys.stderr)
+                return 128 + received[0]
     except plan.DoesNotFit as error:
         console = rich.console.Console(stderr=True)
         for table in error.tables:
             console.print(table)
         print(f"train: {error}", file=sys.stderr)
         return 2
-    except (cli.UsageError, config_lib.ConfigError, transfer.TransferError) as error:
+    except (cli.UsageError, config_lib.ConfigError, transfer.TransferError, checkpoint.CheckpointError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        left = f"; what it wrote stays in {run_dir}" if run_dir and pathlib.Path(run_dir).exists() else ""
-        print(f"train: interrupted{left}", file=sys.stderr)
-        return 130
     return 0
+
+
+def _config(values: flags.FlagValues) -> ConfigDict:
+    """Returns the configuration that the command line gives, or that of the run to resume."""
+    if values.resume and values.run_dir is None:
+        raise cli.UsageError("--resume needs --run_dir=DIR, the directory of the run to go on with")
+    if values.config is not None:
+        return config_lib.resolve(cli.loaded(values.config))
+    if not values.resume:
+        raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
+    config = run_dir_lib.read_config(pathlib.Path(values.run_dir))
+    if str(config.encoder.name).startswith(haiku.PREFIX):
+        # A directory's own word is not enough to import code.
+        raise cli.UsageError(f"--run_dir={values.run_dir} runs code of yours; if you trust it, add its --config")
+    return config_lib.resolve(config)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def replace_encoder(state: base.TrainState, encoder: base.Params) -> base.TrainS
 
 def _load_params(run_dir: pathlib.Path) -> base.Params:
     try:
-        return checkpoint.load_state(run_dir / "checkpoints")["train"]["params"]
+        return checkpoint.load_newest_state(run_dir / checkpoint.DIRECTORY)[0]["train"]["params"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise TransferError(
             f"seer.init_from={run_dir} holds no parameters that can be read: {type(error).__name__}: {error}"

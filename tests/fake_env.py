@@ -11,13 +11,14 @@ class FakeEnv:
 
     Environment i plays episodes of `lengths[i]` steps. Even episodes are truncated, odd ones terminate, and
     half way lose a life, which terminates in training alone. Every step scores 10. Pixels hold the number
-    of the step since the start of everything, so that neighbouring frames of an environment are never alike.
+    of the step since the start of everything, so that neighbouring frames of an environment are never alike; they
+    differ by pool.
     """
 
-    def __init__(self, lengths, *, size=42, num_actions=3, training=True):
+    def __init__(self, lengths, *, size=42, num_actions=3, training=True, pool=0):
         self.num_envs, self.action_spec = len(lengths), specs.DiscreteArray(num_actions)
         self.frame_shape = (size, size, 1)
-        self._lengths, self._training = np.asarray(lengths), training
+        self._lengths, self._training, self._pool = np.asarray(lengths), training, pool
         self.closed = False
 
     def reset(self):
@@ -48,6 +49,12 @@ class FakeEnv:
     def _frame(self):
         ids = np.arange(self.num_envs)[:, None, None, None]
         shape = (self.num_envs, *self.frame_shape)
-        frame = np.broadcast_to((self._step * 7 + ids * 31) % 256, shape).astype(np.uint8)
+        frame = np.broadcast_to((self._step * 7 + ids * 31 + self._pool * 13) % 256, shape).astype(np.uint8)
         frame[:, : self.num_envs] = ids
         return frame
+
+
+def make_env(config, *, training, pool=0):
+    """Takes the place of `registry.make_env`."""
+    lengths = [7, 12, 5, 9][: config.num_envs if training else config.eval_episodes]
+    return FakeEnv(lengths, training=training, pool=pool)

@@ -130,7 +130,7 @@ def test_seeds_differ_between_lanes_runs_and_training():
     flat = [frame.tobytes() for start in starts[:3] for frame in start]
     assert len(set(flat)) == len(flat)
     np.testing.assert_array_equal(starts[0], starts[3])
-    assert len(set(timestep.environment_seeds(0, 64, training=True))) == 64
+    assert len(set(timestep.environment_seeds(0, 64, training=True, pool=0))) == 64
 
 
 def test_actions_are_scaled_to_the_tasks_bounds():

@@ -7,13 +7,13 @@ from seer_jax import assembly, phases, plan, train
 from seer_jax import config as config_lib
 from seer_jax.envs import registry
 from tests.fake_env import FakeEnv
-from tests.test_train import tiny_config
+from tests.runs import tiny_config
 
 
 @pytest.fixture
 def fake_env(monkeypatch):
     env = FakeEnv([7, 12], training=True)
-    monkeypatch.setattr(registry, "make_env", lambda config, *, training: env)
+    monkeypatch.setattr(registry, "make_env", lambda config, *, training, pool=0: env)
     monkeypatch.setattr(plan, "_CALIBRATION_SECONDS", 0.05)
     return env
 

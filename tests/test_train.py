@@ -1,6 +1,7 @@
 """Whole runs: on an environment that forces every kind of ending, and on a real game."""
 
 import json
+import signal
 
 import imageio.v3 as iio
 import jax
@@ -8,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import curl_dmc, rainbow_atari
-from seer_jax import assembly, checkpoint, envs, evaluate, train
+from configs import rainbow_atari
+from seer_jax import assembly, checkpoint, cli, envs, evaluate, train
 from seer_jax import config as config_lib
-from seer_jax.envs import registry
 from tests.fake_env import FakeEnv
+from tests.runs import records, run_killed_after, tiny_config, tiny_control_config, untimed, write_run
 
 KINDS = {"train", "episode", "eval", "freeze", "checkpoint", "end"}
 COMMON = {
@@ -26,53 +27,6 @@ COMMON = {
     "replay_capacity",
     "replay_size",
 }
-
-
-def tiny_config(**changes):
-    """A run of 400 steps that freezes at 200; `changes` are overrides by dotted name, dots as __."""
-    config = rainbow_atari.get_config("quick")
-    overrides = {
-        "total_steps": 400,
-        "learn_start": 80,
-        "num_envs": 2,
-        "log_every": 50,
-        "eval_every": 200,
-        "eval_episodes": 2,
-        "checkpoint_every": 150,
-        "env.image_size": 42,
-        "env.crop_size": 42,
-        "agent.n_step": 3,
-        "agent.hidden": 8,
-        "agent.batch_size": 4,
-        "replay.capacity": 300,
-        "replay.grow_after_freeze": True,
-        "seer.freeze_step": 200,
-    }
-    config.update_from_flattened_dict(overrides | {name.replace("__", "."): value for name, value in changes.items()})
-    return config
-
-
-@pytest.fixture
-def fake_envs(monkeypatch):
-    """Replaces the games by `FakeEnv`s and returns those that were made; steps may move no array by accident."""
-    made, vector_step = [], train.Trainer._vector_step
-
-    def guarded_step(trainer):
-        with jax.transfer_guard("disallow"):
-            vector_step(trainer)
-
-    def make_env(config, *, training):
-        lengths = [7, 12, 5, 9][: config.num_envs if training else config.eval_episodes]
-        made.append(FakeEnv(lengths, training=training))
-        return made[-1]
-
-    monkeypatch.setattr(registry, "make_env", make_env)
-    monkeypatch.setattr(train.Trainer, "_vector_step", guarded_step)
-    return made
-
-
-def records(run_dir):
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_from_frames_to_latents(fake_envs, tmp_path, monkeypatch):
@@ -95,8 +49,9 @@ def test_a_run_from_frames_to_latents(fake_envs, tmp_path, monkeypatch):
     assert end["updates"] in (end["env_steps"] - 80, end["env_steps"] - 81)
     freeze = next(line for line in lines if line["kind"] == "freeze")
     assert 200 <= freeze["env_steps"] <= 201
-    # At the freeze every row lives on: steps of two environments, and a final row for each episode.
-    episodes = sum(line["kind"] == "episode" for line in lines[: lines.index(freeze)])
+    # At the freeze every row lives on: steps of two environments, and a final row for each episode; the checkpoint
+    # before it ended one in each.
+    episodes = 2 + sum(line["kind"] == "episode" for line in lines[: lines.index(freeze)])
     assert freeze["rows_moved"] in range(freeze["env_steps"] + episodes, freeze["env_steps"] + episodes + 3)
     assert end["replay_size"] > freeze["rows_moved"]
     assert end["replay_capacity"] == 300 * 42 * 42 // (4 * 64) // 2 * 2
@@ -109,8 +64,9 @@ def test_a_run_from_frames_to_latents(fake_envs, tmp_path, monkeypatch):
     assert config["env"]["task"] == "krull"
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["seed"] == 0
     assert list((tmp_path / "run" / "tensorboard").iterdir())
-    saved = checkpoint.load_state(tmp_path / "run" / "checkpoints")
-    assert saved["env_steps"] == end["env_steps"]
+    saved, progress = checkpoint.load_newest_state(tmp_path / "run" / "checkpoints")
+    assert progress["env_steps"] == end["env_steps"]
+    assert end["params_sha256"] == checkpoint.params_sha256(saved["train"]["params"])
     before = checkpoint.load_state(tmp_path / "run" / "checkpoints" / "freeze")
     jax.tree.map(np.testing.assert_array_equal, saved["train"]["params"]["encoder"], before["params"]["encoder"])
 
@@ -230,7 +186,7 @@ def test_evaluation_is_of_the_saved_parameters(real_run, monkeypatch):
 
     monkeypatch.setattr(evaluate, "play", play)
     assert evaluate.main(["evaluate", f"--run_dir={run_dir}"]) == 0
-    saved = checkpoint.load_state(run_dir / "checkpoints")["train"]["params"]
+    saved = checkpoint.load_newest_state(run_dir / "checkpoints")[0]["train"]["params"]
     at_freeze = checkpoint.load_state(run_dir / "checkpoints" / "freeze")["params"]
     jax.tree.map(np.testing.assert_array_equal, seen[0], saved)
     jax.tree.map(np.testing.assert_array_equal, seen[0]["encoder"], at_freeze["encoder"])
@@ -238,14 +194,15 @@ def test_evaluation_is_of_the_saved_parameters(real_run, monkeypatch):
     assert all(jax.tree.leaves(moved))
 
 
-@pytest.mark.parametrize("damaged", ["config.json", "checkpoints/state.msgpack"])
+@pytest.mark.parametrize("damaged", ["config.json", "checkpoints/000001/state.msgpack"])
 def test_a_damaged_run_is_told_in_one_line(tmp_path, capsys, damaged):
-    (tmp_path / "config.json").write_text(json.dumps(config_lib.resolve(tiny_config()).to_dict()))
-    checkpoint.save_state(tmp_path / "checkpoints", {"env_steps": 1, "train": {"params": {}}})
+    write_run(tmp_path, tiny_config())
     whole = (tmp_path / damaged).read_bytes()
     (tmp_path / damaged).write_bytes(whole[: len(whole) // 2])
     assert evaluate.main(["evaluate", f"--run_dir={tmp_path}"]) == 2
-    assert "is damaged" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "damaged" in error or "can be read" in error
+    assert error.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
@@ -253,29 +210,8 @@ def control_run(tmp_path_factory):
     """CURL-SAC on a real task with real rendering, through the freeze."""
     if not envs.HAS_EGL:
         pytest.skip("this machine has no EGL to render with")
-    config = curl_dmc.get_config("quick")
-    tiny = {
-        "total_steps": 140,
-        "learn_start": 40,
-        "num_envs": 2,
-        "log_every": 20,
-        "eval_every": 100,
-        "eval_episodes": 2,
-        "checkpoint_every": 100,
-        "env.action_repeat": 25,
-        "env.image_size": 34,
-        "env.crop_size": 30,
-        "agent.hidden": 8,
-        "agent.batch_size": 4,
-        "agent.random_steps": 20,
-        "encoder.name": "data_efficient",
-        "replay.capacity": 100,
-        "replay.grow_after_freeze": True,
-        "seer.freeze_step": 90,
-    }
-    config.update_from_flattened_dict(tiny)
     run_dir = tmp_path_factory.mktemp("control") / "run"
-    return run_dir, train.run(config, run_dir)
+    return run_dir, train.run(tiny_control_config(), run_dir)
 
 
 def test_a_real_control_task(control_run):
@@ -288,12 +224,20 @@ def test_a_real_control_task(control_run):
     full, frozen = ([r for r in lines if r["kind"] == "train" and r["phase"] == p][-1] for p in ("full", "frozen"))
     assert {"critic_loss", "contrast_loss", "actor_loss", "temperature"} <= set(full)
     assert "contrast_loss" not in frozen
-    assert {r["length"] for r in lines if r["kind"] == "episode"} == {40}
-    assert end["eval_length_mean"] == 40
+    assert {r["length"] for r in lines if r["kind"] == "episode"} == {20}
+    assert end["eval_length_mean"] == 20
     before = checkpoint.load_state(run_dir / "checkpoints" / "freeze")["params"]
-    after = checkpoint.load_state(run_dir / "checkpoints")["train"]["params"]
+    after = checkpoint.load_newest_state(run_dir / "checkpoints")[0]["train"]["params"]
     for part in ("encoder", "actor_encoder"):
         jax.tree.map(np.testing.assert_array_equal, after[part], before[part])
+
+
+@pytest.mark.parametrize("kill_after", [35, 60])
+def test_a_resumed_control_task_is_the_uninterrupted_one(control_run, tmp_path, monkeypatch, kill_after):
+    """From a checkpoint before the freeze, and from one after it."""
+    run_killed_after(tiny_control_config(), tmp_path / "run", kill_after, monkeypatch)
+    train.run(tiny_control_config(), tmp_path / "run", resume=True)
+    assert untimed(tmp_path / "run") == untimed(control_run[0])
 
 
 def test_evaluating_a_control_task_writes_a_video_in_colour(control_run, capsys):
@@ -301,15 +245,15 @@ def test_evaluating_a_control_task_writes_a_video_in_colour(control_run, capsys)
     assert evaluate.main(["evaluate", f"--run_dir={run_dir}", "--episodes=1", "--video"]) == 0
     assert "human-normalized" not in capsys.readouterr().out
     video = iio.imread(run_dir / "videos" / "episode.mp4")
-    assert video.shape == (40, 136, 136, 3)
+    assert video.shape == (20, 136, 136, 3)
     assert np.ptp(video.astype(int), axis=-1).max() > 30
 
 
 def test_a_run_cannot_make_evaluate_import_code(tmp_path, capsys):
-    config = config_lib.resolve(tiny_config()).to_dict()
+    write_run(tmp_path, tiny_config())
+    config = json.loads((tmp_path / "config.json").read_text())
     config["encoder"]["name"] = "haiku:nothing.at.all:encoder"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    checkpoint.save_state(tmp_path / "checkpoints", {"env_steps": 1, "train": {"params": {}}})
     assert evaluate.main(["evaluate", f"--run_dir={tmp_path}"]) == 2
     assert "if you trust it" in capsys.readouterr().err
     assert evaluate.main(["evaluate", f"--run_dir={tmp_path}", "--encoder=haiku:nothing.at.all:encoder"]) == 2
@@ -364,21 +308,30 @@ def test_bad_evaluate_commands(arguments, message, capsys):
     assert error.count("\n") == 1
 
 
-def test_ctrl_c_leaves_readable_metrics_and_closed_environments(fake_envs, tmp_path, monkeypatch, capsys):
-    calls = []
-
-    real_step = FakeEnv.step
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(fake_envs, tmp_path, monkeypatch, capsys, number, code):
+    real_step, calls = FakeEnv.step, []
 
     def step(self, action):
         calls.append(1)
-        if len(calls) > 60:
-            raise KeyboardInterrupt
+        if len(calls) == 60:
+            signal.raise_signal(number)
         return real_step(self, action)
 
     monkeypatch.setattr(FakeEnv, "step", step)
-    monkeypatch.setattr(train, "run", lambda _, run_dir, real=train.run: real(tiny_config(), run_dir))
-    arguments = ["train", "--config=configs/rainbow_atari.py", f"--run_dir={tmp_path / 'run'}"]
-    assert train.main(arguments) == 130
-    assert "interrupted" in capsys.readouterr().err
-    assert records(tmp_path / "run")
+    monkeypatch.setattr(config_lib, "resolve", lambda config, real=config_lib.resolve: real(tiny_config()))
+    run_dir = tmp_path / "run"
+    assert train.main(["train", "--config=configs/rainbow_atari.py", f"--run_dir={run_dir}"]) == code
+    assert f"go on with --run_dir={run_dir} --resume" in capsys.readouterr().err
+    assert records(run_dir)[-1]["kind"] == "checkpoint"
     assert all(env.closed for env in fake_envs)
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+    assert train.main(["train", "--resume", f"--run_dir={run_dir}"]) == 0
+    assert records(run_dir)[-1]["env_steps"] >= 400
+
+
+def test_a_second_signal_ends_at_once():
+    with cli.signals() as received:
+        signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL

@@ -8,7 +8,7 @@ from seer_jax import assembly, checkpoint, evaluate, train, transfer
 from seer_jax import config as config_lib
 from seer_jax.envs import registry
 from tests.fake_env import FakeEnv
-from tests.test_train import records, tiny_config
+from tests.runs import records, tiny_config, write_run
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,9 @@ def source(tmp_path_factory):
 
 
 def make_env(num_actions):
-    def make(config, *, training):
+    def make(config, *, training, pool=0):
         lengths = [7, 12, 5, 9][: config.num_envs if training else config.eval_episodes]
-        return FakeEnv(lengths, training=training, num_actions=num_actions)
+        return FakeEnv(lengths, training=training, num_actions=num_actions, pool=pool)
 
     return make
 
@@ -34,7 +34,7 @@ def encoder_stages(params):
 
 
 def saved_params(run_dir):
-    return checkpoint.load_state(run_dir / "checkpoints")["train"]["params"]
+    return checkpoint.load_newest_state(run_dir / "checkpoints")[0]["train"]["params"]
 
 
 def test_an_encoder_frozen_from_the_first_step_fills_the_ring_with_latents(source, tmp_path, monkeypatch):
@@ -109,11 +109,15 @@ def test_a_run_without_readable_parameters_is_refused(source, tmp_path, monkeypa
     config = config_lib.resolve(tiny_config(seer__init_from=str(tmp_path)))
     with pytest.raises(transfer.TransferError, match="no parameters"):
         transfer.check(config)
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / checkpoint.STATE_FILE).write_bytes(b"garbage")
+    config_text = (tmp_path / "config.json").read_text()
+    write_run(tmp_path, tiny_config(), params={"encoder": {"conv1": np.zeros(3)}})
+    (tmp_path / "config.json").write_text(config_text)
+    state = tmp_path / "checkpoints" / "000001" / checkpoint.STATE_FILE
+    whole = state.read_bytes()
+    state.write_bytes(b"garbage")
     with pytest.raises(transfer.TransferError, match="no parameters"):
         transfer.check(config)
-    checkpoint.save_state(tmp_path / "checkpoints", {"train": {"params": {"encoder": {"conv1": np.zeros(3)}}}})
+    state.write_bytes(whole)
     with pytest.raises(transfer.TransferError, match="here"):
         train.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

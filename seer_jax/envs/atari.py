@@ -96,6 +96,7 @@ class AtariEnv:
         image_size: int,
         action_repeat: int,
         training: bool,
+        pool: int = 0,
         num_threads: int = 0,
     ):
         """Builds the pool.
@@ -108,6 +109,7 @@ class AtariEnv:
           image_size: height and width of a frame, in pixels.
           action_repeat: emulator frames per agent step; a frame is the maximum over the last two.
           training: whether the protocol's training-only items (lives, clipping) apply.
+          pool: how many pools of the run came before this one; each has seeds of its own.
           num_threads: emulator threads; 0 lets EnvPool decide.
         """
         self._life_loss_terminal = training and protocol.life_loss_terminal
@@ -115,7 +117,7 @@ class AtariEnv:
         self._pool = envpool.make_gymnasium(
             games()[game_name(task)],
             num_envs=num_envs,
-            seed=timestep.environment_seeds(seed, num_envs, training=training),
+            seed=timestep.environment_seeds(seed, num_envs, training=training, pool=pool),
             num_threads=num_threads,
             stack_num=1,
             gray_scale=True,

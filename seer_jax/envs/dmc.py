@@ -129,6 +129,7 @@ class DmcEnv:
         action_repeat: int,
         camera_id: int,
         training: bool,
+        pool: int = 0,
         backend: str = "envpool",
         render_quality: str = "full",
     ):
@@ -142,6 +143,7 @@ class DmcEnv:
           action_repeat: control steps in an agent step.
           camera_id: the camera.
           training: whether these are the environments to train in, whose seeds are others.
+          pool: how many pools of the run came before this one; each has seeds of its own.
           backend: `envpool` or `dm_control`.
           render_quality: `full`, or `fast` without shadows and multisampling, which changes the picture.
 
@@ -151,7 +153,7 @@ class DmcEnv:
         require_rendering()
         self._backend: _Backend = BACKENDS[backend](
             task,
-            seeds=timestep.environment_seeds(seed, num_envs, training=training),
+            seeds=timestep.environment_seeds(seed, num_envs, training=training, pool=pool),
             image_size=image_size,
             camera_id=camera_id,
             quality=render_quality,

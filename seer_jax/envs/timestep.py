@@ -55,11 +55,22 @@ class VectorEnv(Protocol):
         """Frees the environments."""
 
 
-def environment_seeds(seed: int, num_envs: int, *, training: bool) -> list[int]:
+def cut(step: TimeStep) -> TimeStep:
+    """Returns the same arrival as the end of its episode, as a time limit would make it."""
+    return step._replace(truncated=step.truncated | ~(step.terminated & step.last), last=np.ones_like(step.last))
+
+
+def environment_seeds(seed: int, num_envs: int, *, training: bool, pool: int) -> list[int]:
     """Returns unrelated 31-bit seeds, from streams of their own for training and evaluation.
 
     EnvPool gives environment i the seed `seed + i` for an integer seed, so that nearby runs would share
     environments.
+
+    Args:
+      seed: of the run.
+      num_envs: E.
+      training: which of the streams.
+      pool: how many times the run has made such environments before.
     """
-    entropy = np.random.SeedSequence(seed, spawn_key=(int(training),))
+    entropy = np.random.SeedSequence(seed, spawn_key=(int(training), pool))
     return (entropy.generate_state(num_envs) >> 1).tolist()

@@ -1,0 +1,102 @@
+"""The directory of a run: begun once, and found again by whoever goes on with it."""
+
+import importlib.metadata
+import json
+import pathlib
+import subprocess
+
+import jax
+from ml_collections import ConfigDict
+
+from seer_jax import checkpoint
+from seer_jax import config as config_lib
+
+CONFIG_FILE = "config.json"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
+
+
+def start(config: ConfigDict, run_dir: pathlib.Path) -> None:
+    """Makes the directory and writes what the run is.
+
+    Args:
+      config: a resolved configuration.
+      run_dir: does not exist yet, or is empty.
+
+    Raises:
+      ConfigError: it cannot be used; nothing in it was changed.
+    """
+    try:
+        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+            raise config_lib.ConfigError(
+                f"run_dir={run_dir} already exists; name a new directory, or go on with the run in it with --resume"
+            )
+        run_dir.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_whole(run_dir / "manifest.json", _json(_manifest(config)))
+        # Last: with it the directory is a run's.
+        checkpoint.write_whole(run_dir / CONFIG_FILE, _json(config.to_dict()))
+    except OSError as error:
+        raise config_lib.ConfigError(f"run_dir={run_dir} cannot be written: {error.strerror}; name another") from None
+
+
+def is_started(run_dir: pathlib.Path) -> bool:
+    """Whether the directory holds a run."""
+    return (run_dir / CONFIG_FILE).is_file()
+
+
+def clear_unstarted(run_dir: pathlib.Path) -> None:
+    """Removes what a `start` that was cut off left behind, and nothing else."""
+    for name in ("manifest.json", "manifest.json.partial", f"{CONFIG_FILE}.partial"):
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def read_config(run_dir: pathlib.Path) -> ConfigDict:
+    """Returns the configuration of a run, unresolved.
+
+    Raises:
+      ConfigError: there is none that can be read.
+    """
+    try:
+        return ConfigDict(json.loads((run_dir / CONFIG_FILE).read_text()))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise config_lib.ConfigError(f"run_dir={run_dir} holds no {CONFIG_FILE} that can be read ({error})") from None
+
+
+def check_same(config: ConfigDict, run_dir: pathlib.Path) -> None:
+    """Raises ConfigError unless the run has this resolved configuration."""
+    there, here = (_flat(c.to_dict()) for c in (read_config(run_dir), config))
+    differ = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
+    if differ:
+        told = ", ".join(f"{name}={there.get(name)} there and {here.get(name)} here" for name in differ[:3])
+        raise config_lib.ConfigError(
+            f"run_dir={run_dir} holds a run of another configuration ({told}); resume without --config, or name a new"
+            " directory"
+        )
+
+
+def _manifest(config: ConfigDict) -> dict:
+    """What a reader needs to know to run this again, apart from the configuration."""
+    try:
+        here = pathlib.Path(__file__).parent
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        commit = git.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "git_commit": commit,
+        "devices": [str(device) for device in jax.devices()],
+        "seed": config.seed,
+        "protocol": config.env.protocol,
+    }
+
+
+def _json(values: dict) -> bytes:
+    return f"{json.dumps(values, indent=2)}\n".encode()
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in values.items():
+        value = json.loads(json.dumps(value))  # tuples as JSON has them
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -1,0 +1,101 @@
+"""Tiny runs, cut off where a test wants it, and what they wrote."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import curl_dmc, rainbow_atari
+from seer_jax import checkpoint, replay, train
+from seer_jax import config as config_lib
+
+TIMES = ("seconds", "steps_per_second")
+
+
+def tiny_config(**changes):
+    """A run of 400 steps that freezes at 200; `changes` are overrides by dotted name, dots as __."""
+    config = rainbow_atari.get_config("quick")
+    overrides = {
+        "total_steps": 400,
+        "learn_start": 80,
+        "num_envs": 2,
+        "log_every": 50,
+        "eval_every": 200,
+        "eval_episodes": 2,
+        "checkpoint_every": 150,
+        "env.image_size": 42,
+        "env.crop_size": 42,
+        "agent.n_step": 3,
+        "agent.hidden": 8,
+        "agent.batch_size": 4,
+        "replay.capacity": 300,
+        "replay.grow_after_freeze": True,
+        "seer.freeze_step": 200,
+    }
+    config.update_from_flattened_dict(overrides | {name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+def tiny_control_config():
+    """CURL-SAC, 140 steps that freeze at 90."""
+    config = curl_dmc.get_config("quick")
+    tiny = {
+        "total_steps": 140,
+        "learn_start": 40,
+        "num_envs": 2,
+        "log_every": 20,
+        "eval_every": 100,
+        "eval_episodes": 2,
+        "checkpoint_every": 50,
+        "env.action_repeat": 50,
+        "env.image_size": 34,
+        "env.crop_size": 30,
+        "agent.hidden": 8,
+        "agent.batch_size": 4,
+        "agent.random_steps": 20,
+        "encoder.name": "data_efficient",
+        "replay.capacity": 100,
+        "replay.grow_after_freeze": True,
+        "seer.freeze_step": 90,
+    }
+    config.update_from_flattened_dict(tiny)
+    return config
+
+
+def records(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(run_dir):
+    return [{k: v for k, v in record.items() if not k.endswith(TIMES)} for record in records(run_dir)]
+
+
+class Killed(BaseException):
+    """Leaves a run as `kill -9` would."""
+
+
+def run_killed_after(config, run_dir, steps, monkeypatch, *, resume=False):
+    """Runs until the environments were stepped so often, and leaves as `kill -9` would."""
+    vector_step, seen = train.Trainer._vector_step, []
+
+    def step(trainer, **arguments):
+        seen.append(1)
+        if len(seen) > steps:
+            raise Killed
+        vector_step(trainer, **arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Trainer, "_vector_step", step)
+        with pytest.raises(Killed):
+            train.run(config, run_dir, resume=resume)
+
+
+def write_run(run_dir, config, params=None):
+    """Writes the directory of a run that has a checkpoint with `params` in it, and an empty ring."""
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / "config.json").write_text(json.dumps(config_lib.resolve(config).to_dict()))
+    spec = replay.RingSpec(num_steps=8, num_envs=1, stack=1, n_step=1, discount=0.9)
+    row = replay.row_shapes(jax.ShapeDtypeStruct((1, 4, 4, 1), np.uint8), jax.ShapeDtypeStruct((1,), np.int32))
+    trees = {"train": {"params": params or {}}}
+    checkpoint.save(run_dir / "checkpoints", 1, progress={"env_steps": 1}, trees=trees, ring=replay.init(spec, row))

@@ -1,0 +1,157 @@
+"""Checkpoints, and runs that are cut off and go on as if they had not been."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from seer_jax import checkpoint, metrics, replay, train
+from seer_jax import config as config_lib
+from seer_jax.envs import registry
+from tests.fake_env import make_env
+from tests.runs import records, run_killed_after, tiny_config, untimed
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run with checkpoints before and after its freeze."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "make_env", make_env)
+        train.run(resumable_config(), run_dir)
+    return run_dir
+
+
+def resumable_config():
+    return tiny_config(checkpoint_every=90, replay__prioritized=True, replay__latent_dtype="bfloat16")
+
+
+@pytest.mark.parametrize("kill_after", [[20], [60], [75, 40], [130, 60, 30]])
+def test_a_resumed_run_is_the_uninterrupted_one(fake_envs, whole, tmp_path, monkeypatch, kill_after):
+    """Killed before the first checkpoint, in the full phase, around the freeze, and in the frozen phase."""
+    for i, steps in enumerate(kill_after):
+        run_killed_after(resumable_config(), tmp_path / "run", steps, monkeypatch, resume=i > 0)
+    train.run(resumable_config(), tmp_path / "run", resume=True)
+    assert untimed(tmp_path / "run") == untimed(whole)
+    (saved, _), (expected, _) = (
+        checkpoint.load_newest_state(run_dir / checkpoint.DIRECTORY) for run_dir in (tmp_path / "run", whole)
+    )
+    jax.tree.map(np.testing.assert_array_equal, saved, expected)
+    newest = [checkpoint.newest(d / checkpoint.DIRECTORY, pytest.fail).directory for d in (tmp_path / "run", whole)]
+    chunks = [list(checkpoint.ChunkStream(directory)) for directory in newest]
+    assert len(chunks[0]) == len(chunks[1]) > 0
+    for chunk, other in zip(*chunks, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, chunk, other)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(fake_envs, whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "run")
+    *_, before, last = sorted((tmp_path / "run" / checkpoint.DIRECTORY).glob("[0-9]*"))
+    rows = last / "rows-00000.npz"
+    content = bytearray(rows.read_bytes())
+    content[len(content) // 2] ^= 1
+    rows.write_bytes(content)
+    train.run(resumable_config(), tmp_path / "run", resume=True)
+    error = capsys.readouterr().err
+    assert "damaged rows-00000.npz; using the one before it" in error
+    assert before.exists()
+    for record, expected in zip(untimed(tmp_path / "run"), untimed(whole), strict=True):
+        assert {k: v for k, v in record.items() if v != expected[k]} == {}
+
+
+def test_when_all_checkpoints_are_damaged_nothing_is_touched(fake_envs, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    for manifest in (tmp_path / "run" / checkpoint.DIRECTORY).glob("[0-9]*/manifest.json"):
+        manifest.write_text("{")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint in .* can be read"):
+        train.run(resumable_config(), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_resuming_with_another_configuration_is_refused(fake_envs, whole, tmp_path):
+    config = resumable_config()
+    config.agent.learning_rate = 0.5
+    with pytest.raises(config_lib.ConfigError, match=r"agent\.learning_rate=.* there and 0\.5 here"):
+        train.run(config, whole, resume=True)
+
+
+def test_a_full_disk_costs_a_checkpoint_and_nothing_else(fake_envs, tmp_path, monkeypatch, capsys):
+    save_state, calls = checkpoint.save_state, []
+
+    def failing(directory, tree):
+        calls.append(directory)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        save_state(directory, tree)
+
+    monkeypatch.setattr(checkpoint, "save_state", failing)
+    train.run(tiny_config(checkpoint_every=60, seer__enabled=False), tmp_path / "run")
+    assert "No space left on device" in capsys.readouterr().err
+    numbers = [path.name for path in sorted((tmp_path / "run" / checkpoint.DIRECTORY).iterdir())]
+    assert numbers == ["000006", "000007"]
+    saved = [line["env_steps"] for line in records(tmp_path / "run") if line["kind"] == "checkpoint"]
+    assert len(saved) == 6
+    assert not [step for step in saved if 120 <= step < 180]
+
+
+def test_without_checkpoints_environments_are_never_renewed(fake_envs, tmp_path):
+    train.run(tiny_config(checkpoint_every=0, eval_every=1000), tmp_path / "run")
+    assert len(fake_envs) == 2  # one to train in, one for the final evaluation
+    assert [line["kind"] for line in records(tmp_path / "run")].count("checkpoint") == 1
+
+
+def test_a_torn_line_goes_when_a_run_is_resumed(tmp_path):
+    writer = metrics.MetricsWriter(tmp_path)
+    writer.write("train", {"env_steps": 1})
+    size = writer.sync()
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as f:
+        f.write('{"kind": "train", "env_st')
+    metrics.MetricsWriter(tmp_path, offset=size).close()
+    assert [json.loads(line)["env_steps"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1]
+
+
+def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):
+    spec = replay.RingSpec(num_steps=8, num_envs=1, stack=1, n_step=1, discount=0.9)
+    row = replay.row_shapes(jax.ShapeDtypeStruct((1, 4, 4, 1), np.uint8), jax.ShapeDtypeStruct((1,), np.int32))
+    ring = replay.init(spec, row)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={"x": np.zeros(3)}, ring=ring)
+    shapes = jax.eval_shape(lambda: ring)
+    trees, _ = saved.restore({"x": jax.ShapeDtypeStruct((3,), np.float64)}, spec, shapes)
+    assert trees["x"].shape == (3,)
+    for like in ({"x": jax.ShapeDtypeStruct((4,), np.float64)}, {"y": jax.ShapeDtypeStruct((3,), np.float64)}):
+        with pytest.raises(checkpoint.CheckpointError, match="saved state"):
+            saved.restore(like, spec, shapes)
+
+
+def test_kill_dash_nine_at_any_moment(tmp_path):
+    """Processes that die 20 times, anywhere in steps, checkpoints, handover and metrics, leave the whole run behind."""
+
+    def live(name, die_at):
+        command = [sys.executable, "-m", "tests.victim", str(tmp_path / name), str(die_at)]
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": os.environ["SEER_JAX_TESTS_CACHE"]}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    whole = live("whole", 0)
+    assert whole.returncode == 0, whole.stderr
+    moments = int(whole.stdout.split()[-1])
+    rng, kills, runs = np.random.default_rng(0), 0, 0
+    while kills < 20:
+        # Lives of two checkpoints at most; a run that ends all the same is followed by another.
+        result = live(f"run{runs}", int(rng.integers(1, moments // 10)))
+        assert result.returncode in (0, -signal.SIGKILL), result.stderr
+        if result.returncode:
+            kills += 1
+        else:
+            assert untimed(tmp_path / f"run{runs}") == untimed(tmp_path / "whole")
+            runs += 1
+    end = live(f"run{runs}", 0)
+    assert end.returncode == 0, end.stderr
+    assert untimed(tmp_path / f"run{runs}") == untimed(tmp_path / "whole")
