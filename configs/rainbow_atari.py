@@ -27,6 +27,7 @@ def get_config(preset: str = "paper") -> config_dict.ConfigDict:
         eval_every=10_000,
         eval_episodes=10,
         checkpoint_every=50_000,
+        on_nan="stop",
         env=dict(
             suite="atari",
             task="ms_pacman",

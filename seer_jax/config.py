@@ -94,6 +94,7 @@ _SUITE_BOOLEANS = {
 }
 
 _CHOICES = {
+    "on_nan": ("stop", "ignore"),
     "env.suite": tuple(SUITES),
     "agent.name": tuple(AGENTS),
     "encoder.compute_dtype": ("float32", "bfloat16"),

@@ -247,10 +247,11 @@ def sample(
 def update_priorities(spec: RingSpec, ring: Ring, start: jax.Array, loss: jax.Array) -> Ring:
     """Sets the priorities of sampled starts to `loss ** priority_exponent`; `start` and `loss` are `[B]`.
 
-    What is no start stays none.
+    What is no start stays none, and where a loss is not finite the priority stays what it was.
     """
+    before = ring.priorities.reshape(-1)[start]
     priority = (jnp.abs(loss) + _MIN_PRIORITY) ** spec.priority_exponent
-    priority = jnp.where(ring.priorities.reshape(-1)[start] > 0, priority, 0.0)
+    priority = jnp.where((before > 0) & jnp.isfinite(priority), priority, before)
     ring = ring.replace(max_priority=jnp.maximum(ring.max_priority, priority.max()))
     return _set_priorities(ring, start, priority)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.console
 from absl import flags
@@ -48,6 +49,10 @@ class Stopped(Exception):
     """A run was asked to stop, wrote a checkpoint and did."""
 
 
+class NotFinite(Exception):
+    """A loss or a parameter became infinite or no number; the message names the last good checkpoint."""
+
+
 def run(
     config: ConfigDict,
     run_dir: str | pathlib.Path,
@@ -71,6 +76,8 @@ def run(
       TransferError: the encoder of `seer.init_from` cannot be used.
       CheckpointError: there are checkpoints, and none of them can be used.
       Stopped: `stop` said so.
+      NotFinite: numbers went bad and `on_nan` is stop.
+      BadTimeStep: an environment sent what cannot be learned from.
     """
     config, directory = config_lib.resolve(config), pathlib.Path(run_dir)
     saved, started = None, resume and run_dir_lib.is_started(directory)
@@ -254,7 +261,7 @@ class Trainer:
         if renew_envs:
             self.timestep = timestep_lib.cut(self.timestep)
         # One transfer in and one out, both by name: a transfer guard shows that there are no others.
-        timestep = jax.device_put(self.timestep)
+        timestep = jax.device_put(timestep_lib.check(self.timestep))
         action, self.actor, self.ring = self.programs.interact(self.state.params, self.actor, self.ring, timestep)
         self.env_steps = self._env_steps_after()
         self.rows = min(self.rows + self.config.num_envs, self.spec.capacity)
@@ -359,7 +366,17 @@ class Trainer:
         self.evals = [*self.evals[:1], self._write("eval", evaluation)]
         self.display.update(evaluation=f"{mean:,.1f} ± {std:,.1f} after {self.env_steps:,} steps")
 
+    def _refuse_bad_numbers(self) -> None:
+        if self.config.on_nan == "ignore" or _all_finite((self.state.params, self.info)):
+            return
+        good = checkpoint.newest(self.run_dir / checkpoint.DIRECTORY, _warn, state_only=True)
+        raise NotFinite(
+            f"a loss or a parameter is not finite after {self.env_steps:,} agent steps; the last good checkpoint is"
+            f" {good.directory if good else 'none'}; lower agent.learning_rate, or go on with on_nan=ignore"
+        )
+
     def _log(self) -> None:
+        self._refuse_bad_numbers()
         self._book_time()
         rate = self.clock.steps_per_second(self.phase)
         info = {name: float(value) for name, value in self.info.items()}
@@ -383,6 +400,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint; those before it stay until it is complete."""
+        self._refuse_bad_numbers()
         try:
             checkpoint.save(
                 self.run_dir / checkpoint.DIRECTORY,
@@ -444,6 +462,11 @@ class Trainer:
         self.env.close()
 
 
+@jax.jit
+def _all_finite(tree) -> jax.Array:
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
 def main(argv: list[str]) -> int:
     values = cli.make_flags()
     config_flags.DEFINE_config_file(
@@ -479,6 +502,9 @@ def main(argv: list[str]) -> int:
     except (cli.UsageError, config_lib.ConfigError, transfer.TransferError, checkpoint.CheckpointError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
+    except (NotFinite, timestep_lib.BadTimeStep) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from seer_jax import checkpoint, metrics, replay, train
 from seer_jax import config as config_lib
-from seer_jax.envs import registry
-from tests.fake_env import make_env
+from seer_jax.envs import registry, timestep
+from tests.fake_env import FakeEnv, make_env
 from tests.runs import records, run_killed_after, tiny_config, untimed
 
 
@@ -129,6 +129,39 @@ def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):
     for like in ({"x": jax.ShapeDtypeStruct((4,), np.float64)}, {"y": jax.ShapeDtypeStruct((3,), np.float64)}):
         with pytest.raises(checkpoint.CheckpointError, match="saved state"):
             saved.restore(like, spec, shapes)
+
+
+@pytest.mark.parametrize(("on_nan", "stops"), [("stop", True), ("ignore", False)])
+def test_numbers_that_go_bad(fake_envs, tmp_path, monkeypatch, on_nan, stops):
+    vector_step = train.Trainer._vector_step
+
+    def step(trainer, **arguments):
+        vector_step(trainer, **arguments)
+        if trainer.env_steps >= 170 and trainer.phase == "full":
+            trainer.state = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, trainer.state)
+
+    monkeypatch.setattr(train.Trainer, "_vector_step", step)
+    config = tiny_config(on_nan=on_nan, checkpoint_every=60, total_steps=260)
+    if not stops:
+        train.run(config, tmp_path / "run")
+        return
+    with pytest.raises(train.NotFinite, match=r"not finite after 1[78]\d agent steps; .*checkpoints/000002; lower"):
+        train.run(config, tmp_path / "run")
+    saved, _ = checkpoint.load_newest_state(tmp_path / "run" / checkpoint.DIRECTORY)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved["train"]["params"]))
+
+
+@pytest.mark.parametrize(("field", "value"), [("reward", np.nan), ("reward", np.inf), ("frame", 0.5)])
+def test_what_cannot_be_learned_from_is_refused_at_the_door(fake_envs, tmp_path, monkeypatch, field, value):
+    real_step = FakeEnv.step
+
+    def step(self, action):
+        sent = real_step(self, action)
+        return sent._replace(**{field: getattr(sent, field) * np.float32(value)}) if self._step == 20 else sent
+
+    monkeypatch.setattr(FakeEnv, "step", step)
+    with pytest.raises(timestep.BadTimeStep, match=field):
+        train.run(tiny_config(), tmp_path / "run")
 
 
 def test_kill_dash_nine_at_any_moment(tmp_path):

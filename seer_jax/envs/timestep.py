@@ -55,6 +55,19 @@ class VectorEnv(Protocol):
         """Frees the environments."""
 
 
+class BadTimeStep(ValueError):
+    """An environment sent what cannot be learned from; the message says what."""
+
+
+def check(step: TimeStep) -> TimeStep:
+    """Returns the step, or raises BadTimeStep if its frame is not uint8 or a reward is not finite."""
+    if step.frame.dtype != np.uint8:
+        raise BadTimeStep(f"an environment sent a frame of {step.frame.dtype}; frames are uint8")
+    if not np.isfinite(step.reward).all():
+        raise BadTimeStep(f"an environment sent a reward that is not finite: {step.reward.tolist()}")
+    return step
+
+
 def cut(step: TimeStep) -> TimeStep:
     """Returns the same arrival as the end of its episode, as a time limit would make it."""
     return step._replace(truncated=step.truncated | ~(step.terminated & step.last), last=np.ones_like(step.last))
