@@ -3,12 +3,17 @@
 import contextlib
 import os
 import pathlib
+import re
 import signal
 from collections.abc import Iterator
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict
+
+
+# A field of the configuration as 1e6, which stands for a whole number where it is one.
+_EXPONENT = re.compile(r"(?<=^--config\.)([\w.]+=)(\d+(?:\.\d+)?[eE]\+?\d+)$")
 
 
 class UsageError(Exception):
@@ -29,7 +34,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
       UsageError: a flag is unknown or has a bad value, or an argument is left over.
     """
     try:
-        rest = values(argv)[1:]
+        rest = values([_EXPONENT.sub(_whole, argument) for argument in argv])[1:]
     except flags.Error as error:
         # Some errors inside a configuration file arrive as a whole traceback, whose last line says what is wrong.
         raise UsageError(last_line(error)) from None
@@ -37,6 +42,11 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
         raise UsageError(f"the configuration cannot be read: {type(error).__name__}: {last_line(error)}") from None
     if rest:
         raise UsageError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
+
+
+def _whole(match: re.Match) -> str:
+    field, number = match.groups()
+    return f"{field}{int(float(number))}" if float(number).is_integer() else match.group()
 
 
 def loaded(config: ConfigDict) -> ConfigDict:

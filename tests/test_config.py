@@ -1,6 +1,8 @@
 """What a configuration may say, and how it is told that it may not."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import curl_dmc, rainbow_atari
@@ -79,6 +81,9 @@ BAD = [
     ({"encoder.name": "canonical"}, "would shrink to 281,250"),
     ({"replay.priority_exponent": 2.0}, "replay.priority_exponent"),
     ({"eval_episodes": 0}, "eval_episodes=0"),
+    ({"checkpoint_every": -1}, "checkpoint_every=-1"),
+    ({"on_nan": "cry"}, "one of stop, ignore"),
+    ({"num_envs": 4096, "replay.capacity": 4096}, "cannot hold one 20-step window"),
 ]
 
 
@@ -184,6 +189,9 @@ BAD_COMMANDS = [
     ([CONFIG, "--nothing"], "nothing"),
     ([CONFIG, "extra"], "unexpected argument 'extra'"),
     ([CONFIG, "--config.env.task=pingpong"], "did you mean"),
+    ([CONFIG, "--config.total_steps=1.5e0"], "total_steps"),
+    ([CONFIG, "--config.total_steps=1e300"], "total_steps"),
+    (["--resume"], "holds no config.json"),
 ]
 
 
@@ -234,3 +242,77 @@ def test_an_existing_run_is_never_touched(tmp_path, capsys):
 def test_help_is_not_an_error(capsys):
     assert train.main(["train", "--help"]) == 0
     assert "--config" in capsys.readouterr().out
+
+
+def test_whole_numbers_may_have_an_exponent(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "run", lambda config, run_dir, **kwargs: seen.append(config))
+    arguments = ["--config.total_steps=6e5", "--config.replay.capacity=2.5e5", "--config.agent.learning_rate=1e-3"]
+    assert train.main(["train", CONFIG, f"--run_dir={tmp_path / 'run'}", *arguments]) == 0
+    assert (seen[0].total_steps, seen[0].replay.capacity, seen[0].agent.learning_rate) == (600_000, 250_000, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "holds no config.json"),
+        ("", "can be read"),
+        ("{", "can be read"),
+        ("[1]", "can be read"),
+        ('{"seed": 1}', "is missing"),
+        ('{"encoder": {"name": "haiku:os:getcwd"}}', "if you trust it"),
+    ],
+)
+def test_directories_that_hold_no_run_cannot_be_resumed(content, message, tmp_path, capsys):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert train.main(["train", "--resume", f"--run_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"] * (content is not None)
+
+
+def test_resume_needs_a_directory(capsys):
+    assert train.main(["train", "--resume", CONFIG]) == 2
+    assert "--resume needs --run_dir" in capsys.readouterr().err
+
+
+def test_a_directory_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert train.main(["train", CONFIG, f"--run_dir={tmp_path / 'file' / 'run'}"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+FIELDS = tuple(rainbow_atari.get_config().to_dict())
+LEAVES = [
+    name if section is None else f"{section}.{name}"
+    for section, names in [(None, FIELDS), *((s, v) for s, v in rainbow_atari.get_config().to_dict().items())]
+    for name in (names if section is None or isinstance(names, dict) else ())
+]
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["krull", "canonical", "impala", "bfloat16", "machado", "conv1", "curl_sac", "dmc", "haiku:x:y"]),
+    st.just({}),
+    st.just([1, 2]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(LEAVES), VALUES, min_size=1, max_size=4))
+def test_whatever_a_configuration_holds_it_resolves_or_is_refused(changes):
+    config = rainbow_atari.get_config().to_dict()
+    for field, value in changes.items():
+        section, _, name = field.rpartition(".")
+        if section and not isinstance(config[section], dict):
+            continue
+        (config[section] if section else config)[name] = value
+    try:
+        config_lib.resolve(ConfigDict(config))
+    except config_lib.ConfigError as error:
+        assert str(error)
