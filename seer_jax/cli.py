@@ -11,7 +11,6 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-
 # A field of the configuration as 1e6, which stands for a whole number where it is one.
 _EXPONENT = re.compile(r"(?<=^--config\.)([\w.]+=)(\d+(?:\.\d+)?[eE]\+?\d+)$")
 

@@ -517,7 +517,8 @@ def _config(values: flags.FlagValues) -> ConfigDict:
     if not values.resume:
         raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
     config = run_dir_lib.read_config(pathlib.Path(values.run_dir))
-    if str(config.encoder.name).startswith(haiku.PREFIX):
+    encoder = config.get("encoder")
+    if isinstance(encoder, ConfigDict) and str(encoder.get("name")).startswith(haiku.PREFIX):
         # A directory's own word is not enough to import code.
         raise cli.UsageError(f"--run_dir={values.run_dir} runs code of yours; if you trust it, add its --config")
     return config_lib.resolve(config)
