@@ -93,6 +93,10 @@ _SUITE_BOOLEANS = {
     "dmc": (),
 }
 
+# Names; the second kind may be left open.
+_NAMES = ("env.task", "encoder.name")
+_OPTIONAL_NAMES = ("seer.freeze_through", "seer.init_from")
+
 _CHOICES = {
     "on_nan": ("stop", "ignore"),
     "env.suite": tuple(SUITES),
@@ -120,6 +124,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """
     config = config.copy_and_resolve_references().unlock()
     _check_choices(config, _CHOICES)
+    _check_names(config)
     suite, algorithm = config.env.suite, config.agent.name
     _check_choices(config, _SUITE_CHOICES[suite])
     _RESOLVE_SUITE[suite](config)
@@ -205,6 +210,13 @@ def _check_choices(config: ConfigDict, choices_by_field: dict[str, tuple]) -> No
         value = _get(config, field)
         if value not in choices:
             raise ConfigError(f"{field}={value!r} is unknown; it is one of {', '.join(choices)}")
+
+
+def _check_names(config: ConfigDict) -> None:
+    for field in _NAMES + _OPTIONAL_NAMES:
+        value = _get(config, field)
+        if not isinstance(value, str) and not (value is None and field in _OPTIONAL_NAMES):
+            raise ConfigError(f"{field}={value!r} is not a name")
 
 
 def _check_ranges(config: ConfigDict, ranges: dict[str, tuple]) -> None:
@@ -314,7 +326,7 @@ def _unknown(task: str, known: dict[str, str], what: str) -> str:
 
 def _get(config: ConfigDict, field: str):
     for part in field.split("."):
-        if part not in config:
+        if not isinstance(config, ConfigDict) or part not in config:
             raise ConfigError(f"{field} is missing; start from a file in configs/")
         config = config[part]
     return config

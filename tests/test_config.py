@@ -85,7 +85,7 @@ BAD = [
     ({"eval_episodes": 0}, "eval_episodes=0"),
     ({"checkpoint_every": -1}, "checkpoint_every=-1"),
     ({"on_nan": "cry"}, "one of stop, ignore"),
-    ({"num_envs": 4096, "replay.capacity": 4096}, "cannot hold one 20-step window"),
+    ({"num_envs": 4096, "replay.capacity": 4096}, "raise it to at least 86016"),
 ]
 
 

@@ -69,11 +69,16 @@ def noisy_layer():
 def test_noisy_layer_is_factorised():
     layer, params, x = noisy_layer()
     p = jax.tree.map(np.asarray, params["params"])
-    noise = np.float32([1, -4, 9, 0, 16, 4, -1, 0])
-    eps_in, eps_out = [1, -2, 3, 0, 4], [2, -1, 0]  # sign(x) sqrt(|x|)
-    kernel = p["kernel"] + p["kernel_std"] * np.outer(eps_in, eps_out)
-    expected = x @ kernel + p["bias"] + p["bias_std"] * eps_out
+    by_input, by_output = [1, -2, 3, 0, 4], [2, -1, 0]
+    kernel = p["kernel"] + p["kernel_std"] * np.outer(by_input, by_output)
+    expected = x @ kernel + p["bias"] + p["bias_std"] * by_output
+    noise = np.float32([*by_input, *by_output])
     np.testing.assert_allclose(layer.apply(params, x, noise), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_noise_is_the_signed_root_of_normals(monkeypatch):
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.float32([1, -4, 9, 0]).reshape(shape))
+    np.testing.assert_array_equal(heads.draw_noise(None, (2, 2)), [[1, -2], [3, 0]])
 
 
 def test_noise_by_row_equals_shared_noise_row_by_row():

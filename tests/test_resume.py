@@ -1,11 +1,7 @@
 """Checkpoints, and runs that are cut off and go on as if they had not been."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -162,29 +158,3 @@ def test_what_cannot_be_learned_from_is_refused_at_the_door(fake_envs, tmp_path,
     monkeypatch.setattr(FakeEnv, "step", step)
     with pytest.raises(timestep.BadTimeStep, match=field):
         train.run(tiny_config(), tmp_path / "run")
-
-
-def test_kill_dash_nine_at_any_moment(tmp_path):
-    """Processes that die 20 times, anywhere in steps, checkpoints, handover and metrics, leave the whole run behind."""
-
-    def live(name, die_at):
-        command = [sys.executable, "-m", "tests.victim", str(tmp_path / name), str(die_at)]
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": os.environ["SEER_JAX_TESTS_CACHE"]}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-    whole = live("whole", 0)
-    assert whole.returncode == 0, whole.stderr
-    moments = int(whole.stdout.split()[-1])
-    rng, kills, runs = np.random.default_rng(0), 0, 0
-    while kills < 20:
-        # Lives of two checkpoints at most; a run that ends all the same is followed by another.
-        result = live(f"run{runs}", int(rng.integers(1, moments // 10)))
-        assert result.returncode in (0, -signal.SIGKILL), result.stderr
-        if result.returncode:
-            kills += 1
-        else:
-            assert untimed(tmp_path / f"run{runs}") == untimed(tmp_path / "whole")
-            runs += 1
-    end = live(f"run{runs}", 0)
-    assert end.returncode == 0, end.stderr
-    assert untimed(tmp_path / f"run{runs}") == untimed(tmp_path / "whole")

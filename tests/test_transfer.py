@@ -68,7 +68,7 @@ def test_an_encoder_frozen_from_the_first_step_fills_the_ring_with_latents(sourc
 def test_an_encoder_can_be_trained_on(source, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "make_env", make_env(num_actions=5))
     trainer = []
-    monkeypatch.setattr(train.Trainer, "train", lambda self: trainer.append(self))
+    monkeypatch.setattr(train.Trainer, "train", lambda self, stop: trainer.append(self))
     train.run(tiny_config(seer__init_from=str(source)), tmp_path / "run")
     state = trainer[0].state
     for params in (state.params, state.target_params):
