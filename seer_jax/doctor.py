@@ -206,7 +206,7 @@ def main(argv: list[str]) -> int:
     findings = examine()
     table = rich.table.Table()
     for column in ("", "", "found", "cure"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for finding in findings:
         level = f"[{finding.level}]{finding.level}[/]"
         table.add_row(level, *(rich.markup.escape(text) for text in finding[1:]))
