@@ -1,9 +1,11 @@
 """Checkpoints, and runs that are cut off and go on as if they had not been."""
 
 import json
+import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -112,6 +114,40 @@ def test_a_torn_line_goes_when_a_run_is_resumed(tmp_path):
         f.write('{"kind": "train", "env_st')
     metrics.MetricsWriter(tmp_path, offset=size).close()
     assert [json.loads(line)["env_steps"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1]
+
+
+def small_ring():
+    """A ring of 8 rows, of which 5 were written, in latents of a type that NumPy's format does not know."""
+    spec = replay.RingSpec(num_steps=8, num_envs=1, stack=0, n_step=1, discount=0.9)
+    latents = jax.ShapeDtypeStruct((1, 2, 1, 3), jnp.bfloat16)
+    ring = replay.init(spec, replay.row_shapes(latents, jax.ShapeDtypeStruct((1,), np.int32)))
+    for t in range(5):
+        row = jax.tree.map(lambda x, t=t: jnp.full(x.shape[1:], t, x.dtype), ring.rows)
+        ring = replay.add(spec, ring, row.replace(first=jnp.array([t == 0]), last=jnp.array([False])))
+    return spec, ring
+
+
+def test_a_checkpoint_of_format_1_is_still_read():
+    """tests/fixtures holds what `checkpoint.save` wrote of `small_ring()` when 1 was the newest format."""
+    saved = checkpoint.newest(pathlib.Path(__file__).parent / "fixtures" / "checkpoints_of_format_1", pytest.fail)
+    assert saved.progress == {"env_steps": 5}
+    spec, ring = small_ring()
+    shapes = jax.eval_shape(lambda: ring)
+    trees, restored = saved.restore({"x": jax.ShapeDtypeStruct((3,), np.float32)}, spec, shapes)
+    np.testing.assert_array_equal(trees["x"], [0.0, 1.0, 2.0])
+    jax.tree.map(np.testing.assert_array_equal, restored, ring)
+    assert restored.rows.observation.dtype == jnp.bfloat16
+
+
+def test_a_newer_format_is_refused_by_name(tmp_path):
+    _, ring = small_ring()
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, ring=ring)
+    manifest = saved.directory / checkpoint.MANIFEST_FILE
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    told = []
+    with pytest.raises(checkpoint.CheckpointError, match="can be read"):
+        checkpoint.newest(tmp_path, told.append)
+    assert "has format 2, and this version reads 1" in told[0]
 
 
 def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):
