@@ -39,7 +39,8 @@ context = mujoco.GLContext(84, 84)
 context.make_current()
 from OpenGL import GL
 renderer = GL.glGetString(GL.GL_RENDERER).decode()
-print(json.dumps({"same": bool((first == pool._backend.render()).all()), "seen": int(np.ptp(first)), "by": renderer}), flush=True)
+same = bool((first == pool._backend.render()).all())
+print(json.dumps({"same": same, "seen": int(np.ptp(first)), "by": renderer}), flush=True)
 os._exit(0)  # some drivers abort at a regular exit
 """
 
