@@ -235,7 +235,6 @@ def make_agent(config: ConfigDict, action_spec: specs.BoundedArray) -> base.Agen
         return base.TrainState(
             params=params,
             target_params={part: jax.tree.map(jnp.copy, params[part]) for part in ("encoder", "tail", "critic")},
-            # The contrastive loss moves the encoder by steps of its own.
             opt_state={part: optimizer[part].init(p) for part, p in (params | contrasted).items()},
             key=k_state,
             updates=jnp.zeros((), jnp.int32),
