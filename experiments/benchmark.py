@@ -448,6 +448,7 @@ def print_table(name: str, result: dict[str, dict]) -> None:
 
 
 def run(*, quick: bool, json_file: str | None) -> None:
+    cli.use_compilation_cache()
     results: dict[str, dict] = {}
     for name, config in cases(quick=quick).items():
         print(name, flush=True)
@@ -472,17 +473,7 @@ def main(argv: list[str]) -> int:
     values = cli.make_flags()
     flags.DEFINE_bool("quick", False, "Fewer turns, no IMPALA encoder.", flag_values=values)
     flags.DEFINE_string("json", None, "File for the figures.", flag_values=values)
-    try:
-        cli.parse(values, argv)
-    except cli.UsageError as error:
-        print(f"benchmark: {error}", file=sys.stderr)
-        return 2
-    if values.help:
-        print(__doc__, values.get_help(), sep="\n")
-        return 0
-    cli.use_compilation_cache()
-    run(quick=values.quick, json_file=values.json)
-    return 0
+    return cli.main(argv, __doc__, values, lambda values: run(quick=values.quick, json_file=values.json))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Checkpoint(NamedTuple):
           CheckpointError: something of another shape or type was saved.
         """
         rows, rest = _split(ring)
-        trees = _fit(like | {"ring": rest}, load_state(self.directory))
+        trees = fit(like | {"ring": rest}, load_state(self.directory))
         trees = jax.tree.map(jnp.array, trees)  # copies: what NumPy owns cannot be donated
         slots = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), rows)
         at = 0
@@ -98,7 +98,7 @@ def save(
             some = _read_slots(rows, np.int32(begin), min(chunk_steps, size - begin))
             chunks.append(**{name: _plain(x) for name, x in vars(jax.device_get(some)).items()})
         files = {path.name: _checksum(path) for path in sorted(partial.iterdir())}
-        manifest = {"format": FORMAT, "progress": progress, "files": files}
+        manifest = {"format": FORMAT, "progress": progress, "progress_sha256": _digest(progress), "files": files}
         write_whole(partial / MANIFEST_FILE, json.dumps(manifest, indent=2).encode())
         _sync(partial)
         if target.exists():
@@ -130,6 +130,9 @@ def newest(directory: pathlib.Path, warn: Callable[[str], None], *, state_only: 
             manifest = json.loads((path / MANIFEST_FILE).read_text())
             if manifest["format"] != FORMAT:
                 raise CheckpointError(f"has format {manifest['format']}, and this version reads {FORMAT}")
+            # Those of the first version with this format held no checksum of their own.
+            if manifest.get("progress_sha256", expected := _digest(manifest["progress"])) != expected:
+                raise CheckpointError(f"holds a damaged {MANIFEST_FILE}")
             for name, checksum in manifest["files"].items():
                 if not (state_only and name != STATE_FILE) and _checksum(path / name) != checksum:
                     raise CheckpointError(f"holds a damaged {name}")
@@ -168,6 +171,30 @@ def load_state(directory: pathlib.Path) -> dict:
       FileNotFoundError: no state was ever saved there.
     """
     return serialization.msgpack_restore((directory / STATE_FILE).read_bytes())
+
+
+def fit(like, saved):
+    """Gives the structure of `like` to what `load_state` returned.
+
+    Args:
+      like: a tree of shapes.
+      saved: nested dictionaries of arrays.
+
+    Raises:
+      CheckpointError: parts, shapes or types differ.
+    """
+    try:
+        tree = serialization.from_state_dict(like, saved)
+        differ = [
+            f"{jax.tree_util.keystr(path)} {x.dtype}{list(x.shape)} instead of {y.dtype}{list(y.shape)}"
+            for (path, y), x in zip(jax.tree_util.tree_leaves_with_path(like), jax.tree.leaves(tree), strict=True)
+            if (x.shape, x.dtype) != (y.shape, y.dtype)
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"the saved state has other parts: {error}".splitlines()[0]) from None
+    if differ:
+        raise CheckpointError(f"the saved state does not fit: it holds {differ[0]}")
+    return tree
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
@@ -249,20 +276,8 @@ def _fit_rows(like: replay.Rows, rows: replay.Rows) -> replay.Rows:
     return rows
 
 
-def _fit(like, saved):
-    """Gives a saved tree the structure of `like`; raises CheckpointError unless shapes and types agree."""
-    try:
-        tree = serialization.from_state_dict(like, saved)
-        differ = [
-            f"{jax.tree_util.keystr(path)} {x.dtype}{list(x.shape)} instead of {y.dtype}{list(y.shape)}"
-            for (path, y), x in zip(jax.tree_util.tree_leaves_with_path(like), jax.tree.leaves(tree), strict=True)
-            if (x.shape, x.dtype) != (y.shape, y.dtype)
-        ]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"the saved state has other parts: {error}".splitlines()[0]) from None
-    if differ:
-        raise CheckpointError(f"the saved state does not fit: it holds {differ[0]}")
-    return tree
+def _digest(progress: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(progress, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(path: pathlib.Path) -> str:

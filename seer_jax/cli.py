@@ -5,7 +5,8 @@ import os
 import pathlib
 import re
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import jax
 from absl import flags
@@ -24,6 +25,37 @@ def make_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
+
+
+def main(
+    argv: list[str],
+    doc: str,
+    values: flags.FlagValues,
+    command: Callable[[flags.FlagValues], int | None],
+    refusals: tuple[type[Exception], ...] = (),
+) -> int:
+    """Parses a command line and runs its command; returns an exit code.
+
+    Args:
+      argv: the first element is the program's name, or path.
+      doc: is shown with the flags by `--help`.
+      values: the flags, from `make_flags`.
+      command: gives an exit code, or None for 0.
+      refusals: what it raises, beside `UsageError`, before it did anything: one line and exit code 2.
+    """
+    program = pathlib.Path(argv[0]).stem
+    try:
+        parse(values, argv)
+        if values.help:
+            print(doc, values.get_help(), sep="\n")
+            return 0
+        return command(values) or 0
+    except (UsageError, *refusals) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> None:

@@ -195,16 +195,11 @@ def examine(checks: Iterable[Callable[[], Iterable[Finding]]] = CHECKS) -> list[
 
 
 def main(argv: list[str]) -> int:
-    values = cli.make_flags()
-    try:
-        cli.parse(values, argv)
-    except cli.UsageError as error:
-        print(f"doctor: {error}", file=sys.stderr)
-        return 2
-    if values.help:
-        print(__doc__)
-        return 0
-    findings = examine()
+    return cli.main(argv, __doc__, cli.make_flags(), lambda values: show(examine()))
+
+
+def show(findings: list[Finding]) -> int:
+    """Prints findings; returns the exit code, 1 if one is red."""
     table = rich.table.Table()
     for column in ("", "", "found", "cure"):
         table.add_column(column, overflow="fold")

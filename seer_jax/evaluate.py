@@ -85,27 +85,32 @@ def main(argv: list[str]) -> int:
         "encoder", None, "encoder.name of a run whose encoder is a Haiku function of your own.", flag_values=values
     )
     flags.DEFINE_bool("video", False, "Write videos/episode.mp4 of the first episode.", flag_values=values)
+    return cli.main(argv, __doc__, values, _evaluate)
+
+
+def _evaluate(values: flags.FlagValues) -> None:
+    if values.run_dir is None:
+        raise cli.UsageError("--run_dir=DIR is missing: the directory of a run")
+    run_dir = pathlib.Path(values.run_dir)
+    if not (run_dir / "config.json").is_file():
+        raise cli.UsageError(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
+    config, saved = _load(run_dir, values.encoder)
+    config.eval_episodes = values.episodes or config.eval_episodes
+    if values.video:
+        _make_video_dir(run_dir)
+    cli.use_compilation_cache()
+    env = registry.make_env(config, training=False)
     try:
-        cli.parse(values, argv)
-        if values.help:
-            print(__doc__, values.get_help(), sep="\n")
-            return 0
-        if values.run_dir is None:
-            raise cli.UsageError("--run_dir=DIR is missing: the directory of a run")
-        run_dir = pathlib.Path(values.run_dir)
-        if not (run_dir / "config.json").is_file():
-            raise cli.UsageError(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
-        config, saved = _load(run_dir, values.encoder)
-        config.eval_episodes = values.episodes or config.eval_episodes
-        cli.use_compilation_cache()
-        _evaluate(run_dir, config, saved, values.video)
-    except cli.UsageError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("evaluate: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        _play_and_tell(run_dir, config, env, saved, values.video)
+    finally:
+        env.close()
+
+
+def _make_video_dir(run_dir: pathlib.Path) -> None:
+    try:
+        (run_dir / "videos").mkdir(exist_ok=True)
+    except OSError as error:
+        raise cli.UsageError(f"--video cannot write into {run_dir}: {error.strerror}") from None
 
 
 def _load(run_dir: pathlib.Path, encoder: str | None) -> tuple[ConfigDict, dict]:
@@ -131,17 +136,20 @@ def _load(run_dir: pathlib.Path, encoder: str | None) -> tuple[ConfigDict, dict]
         ) from None
 
 
-def _evaluate(run_dir: pathlib.Path, config: ConfigDict, saved: dict, video: bool) -> None:
-    env = registry.make_env(config, training=False)
+def _play_and_tell(
+    run_dir: pathlib.Path, config: ConfigDict, env: timestep.VectorEnv, saved: dict, video: bool
+) -> None:
     agent = AGENTS[config.agent.name].make_agent(config, env.action_spec)
-    frames = [] if video else None
     key = jax.random.PRNGKey(config.seed)
-    played = play(make_act(agent), saved["params"], env, key, frame_stack=config.env.frame_stack, frames=frames)
-    env.close()
+    try:
+        params = checkpoint.fit(jax.eval_shape(agent.init, key).params, saved["params"])
+    except checkpoint.CheckpointError as error:
+        raise cli.UsageError(f"--run_dir={run_dir} has no parameters for its configuration: {error}") from None
+    frames = [] if video else None
+    played = play(make_act(agent), params, env, key, frame_stack=config.env.frame_stack, frames=frames)
     _print_table(config, int(saved["env_steps"]), played)
     if frames:
         path = run_dir / "videos" / "episode.mp4"
-        path.parent.mkdir(exist_ok=True)
         fps = max(1, _FRAMES_PER_SECOND // config.env.action_repeat)
         with imageio.get_writer(path, fps=fps, macro_block_size=1) as video_file:
             for frame in frames:

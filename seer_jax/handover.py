@@ -1,13 +1,17 @@
 """The freeze: how large the latent ring may be, and how the image ring becomes it.
 
 The image ring is streamed to disk, freed, and streamed back through the frozen encoder, so that no
-more than the larger of the two rings and one chunk are ever in memory.
+more than the larger of the two rings and one chunk are ever in memory. Where the disk does not take
+it, the rows go from ring to ring, if there is memory for both.
 """
 
 import functools
 import math
 import pathlib
 import shutil
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +25,10 @@ from seer_jax.envs import registry as env_registry
 
 _CHUNK_ROWS = 256  # rows, over all environments, that are on their way at one time
 _ENCODE_ROWS = 32  # of these, rows that are encoded together
+
+
+class HandoverError(Exception):
+    """Frames could not become latents; the checkpoints before are intact."""
 
 
 def bytes_per_row(config: ConfigDict) -> tuple[int, int]:
@@ -83,6 +91,8 @@ def freeze(
     latent_rows: replay.Rows,
     snapshot_dir: pathlib.Path,
     key: jax.Array,
+    memory_bytes: int = 0,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> tuple[base.TrainState, replay.Ring]:
     """Freezes the encoder and turns stored frames into latents, in order, oldest first.
 
@@ -95,30 +105,36 @@ def freeze(
       latent_rows: shapes of what it holds of one time.
       snapshot_dir: receives the state as it was before the freeze, and all rows.
       key: PRNG key of the augmentation of stored latents.
+      memory_bytes: of the device; if both rings fit into them, there may be no snapshot.
+      warn: is told, in one line, that there is no snapshot.
 
     Returns:
       State and ring of the frozen phase.
-    """
-    shutil.rmtree(snapshot_dir, ignore_errors=True)  # of a handover that was cut off
-    checkpoint.save_state(snapshot_dir, state)
-    snapshot = checkpoint.ChunkStream(snapshot_dir)
-    size = min(int(ring.written), spec.num_steps)
-    chunk_steps = max(1, _CHUNK_ROWS // spec.num_envs)
-    for begin in range(0, size, chunk_steps):
-        age = np.arange(size - begin, max(size - begin - chunk_steps, 0), -1)
-        rows, priority = jax.device_get(_read_rows(spec, ring, age))
-        snapshot.append(**vars(rows), priority=priority)
-    max_priority = np.asarray(ring.max_priority)
-    frame_shape = ring.rows.observation.shape[1:]
-    for array in jax.tree.leaves(ring):
-        array.delete()
 
+    Raises:
+      HandoverError: the snapshot cannot be written, and there is no memory for both rings; or not read back.
+    """
+    size, max_priority = min(int(ring.written), spec.num_steps), np.asarray(ring.max_priority)
+    frame_shape = ring.rows.observation.shape[1:]
+    try:
+        chunks = _through_disk(snapshot_dir, state, spec, ring)
+    except OSError as error:
+        shutil.rmtree(snapshot_dir, ignore_errors=True)
+        latent_ring_shapes = jax.eval_shape(functools.partial(replay.init, latent_spec), latent_rows)
+        needed, told = ring.num_bytes + latent_ring_shapes.num_bytes, f"no snapshot of the frames ({error.strerror})"
+        if needed > memory_bytes:
+            raise HandoverError(
+                f"{told}, and there is no memory for both rings at once ({needed / 1e9:,.1f} of"
+                f" {memory_bytes / 1e9:,.1f} GB); make room for {ring.num_bytes / 1e9:,.1f} GB on the disk"
+            ) from None
+        warn(f"{told}; frames become latents in memory")
+        chunks = _read_chunks(spec, ring)
     state = agent.freeze(state)
     latent_ring = replay.init(latent_spec, latent_rows)
     # The oldest stacks reach back to frames that are gone; such rows are not sampleable.
     tail = np.zeros((spec.stack - 1, *frame_shape), np.uint8), np.zeros((spec.stack - 1, spec.num_envs), bool)
     priorities, at = np.zeros((latent_spec.num_steps, spec.num_envs), np.float32), 0
-    for chunk in snapshot:
+    for chunk in chunks:
         steps = len(chunk["priority"])
         priorities[at : at + steps] = chunk.pop("priority")
         rows = replay.Rows(**chunk)
@@ -127,8 +143,55 @@ def freeze(
         k_chunk = jax.random.fold_in(key, at)
         latent_ring = _load_chunk(agent, spec.stack, state.params, latent_ring, rows, first, np.int32(at), k_chunk)
         tail, at = (frames[steps:], first[steps:]), at + steps
+    _free(ring)
     latent_ring = latent_ring.replace(written=jnp.asarray(size, jnp.int32), max_priority=jnp.asarray(max_priority))
     return state, replay.restore_priorities(latent_spec, latent_ring, jnp.asarray(priorities))
+
+
+def _through_disk(
+    directory: pathlib.Path, state: base.TrainState, spec: replay.RingSpec, ring: replay.Ring
+) -> Iterator[dict[str, np.ndarray]]:
+    """Writes state and rows, frees the ring, and gives its chunks back from the disk.
+
+    Raises:
+      OSError: not all could be written; the ring is as it was.
+    """
+    shutil.rmtree(directory, ignore_errors=True)  # of a handover that was cut off
+    checkpoint.save_state(directory, state)
+    snapshot = checkpoint.ChunkStream(directory)
+    for chunk in _read_chunks(spec, ring):
+        snapshot.append(**chunk)
+    size = min(int(ring.written), spec.num_steps)
+    _free(ring)
+    return _reread(snapshot, size)
+
+
+def _reread(snapshot: checkpoint.ChunkStream, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields chunks of `size` times in all; raises HandoverError if they are not there any more."""
+    found = 0
+    try:
+        for chunk in snapshot:
+            found += len(chunk["priority"])
+            yield chunk
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise HandoverError(f"the snapshot of the frames cannot be read back ({error})") from None
+    if found != size:
+        raise HandoverError(f"the snapshot of the frames holds {found:,} times of rows, not the {size:,} written to it")
+
+
+def _read_chunks(spec: replay.RingSpec, ring: replay.Ring) -> Iterator[dict[str, np.ndarray]]:
+    """Yields rows and priorities of all times, oldest first."""
+    size = min(int(ring.written), spec.num_steps)
+    chunk_steps = max(1, _CHUNK_ROWS // spec.num_envs)
+    for begin in range(0, size, chunk_steps):
+        age = np.arange(size - begin, max(size - begin - chunk_steps, 0), -1)
+        rows, priority = jax.device_get(_read_rows(spec, ring, age))
+        yield vars(rows) | {"priority": priority}
+
+
+def _free(ring: replay.Ring) -> None:
+    for array in jax.tree.leaves(ring):
+        array.delete()
 
 
 @functools.partial(jax.jit, static_argnames="spec")

@@ -1,5 +1,7 @@
 """Where a run's numbers go: JSON lines, TensorBoard, and the terminal."""
 
+import contextlib
+import errno
 import json
 import math
 import os
@@ -9,7 +11,12 @@ import time
 import rich.console
 import rich.live
 import rich.table
-import tensorboardX
+from tensorboardX import event_file_writer
+from tensorboardX.proto import event_pb2, summary_pb2
+
+
+class WriteError(Exception):
+    """A record could not be written; those before it are intact."""
 
 
 class MetricsWriter:
@@ -22,27 +29,65 @@ class MetricsWriter:
           run_dir: holds them.
           offset: bytes of `metrics.jsonl` to keep; what an interrupted run wrote after its checkpoint goes.
           env_steps: what TensorBoard shows from here on is replaced.
+
+        Raises:
+          WriteError: they cannot be opened.
         """
-        self._lines = (run_dir / "metrics.jsonl").open("a", buffering=1)
-        self._lines.truncate(offset)
-        self._tensorboard = tensorboardX.SummaryWriter(str(run_dir / "tensorboard"), purge_step=env_steps)
+        self._path = run_dir / "metrics.jsonl"
+        try:
+            self._lines = self._path.open("ab", buffering=0)
+            self._lines.truncate(offset)
+            (run_dir / "tensorboard").mkdir(exist_ok=True)
+            self._events = self._open_events(run_dir / "tensorboard", env_steps)
+        except OSError as error:
+            raise self._error(error) from None
+
+    @staticmethod
+    def _open_events(directory: pathlib.Path, env_steps: int) -> event_file_writer.EventsWriter:
+        # Not tensorboardX's SummaryWriter: its thread dies of a full disk, and whoever writes next then waits for ever.
+        events = event_file_writer.EventsWriter(str(directory / "events"))
+        purge = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        events.write_event(event_pb2.Event(wall_time=time.time(), step=env_steps, session_log=purge))
+        return events
+
+    def _error(self, error: OSError) -> WriteError:
+        return WriteError(f"{self._path} or tensorboard/ beside it cannot be written: {error.strerror}")
 
     def write(self, kind: str, record: dict) -> None:
-        """Writes one record, which holds `env_steps`; non-finite numbers become null in the JSON line."""
+        """Writes one record, which holds `env_steps`; non-finite numbers become null in the JSON line.
+
+        Raises:
+          WriteError: it could not be written.
+        """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._lines.write(json.dumps({"kind": kind} | finite) + "\n")
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name != "env_steps":
-                self._tensorboard.add_scalar(f"{kind}/{name}", value, record["env_steps"])
+        line = json.dumps({"kind": kind} | finite).encode() + b"\n"
+        values = [
+            summary_pb2.Summary.Value(tag=f"{kind}/{name}", simple_value=value)
+            for name, value in record.items()
+            if isinstance(value, (int, float)) and name != "env_steps"
+        ]
+        event = event_pb2.Event(
+            wall_time=time.time(), step=record["env_steps"], summary=summary_pb2.Summary(value=values)
+        )
+        end = os.fstat(self._lines.fileno()).st_size
+        try:
+            if self._lines.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._events.write_event(event)
+        except OSError as error:
+            self._lines.truncate(end)  # a torn line is none
+            raise self._error(error) from None
 
     def sync(self) -> int:
         """Puts all lines so far on disk and returns their bytes."""
         os.fsync(self._lines.fileno())
+        self._events.flush()
         return os.fstat(self._lines.fileno()).st_size
 
     def close(self) -> None:
         self._lines.close()
-        self._tensorboard.close()
+        with contextlib.suppress(OSError):  # of an event that could not be written before, either
+            self._events.close()
 
 
 class Display:

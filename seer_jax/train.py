@@ -1,56 +1,27 @@
-"""The command line, and the loop that steps environments, programs and cadences.
+"""The command that trains.
 
 python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FIELD=VALUE] [--run_dir=DIR] [--plan]
 python -m seer_jax.train --run_dir=DIR --resume    # goes on with the run in DIR from its newest checkpoint
 """
 
-import collections
-import contextlib
-import datetime
-import functools
 import pathlib
 import sys
 import time
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import rich.console
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from seer_jax import (
-    assembly,
-    checkpoint,
-    cli,
-    evaluate,
-    flops,
-    handover,
-    metrics,
-    phases,
-    plan,
-    replay,
-    transfer,
-)
+from seer_jax import assembly, checkpoint, cli, handover, metrics, phases, plan, transfer
 from seer_jax import config as config_lib
 from seer_jax import run_dir as run_dir_lib
-from seer_jax.agents import base
-from seer_jax.envs import atari_scores, registry
-from seer_jax.envs import timestep as timestep_lib
-from seer_jax.envs.timestep import VectorEnv
+from seer_jax.envs import registry
+from seer_jax.envs.timestep import BadTimeStep
 from seer_jax.networks import haiku
+from seer_jax.trainer import NotFinite, Stopped, Trainer
 
-_RECENT_EPISODES = 20
-_WARM_UP = "warm-up"
-
-
-class Stopped(Exception):
-    """A run was asked to stop, wrote a checkpoint and did."""
-
-
-class NotFinite(Exception):
-    """A loss or a parameter became infinite or no number; the message names the last good checkpoint."""
+_REFUSALS = (config_lib.ConfigError, transfer.TransferError, checkpoint.CheckpointError)
 
 
 def run(
@@ -78,6 +49,8 @@ def run(
       Stopped: `stop` said so.
       NotFinite: numbers went bad and `on_nan` is stop.
       BadTimeStep: an environment sent what cannot be learned from.
+      HandoverError: frames could not become latents.
+      WriteError: metrics cannot be written.
     """
     config, directory = config_lib.resolve(config), pathlib.Path(run_dir)
     saved, started = None, resume and run_dir_lib.is_started(directory)
@@ -97,7 +70,7 @@ def run(
             if resume:
                 run_dir_lib.clear_unstarted(directory)
             run_dir_lib.start(config, directory)
-        trainer = Trainer(parts, env, directory, encoder, saved)
+        trainer = Trainer(parts, env, directory, encoder, saved, _warn)
     except BaseException:
         env.close()
         raise
@@ -111,362 +84,6 @@ def _warn(message: str) -> None:
     print(f"train: {message}", file=sys.stderr)
 
 
-class Trainer:
-    """One run: environments on the host, states on the device, and the counters between them.
-
-    Args:
-      parts: of a resolved configuration.
-      env: its training environments.
-      run_dir: a directory to fill.
-      encoder: of another run, to start from; None starts from a new one.
-      saved: checkpoint of this run to go on from; None starts from the first step.
-    """
-
-    def __init__(
-        self,
-        parts: assembly.Assembly,
-        env: VectorEnv,
-        run_dir: pathlib.Path,
-        encoder: base.Params | None,
-        saved: checkpoint.Checkpoint | None = None,
-    ):
-        config = parts.config
-        self.assembly, self.config, self.agent, self.env, self.run_dir = parts, config, parts.agent, env, run_dir
-        self.clock = metrics.Clock()
-        self.eval_act = evaluate.make_act(self.agent)
-        self.updates_per_learn = parts.updates_per_learn
-
-        k_agent, k_actor, self.k_eval, self.k_freeze = jax.random.split(jax.random.PRNGKey(config.seed), 4)
-        self.phase = phases.FULL
-        self.timestep = self.env.reset()
-        self.env_steps = self.updates = self.rows = 0
-        self.checkpoints = 0  # written, or tried
-        self.ledger = flops.Ledger()
-        self.costs: dict[str, dict] = {}  # by phase
-        self.evals: list[dict] = []  # the first and the last
-        self.info: base.Info = {}
-        self.recent = collections.deque(maxlen=_RECENT_EPISODES)
-        self.episode_score = np.zeros(config.num_envs)
-        self.episode_steps = np.zeros(config.num_envs, int)
-        if saved is None:
-            self._begin(k_agent, k_actor, encoder)
-        else:
-            self._restore(saved)
-        self.resumed = saved is not None
-        offset = saved.progress["metrics_bytes"] if saved else 0
-        self.writer = metrics.MetricsWriter(run_dir, offset=offset, env_steps=self.env_steps)
-        self.display = metrics.Display(f"{config.env.task} -> {run_dir}")
-
-    def _begin(self, k_agent: jax.Array, k_actor: jax.Array, encoder: base.Params | None) -> None:
-        self.state = jax.jit(self.agent.init)(k_agent)
-        self.actor = phases.init_actor(k_actor, self.timestep, self.config.env.frame_stack)
-        if encoder is not None:
-            self.state = transfer.replace_encoder(self.state, encoder)
-        if self.config.seer.enabled and self.config.seer.freeze_step == 0:
-            self.phase, self.state = phases.FROZEN, self.agent.freeze(self.state)
-        self.spec = self.assembly.spec(self.phase)
-        self.ring = replay.init(self.spec, self.assembly.rows(self.phase))
-
-    def _progress(self) -> dict:
-        """What the host knows of the run, for JSON; the environments are made anew, so nothing of theirs."""
-        return {
-            "phase": self.phase,
-            "env_steps": self.env_steps,
-            "updates": self.updates,
-            "rows": self.rows,
-            "pool": self.checkpoints,
-            "metrics_bytes": self.writer.sync(),
-            "clock": self.clock.state(),
-            "ledger": self.ledger.state(),
-            "costs": self.costs,
-            "evals": self.evals,
-            "info": {name: float(value) for name, value in self.info.items()},
-            "recent": list(self.recent),
-        }
-
-    def _restore(self, saved: checkpoint.Checkpoint) -> None:
-        progress = saved.progress
-        self.phase, self.checkpoints = progress["phase"], progress["pool"]
-        self.env_steps, self.updates, self.rows = (progress[name] for name in ("env_steps", "updates", "rows"))
-        self.clock.restore(progress["clock"])
-        self.ledger = flops.Ledger(progress["ledger"])
-        self.costs, self.evals, self.info = progress["costs"], progress["evals"], progress["info"]
-        self.recent.extend(progress["recent"])
-        self.spec = self.assembly.spec(self.phase)
-        like = {"train": self.assembly.state(self.phase), "actor": self.assembly.actor}
-        trees, self.ring = saved.restore(like, self.spec, self.assembly.ring(self.phase))
-        self.state, self.actor = trees["train"], trees["actor"]
-
-    def train(self, stop: Callable[[], bool]) -> dict:
-        """Runs to `total_steps`, or until `stop`, and returns the final record."""
-        config = self.config
-        if self.resumed:
-            self._write("checkpoint", {})  # the line that came after it
-        if self.env_steps < config.total_steps:
-            self._compile()
-        self.clock.skip()
-        while self.env_steps < config.total_steps:
-            if config.seer.enabled and self.phase == phases.FULL and self.env_steps >= config.seer.freeze_step:
-                with self._off_the_clock():
-                    self._freeze()
-            before, learning, stopping = self.env_steps, self.updates > 0, stop()
-            saving = stopping or self._crosses(config.checkpoint_every, self._env_steps_after())
-            self._vector_step(renew_envs=saving)
-            if self.updates and not learning:
-                self.clock.book(_WARM_UP, self.env_steps)
-            if self._crossed(config.log_every, before):
-                self._log()
-            if self._crossed(config.eval_every, before) and self.env_steps < config.total_steps:
-                with self._off_the_clock():
-                    self._evaluate()
-            if saving:
-                with self._off_the_clock():
-                    self.save()
-            if stopping:
-                raise Stopped
-        with self._off_the_clock():
-            if not self.evals or self.evals[-1]["env_steps"] != self.env_steps:
-                self._evaluate()
-                self.checkpoints += 1
-                self.save()
-            return self._end()
-
-    def _crossed(self, every: int, before: int) -> bool:
-        """Whether a multiple of `every` lies in (before, now]."""
-        return self.env_steps // every > before // every
-
-    def _crosses(self, every: int, after: int) -> bool:
-        """Whether a multiple of `every` lies in (now, after]; 0 has none."""
-        return every > 0 and after // every > self.env_steps // every
-
-    @contextlib.contextmanager
-    def _off_the_clock(self):
-        """Books the time so far to the phase, and what happens inside to none."""
-        jax.block_until_ready(self.state)
-        self._book_time()
-        yield
-        self.clock.skip()
-
-    def _book_time(self) -> None:
-        # Steps before learning starts are fast and of no phase's speed.
-        self.clock.book(self.phase if self.updates else _WARM_UP, self.env_steps)
-
-    def _vector_step(self, *, renew_envs: bool = False) -> None:
-        """Steps all environments once; `learn` runs on the device while they step on the host.
-
-        Args:
-          renew_envs: end all episodes here and make new environments, since the old ones' state cannot be saved: what
-            comes after a checkpoint is then the same for who goes on and for who resumes.
-        """
-        if renew_envs:
-            self.timestep = timestep_lib.cut(self.timestep)
-        # One transfer in and one out, both by name: a transfer guard shows that there are no others.
-        timestep = jax.device_put(timestep_lib.check(self.timestep))
-        action, self.actor, self.ring = self.programs.interact(self.state.params, self.actor, self.ring, timestep)
-        self.env_steps = self._env_steps_after()
-        self.rows = min(self.rows + self.config.num_envs, self.spec.capacity)
-        self.ledger.add(self.programs.interact_costs)
-        updates_due = (self.env_steps - self.config.learn_start) // self.config.update_every
-        if updates_due - self.updates >= self.updates_per_learn:
-            self.state, self.ring, self.info = self.programs.learn(self.state, self.ring)
-            self.updates += self.updates_per_learn
-            self.ledger.add(self.programs.learn_costs)
-        if renew_envs:
-            self._renew_envs()
-        else:
-            self.timestep = self.env.step(jax.device_get(action))
-            self._track_episodes()
-
-    def _env_steps_after(self) -> int:
-        """Agent steps once the arrivals at hand are counted; the first of an episode is no consequence of an action."""
-        return self.env_steps + int(np.count_nonzero(~self.timestep.first))
-
-    def _renew_envs(self) -> None:
-        self.checkpoints += 1
-        self.env.close()
-        self.env = registry.make_env(self.config, training=True, pool=self.checkpoints)
-        self.timestep = self.env.reset()
-        self.episode_score[:], self.episode_steps[:] = 0.0, 0
-
-    def _track_episodes(self) -> None:
-        self.episode_score += self.timestep.score
-        self.episode_steps += ~self.timestep.first
-        for lane in np.flatnonzero(self.timestep.last):
-            score, length = float(self.episode_score[lane]), int(self.episode_steps[lane])
-            self._write("episode", {"return": score, "length": length})
-            self.recent.append(score)
-            self.episode_score[lane] = self.episode_steps[lane] = 0
-
-    def _compile(self) -> None:
-        """Compiles the programs of the phase that begins."""
-        self.programs = self.assembly.compile(self.phase)
-        per_step = self.programs.cost_per_step(
-            num_envs=self.config.num_envs, steps_per_learn=self.updates_per_learn * self.config.update_every
-        )
-        self.costs[self.phase] = {
-            "flops_per_step": per_step.flops,
-            "macs_per_step": per_step.macs,
-            "replay_bytes": self.ring.num_bytes,
-            "replay_capacity": self.spec.capacity,
-        }
-
-    def _freeze(self) -> None:
-        began = self.clock.elapsed
-        rows_before = self.rows
-        latent_spec = self.assembly.spec(phases.FROZEN)
-        self.state, self.ring = handover.freeze(
-            self.agent,
-            self.state,
-            self.spec,
-            self.ring,
-            latent_spec=latent_spec,
-            latent_rows=self.assembly.rows(phases.FROZEN),
-            snapshot_dir=self.run_dir / checkpoint.DIRECTORY / "freeze",
-            key=self.k_freeze,
-        )
-        self.spec = latent_spec
-        obs = jax.ShapeDtypeStruct((1, *self.actor.stack.shape[1:]), np.uint8)
-        encode = functools.partial(base.latents_to_store, self.agent)
-        self.ledger.add({"handover": flops.cost_of(encode, self.state.params, obs, self.k_freeze) * rows_before})
-        self.phase = phases.FROZEN
-        self._compile()
-        before, after = self.costs[phases.FULL], self.costs[phases.FROZEN]
-        self._write(
-            "freeze",
-            {
-                "rows_moved": rows_before,
-                "handover_seconds": self.clock.elapsed - began,
-                "replay_bytes_before": before["replay_bytes"],
-                "replay_capacity_before": before["replay_capacity"],
-            },
-        )
-        self.display.update(
-            phase=self.phase,
-            froze=f"{rows_before:,} rows, {before['replay_bytes'] / 1e6:,.0f} MB of frames"
-            f" -> {after['replay_bytes'] / 1e6:,.0f} MB of latents",
-        )
-
-    def _evaluate(self) -> None:
-        config = self.config
-        key = jax.random.fold_in(self.k_eval, self.env_steps)
-        # Environments of their own each time: those of an evaluation before could not be had again after a resume.
-        env = registry.make_env(config, training=False, pool=self.env_steps)
-        try:
-            played = evaluate.play(self.eval_act, self.state.params, env, key, frame_stack=config.env.frame_stack)
-        finally:
-            env.close()
-        mean, std = float(played.scores.mean()), float(played.scores.std())
-        evaluation = {
-            "eval_return_mean": mean,
-            "eval_return_std": std,
-            "eval_returns": played.scores.tolist(),
-            "eval_length_mean": float(played.lengths.mean()),
-            "human_normalized": atari_scores.human_normalized(config.env.task, mean),
-        }
-        self.evals = [*self.evals[:1], self._write("eval", evaluation)]
-        self.display.update(evaluation=f"{mean:,.1f} ± {std:,.1f} after {self.env_steps:,} steps")
-
-    def _refuse_bad_numbers(self) -> None:
-        if self.config.on_nan == "ignore" or _all_finite((self.state.params, self.info)):
-            return
-        good = checkpoint.newest(self.run_dir / checkpoint.DIRECTORY, _warn, state_only=True)
-        raise NotFinite(
-            f"a loss or a parameter is not finite after {self.env_steps:,} agent steps; the last good checkpoint is"
-            f" {good.directory if good else 'none'}; lower agent.learning_rate, or go on with on_nan=ignore"
-        )
-
-    def _log(self) -> None:
-        self._refuse_bad_numbers()
-        self._book_time()
-        rate = self.clock.steps_per_second(self.phase)
-        info = {name: float(value) for name, value in self.info.items()}
-        recent = float(np.mean(self.recent)) if self.recent else None
-        self._write("train", info | {"steps_per_second": rate, "return_mean": recent} | self.ledger.by_kind())
-        self.display.update(
-            phase=self.phase,
-            steps=f"{self.env_steps:,}/{self.config.total_steps:,}",
-            steps_per_second=f"{rate:,.0f}" if rate else "-",
-            time_left=self._time_left(rate),
-            recent_return="-" if recent is None else f"{recent:,.1f}",
-            loss=f"{info['loss']:.3f}" if info else "-",
-            replay=f"{self.rows:,}/{self.spec.capacity:,} rows, {self.ring.num_bytes / 1e6:,.0f} MB",
-        )
-
-    def _time_left(self, rate: float | None) -> str:
-        if rate is None:
-            return "-"
-        seconds = max(self.config.total_steps - self.env_steps, 0) / rate
-        return str(datetime.timedelta(seconds=round(seconds)))
-
-    def save(self) -> None:
-        """Writes a checkpoint; those before it stay until it is complete."""
-        self._refuse_bad_numbers()
-        try:
-            checkpoint.save(
-                self.run_dir / checkpoint.DIRECTORY,
-                self.checkpoints,
-                progress=self._progress(),
-                trees={"train": self.state, "actor": self.actor},
-                ring=self.ring,
-            )
-        except OSError as error:
-            _warn(f"no checkpoint after {self.env_steps:,} steps ({error.strerror}); the one before it stays")
-            return
-        self._write("checkpoint", {})
-
-    def _end(self) -> dict:
-        config = self.config
-        kept = ("eval_return_mean", "eval_return_std", "eval_length_mean", "human_normalized")
-        summary = {name: self.evals[-1][name] for name in kept}
-        for phase, cost in self.costs.items():
-            summary |= {
-                f"{phase}_steps_per_second": self.clock.steps_per_second(phase),
-            } | {f"{phase}_{name}": value for name, value in cost.items()}
-        checksum = {"params_sha256": checkpoint.params_sha256(self.state.params)}
-        record = self._write("end", summary | self.ledger.by_kind() | checksum)
-        self.display.close()
-        console = self.display.console
-        console.print(
-            metrics.phase_table(f"{config.env.task}, {self.env_steps:,} agent steps", record, list(self.costs))
-        )
-        reference = atari_scores.REFERENCE_SCORES.get(config.env.task)
-        random = f"; random play scores {reference.random:,.1f}" if reference else ""
-        first, last = self.evals[0], self.evals[-1]
-        console.print(
-            f"evaluation of {config.eval_episodes} episodes: {first['eval_return_mean']:,.1f} after"
-            f" {first['env_steps']:,} steps, {last['eval_return_mean']:,.1f} ± {last['eval_return_std']:,.1f} after"
-            f" {last['env_steps']:,}{random}"
-        )
-        return record
-
-    def _write(self, kind: str, fields: dict) -> dict:
-        total = self.ledger.total
-        record = {
-            "env_steps": self.env_steps,
-            "frames": self.env_steps * self.config.env.action_repeat,
-            "updates": self.updates,
-            "seconds": round(self.clock.elapsed, 3),
-            "phase": self.phase,
-            "flops_total": total.flops,
-            "macs_total": total.macs,
-            "replay_bytes": self.costs[self.phase]["replay_bytes"],
-            "replay_capacity": self.spec.capacity,
-            "replay_size": self.rows,
-        } | fields
-        self.writer.write(kind, record)
-        return record
-
-    def close(self) -> None:
-        self.display.close()
-        self.writer.close()
-        self.env.close()
-
-
-@jax.jit
-def _all_finite(tree) -> jax.Array:
-    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
-
-
 def main(argv: list[str]) -> int:
     values = cli.make_flags()
     config_flags.DEFINE_config_file(
@@ -475,35 +92,34 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("run_dir", None, "New directory for all that the run leaves.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Go on with the run in run_dir, if there is one.", flag_values=values)
     flags.DEFINE_bool("plan", False, "Print what the run will cost and stop.", flag_values=values)
-    run_dir = None
+    return cli.main(argv, __doc__, values, _train, _REFUSALS)
+
+
+def _train(values: flags.FlagValues) -> int:
+    config = _config(values)
+    cli.use_compilation_cache()
+    run_dir = values.run_dir or f"runs/{config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
+    go_on = f"go on with --run_dir={run_dir} --resume"
     try:
-        cli.parse(values, argv)
-        if values.help:
-            print(__doc__, values.get_help(), sep="\n")
-            return 0
-        config = _config(values)
-        cli.use_compilation_cache()
         if values.plan:
             plan.show(config)
             return 0
-        run_dir = values.run_dir or f"runs/{config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
         with cli.signals() as received:
             try:
                 run(config, run_dir, resume=values.resume, stop=lambda: bool(received))
             except Stopped:
-                print(f"train: stopped; go on with --run_dir={run_dir} --resume", file=sys.stderr)
+                print(f"train: stopped; {go_on}", file=sys.stderr)
                 return 128 + received[0]
     except plan.DoesNotFit as error:
         console = rich.console.Console(stderr=True)
         for table in error.tables:
             console.print(table)
+        raise
+    except (NotFinite, BadTimeStep) as error:
         print(f"train: {error}", file=sys.stderr)
-        return 2
-    except (cli.UsageError, config_lib.ConfigError, transfer.TransferError, checkpoint.CheckpointError) as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 2
-    except (NotFinite, timestep_lib.BadTimeStep) as error:
-        print(f"train: {error}", file=sys.stderr)
+        return 1
+    except (handover.HandoverError, metrics.WriteError) as error:
+        print(f"train: {error}; {go_on}", file=sys.stderr)
         return 1
     return 0
 

@@ -6,8 +6,8 @@ import tempfile
 import jax
 import pytest
 
-from seer_jax import train
 from seer_jax.envs import registry
+from seer_jax.trainer import Trainer
 from tests import fake_env
 
 # Compile fast rather than well, and each program once in a session, whose workers share what was compiled.
@@ -26,7 +26,7 @@ jax.config.update("jax_compilation_cache_dir", os.environ["SEER_JAX_TESTS_CACHE"
 @pytest.fixture
 def fake_envs(monkeypatch):
     """Replaces the games by `FakeEnv`s and returns those that were made; steps may move no array by accident."""
-    made, vector_step = [], train.Trainer._vector_step
+    made, vector_step = [], Trainer._vector_step
 
     def guarded_step(trainer, **arguments):
         with jax.transfer_guard("disallow"):
@@ -37,5 +37,5 @@ def fake_envs(monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(registry, "make_env", make)
-    monkeypatch.setattr(train.Trainer, "_vector_step", guarded_step)
+    monkeypatch.setattr(Trainer, "_vector_step", guarded_step)
     return made

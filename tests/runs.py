@@ -9,6 +9,7 @@ import pytest
 from configs import curl_dmc, rainbow_atari
 from seer_jax import checkpoint, replay, train
 from seer_jax import config as config_lib
+from seer_jax.trainer import Trainer
 
 TIMES = ("seconds", "steps_per_second")
 
@@ -77,7 +78,7 @@ class Killed(BaseException):
 
 def run_killed_after(config, run_dir, steps, monkeypatch, *, resume=False):
     """Runs until the environments were stepped so often, and leaves as `kill -9` would."""
-    vector_step, seen = train.Trainer._vector_step, []
+    vector_step, seen = Trainer._vector_step, []
 
     def step(trainer, **arguments):
         seen.append(1)
@@ -86,7 +87,7 @@ def run_killed_after(config, run_dir, steps, monkeypatch, *, resume=False):
         vector_step(trainer, **arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Trainer, "_vector_step", step)
+        patch.setattr(Trainer, "_vector_step", step)
         with pytest.raises(Killed):
             train.run(config, run_dir, resume=resume)
 

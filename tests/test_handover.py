@@ -1,8 +1,10 @@
 """The handover: nothing lost, nothing doubled, nothing larger than it must be."""
 
 import dataclasses
+import errno
 import functools
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -42,7 +44,7 @@ def image_ring(rows_written, *, num_envs=2, num_steps=40, prioritized=False):
     return spec, ring, naive, rows
 
 
-def freeze(agent, state, spec, ring, directory, capacity=200, latent_dtype="float32"):
+def freeze(agent, state, spec, ring, directory, capacity=200, latent_dtype="float32", **arguments):
     latent_spec = dataclasses.replace(spec, num_steps=capacity // spec.num_envs, stack=0)
     stack = jax.ShapeDtypeStruct((spec.num_envs, SIZE, SIZE, 4), jnp.uint8)
     actions = jax.ShapeDtypeStruct((spec.num_envs,), jnp.int32)
@@ -55,6 +57,7 @@ def freeze(agent, state, spec, ring, directory, capacity=200, latent_dtype="floa
         latent_rows=handover.latent_rows(agent, state.params, stack, actions, latent_dtype),
         snapshot_dir=directory,
         key=jax.random.PRNGKey(0),
+        **arguments,
     )
     return frozen, latent_spec, latents
 
@@ -129,6 +132,58 @@ def test_snapshot_holds_the_state_and_every_row_and_the_frames_are_freed(agent, 
     saved = checkpoint.load_state(tmp_path / "freeze")
     jax.tree.map(np.testing.assert_array_equal, saved["params"], state.params)
     assert set(saved["opt_state"]) == {"encoder", "tail", "heads"}
+
+
+def full_disk(chunks, monkeypatch):
+    """Lets the disk take some chunks of a snapshot and no more."""
+    append, taken = checkpoint.ChunkStream.append, []
+
+    def failing(stream, **arrays):
+        if len(taken) == chunks:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken.append(append(stream, **arrays))
+
+    monkeypatch.setattr(checkpoint.ChunkStream, "append", failing)
+
+
+def test_without_room_on_disk_the_same_latents_are_made_in_memory(agent, state, tmp_path, monkeypatch):
+    monkeypatch.setattr(handover, "_CHUNK_ROWS", 14)
+    expected = freeze(agent, state, *image_ring(55, prioritized=True)[:2], tmp_path / "expected")
+    full_disk(3, monkeypatch)
+    spec, ring, _, _ = image_ring(55, prioritized=True)
+    told = []
+    got = freeze(agent, state, spec, ring, tmp_path / "freeze", memory_bytes=10**9, warn=told.append)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    assert all(array.is_deleted() for array in jax.tree.leaves(ring))
+    assert told == ["no snapshot of the frames (No space left on device); frames become latents in memory"]
+    assert not (tmp_path / "freeze").exists()
+
+
+def test_without_room_on_disk_nor_in_memory_the_frames_stay(agent, state, tmp_path, monkeypatch):
+    full_disk(0, monkeypatch)
+    spec, ring, _, _ = image_ring(30)
+    with pytest.raises(handover.HandoverError, match=r"No space left .* no memory for both rings .* make room"):
+        freeze(agent, state, spec, ring, tmp_path / "freeze", memory_bytes=ring.num_bytes)
+    assert not any(array.is_deleted() for array in jax.tree.leaves(ring))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(pathlib.Path.unlink, r"holds 35 times .* 40 written"), (lambda path: path.write_bytes(b"PK"), "read back")],
+)
+def test_a_snapshot_that_is_gone_or_damaged_is_noticed(agent, state, tmp_path, monkeypatch, damage, message):
+    monkeypatch.setattr(handover, "_CHUNK_ROWS", 14)
+    spec, ring, _, _ = image_ring(55)
+    through_disk = handover._through_disk
+
+    def damaged(directory, *args):
+        chunks = through_disk(directory, *args)
+        damage(directory / "rows-00005.npz")
+        return chunks
+
+    monkeypatch.setattr(handover, "_through_disk", damaged)
+    with pytest.raises(handover.HandoverError, match=message):
+        freeze(agent, state, spec, ring, tmp_path / "freeze")
 
 
 def test_latents_stored_after_the_freeze_continue_those_moved_by_it(agent, state, tmp_path):

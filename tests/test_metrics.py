@@ -1,6 +1,7 @@
 """Records on disk and the clock of the phases."""
 
 import json
+import resource
 
 import pytest
 
@@ -17,7 +18,32 @@ def test_records_are_json_lines_with_null_for_what_is_no_number(tmp_path):
         {"kind": "train", "env_steps": 3, "loss": None, "phase": "full"},
         {"kind": "eval", "env_steps": 4, "human_normalized": None, "eval_returns": [1.0, 2.0]},
     ]
-    assert list((tmp_path / "tensorboard").iterdir())
+    events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
+    assert b"train/loss" in events
+    assert b"eval/human_normalized" not in events
+
+
+def test_a_full_disk_is_told_and_tears_no_line(tmp_path):
+    """A limit on the size of files takes the disk's place: the last line fits in part."""
+    writer = metrics.MetricsWriter(tmp_path)
+    writer.write("train", {"env_steps": 1})
+    size, limits = writer.sync(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+    try:
+        with pytest.raises(metrics.WriteError, match=r"metrics\.jsonl .* cannot be written"):
+            writer.write("train", {"env_steps": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    writer.write("train", {"env_steps": 3})
+    writer.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["env_steps"] for line in lines] == [1, 3]
+
+
+def test_metrics_that_cannot_be_opened_are_told(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(metrics.WriteError, match=r"metrics\.jsonl .* Is a directory"):
+        metrics.MetricsWriter(tmp_path)
 
 
 def test_clock_books_phases_apart_and_skips_what_is_not_training(monkeypatch):

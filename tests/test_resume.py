@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax import checkpoint, metrics, replay, train
+from seer_jax import checkpoint, envs, evaluate, metrics, replay, train
 from seer_jax import config as config_lib
 from seer_jax.envs import registry, timestep
+from seer_jax.trainer import NotFinite, Trainer
 from tests.fake_env import FakeEnv, make_env
-from tests.runs import records, run_killed_after, tiny_config, untimed
+from tests.runs import records, run_killed_after, tiny_config, tiny_control_config, untimed
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,17 @@ def test_a_checkpoint_of_format_1_is_still_read():
     assert restored.rows.observation.dtype == jnp.bfloat16
 
 
+def test_a_manifest_in_which_a_number_changed_is_damaged(tmp_path):
+    _, ring = small_ring()
+    for number in (1, 2):
+        saved = checkpoint.save(tmp_path, number, progress={"env_steps": 123}, trees={}, ring=ring)
+    manifest = saved.directory / checkpoint.MANIFEST_FILE
+    manifest.write_text(manifest.read_text().replace("123", "923"))
+    told = []
+    assert checkpoint.newest(tmp_path, told.append).directory == tmp_path / "000001"
+    assert "000002 holds a damaged manifest.json" in told[0]
+
+
 def test_a_newer_format_is_refused_by_name(tmp_path):
     _, ring = small_ring()
     saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, ring=ring)
@@ -163,21 +175,71 @@ def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):
             saved.restore(like, spec, shapes)
 
 
+def other_encoder():
+    return tiny_config(encoder__name="canonical", replay__allow_more_memory=True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        other_encoder,
+        pytest.param(tiny_control_config, marks=pytest.mark.skipif(not envs.HAS_EGL, reason="needs EGL")),
+    ],
+)
+def test_checkpoints_of_another_algorithm_or_encoder_are_refused(whole, tmp_path, capsys, other):
+    """The configuration of a run, exchanged for another's: with the real environments of that one."""
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config_lib.resolve(other()).to_dict()))
+    before = contents(tmp_path / "run")
+    for command in (
+        lambda *args: train.main(["train", "--resume", *args]),
+        lambda *args: evaluate.main(["evaluate", *args]),
+    ):
+        assert command(f"--run_dir={tmp_path / 'run'}") == 2
+        error = capsys.readouterr().err
+        assert "the saved state" in error
+        assert error.count("\n") == 1
+        assert contents(tmp_path / "run") == before
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_metrics_that_cannot_be_written_end_a_run_that_can_go_on(fake_envs, whole, tmp_path, monkeypatch, capsys):
+    """The disk fills up when the first training step is to be logged."""
+    write = metrics.MetricsWriter.write
+
+    def failing(writer, kind, record):
+        if kind == "train":
+            raise metrics.WriteError("metrics.jsonl cannot be written: No space left on device")
+        write(writer, kind, record)
+
+    run_dir = tmp_path / "run"
+    monkeypatch.setattr(config_lib, "resolve", lambda config, real=config_lib.resolve: real(resumable_config()))
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.MetricsWriter, "write", failing)
+        assert train.main(["train", "--config=configs/rainbow_atari.py", f"--run_dir={run_dir}"]) == 1
+    assert f"No space left on device; go on with --run_dir={run_dir} --resume" in capsys.readouterr().err
+    assert train.main(["train", "--resume", f"--run_dir={run_dir}"]) == 0
+    assert untimed(run_dir) == untimed(whole)
+
+
 @pytest.mark.parametrize(("on_nan", "stops"), [("stop", True), ("ignore", False)])
 def test_numbers_that_go_bad(fake_envs, tmp_path, monkeypatch, on_nan, stops):
-    vector_step = train.Trainer._vector_step
+    vector_step = Trainer._vector_step
 
     def step(trainer, **arguments):
         vector_step(trainer, **arguments)
         if trainer.env_steps >= 170 and trainer.phase == "full":
             trainer.state = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, trainer.state)
 
-    monkeypatch.setattr(train.Trainer, "_vector_step", step)
+    monkeypatch.setattr(Trainer, "_vector_step", step)
     config = tiny_config(on_nan=on_nan, checkpoint_every=60, total_steps=260)
     if not stops:
         train.run(config, tmp_path / "run")
         return
-    with pytest.raises(train.NotFinite, match=r"not finite after 1[78]\d agent steps; .*checkpoints/000002; lower"):
+    with pytest.raises(NotFinite, match=r"not finite after 1[78]\d agent steps; .*checkpoints/000002; lower"):
         train.run(config, tmp_path / "run")
     saved, _ = checkpoint.load_newest_state(tmp_path / "run" / checkpoint.DIRECTORY)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved["train"]["params"]))

@@ -7,6 +7,7 @@ import pytest
 from seer_jax import assembly, checkpoint, evaluate, train, transfer
 from seer_jax import config as config_lib
 from seer_jax.envs import registry
+from seer_jax.trainer import Trainer
 from tests.fake_env import FakeEnv
 from tests.runs import records, tiny_config, write_run
 
@@ -67,13 +68,13 @@ def test_an_encoder_frozen_from_the_first_step_fills_the_ring_with_latents(sourc
 
 def test_an_encoder_can_be_trained_on(source, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "make_env", make_env(num_actions=5))
-    trainer = []
-    monkeypatch.setattr(train.Trainer, "train", lambda self, stop: trainer.append(self))
+    trained = []
+    monkeypatch.setattr(Trainer, "train", lambda self, stop: trained.append(self))
     train.run(tiny_config(seer__init_from=str(source)), tmp_path / "run")
-    state = trainer[0].state
+    state = trained[0].state
     for params in (state.params, state.target_params):
         jax.tree.map(np.testing.assert_array_equal, encoder_stages(params), encoder_stages(saved_params(source)))
-    assert trainer[0].phase == "full"
+    assert trained[0].phase == "full"
     assert set(state.opt_state) == {"encoder", "tail", "heads"}
 
 
