@@ -61,7 +61,7 @@ class Checkpoint(NamedTuple):
         slots = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), rows)
         at = 0
         for chunk in ChunkStream(self.directory):
-            some = _fit_rows(rows, replay.Rows(**chunk))
+            some = _fit_rows(rows, chunk)
             slots, at = _write_slots(slots, some, np.int32(at)), at + len(some.first)
         if at != min(int(trees["ring"]["written"]), spec.num_steps):
             raise CheckpointError(f"{self.directory} holds {at} times of rows, not those that were written")
@@ -168,9 +168,12 @@ def load_state(directory: pathlib.Path) -> dict:
     """Reads what `save_state` wrote as nested dictionaries of NumPy arrays.
 
     Raises:
-      FileNotFoundError: no state was ever saved there.
+      CheckpointError: there is none that can be read.
     """
-    return serialization.msgpack_restore((directory / STATE_FILE).read_bytes())
+    try:
+        return serialization.msgpack_restore((directory / STATE_FILE).read_bytes())
+    except Exception as error:  # bytes of anyone's may raise anything
+        raise CheckpointError(f"{directory / STATE_FILE} cannot be read ({error})") from None
 
 
 def fit(like, saved):
@@ -217,7 +220,11 @@ def params_sha256(params) -> str:
 
 
 class ChunkStream:
-    """Chunks of named arrays on disk, written once in order and read back in the same order."""
+    """Chunks of named arrays on disk, written once in order and read back in the same order.
+
+    Raises:
+      CheckpointError: a chunk cannot be read back.
+    """
 
     def __init__(self, directory: pathlib.Path):
         self._directory = directory
@@ -236,8 +243,12 @@ class ChunkStream:
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         for path in sorted(self._directory.glob("rows-*.npz")):
-            with np.load(path, allow_pickle=False) as arrays:
-                yield dict(arrays)
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    chunk = dict(arrays)
+            except Exception as error:  # likewise
+                raise CheckpointError(f"{path} cannot be read ({error})") from None
+            yield chunk
 
 
 def _numbered(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -266,8 +277,11 @@ def _plain(array: np.ndarray) -> np.ndarray:
     return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
 
 
-def _fit_rows(like: replay.Rows, rows: replay.Rows) -> replay.Rows:
+def _fit_rows(like: replay.Rows, chunk: dict[str, np.ndarray]) -> replay.Rows:
     """Undoes `_plain`; raises CheckpointError unless the rows fit into a ring of rows like `like`."""
+    if chunk.keys() != vars(like).keys():
+        raise CheckpointError(f"the saved rows do not fit: they hold {', '.join(sorted(chunk))}")
+    rows = replay.Rows(**chunk)
     rows = jax.tree.map(lambda x, y: y.view(x.dtype) if x.dtype == jnp.bfloat16 else y, like, rows)
     for name, x in vars(like).items():
         y = getattr(rows, name)

@@ -10,7 +10,6 @@ import math
 import pathlib
 import shutil
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 
 import jax
@@ -173,8 +172,8 @@ def _reread(snapshot: checkpoint.ChunkStream, size: int) -> Iterator[dict[str, n
         for chunk in snapshot:
             found += len(chunk["priority"])
             yield chunk
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise HandoverError(f"the snapshot of the frames cannot be read back ({error})") from None
+    except checkpoint.CheckpointError as error:
+        raise HandoverError(f"the snapshot of the frames is lost: {error}") from None
     if found != size:
         raise HandoverError(f"the snapshot of the frames holds {found:,} times of rows, not the {size:,} written to it")
 

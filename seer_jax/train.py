@@ -19,7 +19,7 @@ from seer_jax import run_dir as run_dir_lib
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import BadTimeStep
 from seer_jax.networks import haiku
-from seer_jax.trainer import NotFinite, Stopped, Trainer
+from seer_jax.trainer import NotFinite, NotSaved, Stopped, Trainer
 
 _REFUSALS = (config_lib.ConfigError, transfer.TransferError, checkpoint.CheckpointError)
 
@@ -50,6 +50,7 @@ def run(
       NotFinite: numbers went bad and `on_nan` is stop.
       BadTimeStep: an environment sent what cannot be learned from.
       HandoverError: frames could not become latents.
+      NotSaved: the last checkpoint cannot be written.
       WriteError: metrics cannot be written.
     """
     config, directory = config_lib.resolve(config), pathlib.Path(run_dir)
@@ -118,7 +119,7 @@ def _train(values: flags.FlagValues) -> int:
     except (NotFinite, BadTimeStep) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
-    except (handover.HandoverError, metrics.WriteError) as error:
+    except (handover.HandoverError, metrics.WriteError, NotSaved) as error:
         print(f"train: {error}; {go_on}", file=sys.stderr)
         return 1
     return 0

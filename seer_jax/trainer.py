@@ -36,6 +36,10 @@ class Stopped(Exception):
     """A run was asked to stop, wrote a checkpoint and did."""
 
 
+class NotSaved(Exception):
+    """The last checkpoint of a run could not be written; those before it are intact."""
+
+
 class NotFinite(Exception):
     """A loss or a parameter became infinite or no number; the message names the last good checkpoint."""
 
@@ -159,7 +163,7 @@ class Trainer:
             if not self.evals or self.evals[-1]["env_steps"] != self.env_steps:
                 self._evaluate()
                 self.checkpoints += 1
-                self.save()
+                self.save(last=True)
             return self._end()
 
     def _crossed(self, every: int, before: int) -> bool:
@@ -331,8 +335,16 @@ class Trainer:
         seconds = max(self.config.total_steps - self.env_steps, 0) / rate
         return str(datetime.timedelta(seconds=round(seconds)))
 
-    def save(self) -> None:
-        """Writes a checkpoint; those before it stay until it is complete."""
+    def save(self, *, last: bool = False) -> None:
+        """Writes a checkpoint; those before it stay until it is complete.
+
+        Args:
+          last: no later one will make up for it if it fails.
+
+        Raises:
+          NotSaved: the last one failed.
+          NotFinite: there is nothing good to save.
+        """
         self._refuse_bad_numbers()
         try:
             checkpoint.save(
@@ -343,7 +355,10 @@ class Trainer:
                 ring=self.ring,
             )
         except OSError as error:
-            self.warn(f"no checkpoint after {self.env_steps:,} steps ({error.strerror}); the one before it stays")
+            told = f"no checkpoint after {self.env_steps:,} steps ({error.strerror}); those before it stay"
+            if last:
+                raise NotSaved(told) from None
+            self.warn(told)
             return
         self._write("checkpoint", {})
 

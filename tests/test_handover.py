@@ -169,7 +169,10 @@ def test_without_room_on_disk_nor_in_memory_the_frames_stay(agent, state, tmp_pa
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(pathlib.Path.unlink, r"holds 35 times .* 40 written"), (lambda path: path.write_bytes(b"PK"), "read back")],
+    [
+        (pathlib.Path.unlink, r"holds 35 times .* 40 written"),
+        (lambda path: path.write_bytes(b"PK"), r"rows-00005\.npz cannot be read"),
+    ],
 )
 def test_a_snapshot_that_is_gone_or_damaged_is_noticed(agent, state, tmp_path, monkeypatch, damage, message):
     monkeypatch.setattr(handover, "_CHUNK_ROWS", 14)

@@ -1,8 +1,11 @@
 """Checkpoints, and runs that are cut off and go on as if they had not been."""
 
+import io
 import json
 import pathlib
+import pickle
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +103,29 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(fake_envs, tmp_path, mo
     assert not [step for step in saved if 120 <= step < 180]
 
 
+def test_a_last_checkpoint_that_fails_is_no_success(fake_envs, tmp_path, monkeypatch, capsys):
+    """The disk is full at the end alone: nothing says that the run ended, and once there is room it does."""
+    save = checkpoint.save
+
+    def failing(*args, progress, **kwargs):
+        if progress["env_steps"] >= 400:
+            raise OSError(28, "No space left on device")
+        return save(*args, progress=progress, **kwargs)
+
+    run_dir = tmp_path / "run"
+    monkeypatch.setattr(config_lib, "resolve", lambda config, real=config_lib.resolve: real(tiny_config()))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", failing)
+        assert train.main(["train", "--config=configs/rainbow_atari.py", f"--run_dir={run_dir}"]) == 1
+    assert (
+        "no checkpoint after 400 steps (No space left on device); those before it stay; go on with"
+        in capsys.readouterr().err
+    )
+    assert records(run_dir)[-1]["kind"] == "eval"
+    assert train.main(["train", "--resume", f"--run_dir={run_dir}"]) == 0
+    assert records(run_dir)[-1]["kind"] == "end"
+
+
 def test_without_checkpoints_environments_are_never_renewed(fake_envs, tmp_path):
     train.run(tiny_config(checkpoint_every=0, eval_every=1000), tmp_path / "run")
     assert len(fake_envs) == 2  # one to train in, one for the final evaluation
@@ -175,31 +201,30 @@ def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):
             saved.restore(like, spec, shapes)
 
 
-def other_encoder():
-    return tiny_config(encoder__name="canonical", replay__allow_more_memory=True)
+def refuse_checkpoints_of(whole, run_dir, config, capsys):
+    """Exchanges the configuration of a run; returns what `train --resume` and `evaluate` say, each in one line."""
+    shutil.copytree(whole, run_dir)
+    (run_dir / "config.json").write_text(json.dumps(config_lib.resolve(config).to_dict()))
+    before, told = contents(run_dir), []
+    for command in (["train", "--resume"], ["evaluate"]):
+        assert {"train": train, "evaluate": evaluate}[command[0]].main([*command, f"--run_dir={run_dir}"]) == 2
+        told.append(capsys.readouterr().err)
+        assert told[-1].count("\n") == 1
+        assert contents(run_dir) == before
+    return told
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        other_encoder,
-        pytest.param(tiny_control_config, marks=pytest.mark.skipif(not envs.HAS_EGL, reason="needs EGL")),
-    ],
-)
-def test_checkpoints_of_another_algorithm_or_encoder_are_refused(whole, tmp_path, capsys, other):
-    """The configuration of a run, exchanged for another's: with the real environments of that one."""
-    shutil.copytree(whole, tmp_path / "run")
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config_lib.resolve(other()).to_dict()))
-    before = contents(tmp_path / "run")
-    for command in (
-        lambda *args: train.main(["train", "--resume", *args]),
-        lambda *args: evaluate.main(["evaluate", *args]),
-    ):
-        assert command(f"--run_dir={tmp_path / 'run'}") == 2
-        error = capsys.readouterr().err
+def test_checkpoints_with_another_encoder_are_refused(fake_envs, whole, tmp_path, capsys):
+    config = tiny_config(encoder__name="canonical", replay__allow_more_memory=True)
+    for error in refuse_checkpoints_of(whole, tmp_path / "run", config, capsys):
         assert "the saved state" in error
-        assert error.count("\n") == 1
-        assert contents(tmp_path / "run") == before
+        assert "conv" in error
+
+
+@pytest.mark.skipif(not envs.HAS_EGL, reason="this machine has no EGL to render with")
+def test_checkpoints_of_the_other_algorithm_are_refused(whole, tmp_path, capsys):
+    for error in refuse_checkpoints_of(whole, tmp_path / "run", tiny_control_config(), capsys):
+        assert "the saved state has other parts" in error
 
 
 def contents(directory):
@@ -223,6 +248,50 @@ def test_metrics_that_cannot_be_written_end_a_run_that_can_go_on(fake_envs, whol
     assert f"No space left on device; go on with --run_dir={run_dir} --resume" in capsys.readouterr().err
     assert train.main(["train", "--resume", f"--run_dir={run_dir}"]) == 0
     assert untimed(run_dir) == untimed(whole)
+
+
+class Bomb:
+    """Pickled, it touches a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_a_strangers_run_runs_no_code(fake_envs, whole, tmp_path, capsys):
+    """Rows, state and configuration that carry code, with checksums that hold."""
+    run_dir, proof = tmp_path / "run", tmp_path / "proof"
+    shutil.copytree(whole, run_dir)
+    newest = checkpoint.newest(run_dir / checkpoint.DIRECTORY, pytest.fail).directory
+    bomb = np.array([Bomb(proof)], object)
+    pickled = io.BytesIO()
+    np.savez(pickled, allow_pickle=True, **dict.fromkeys(vars(small_ring()[1].rows), bomb))
+    for name, content in (("rows-00000.npz", pickled.getvalue()), ("state.msgpack", pickle.dumps(Bomb(proof)))):
+        before = (newest / name).read_bytes()
+        (newest / name).write_bytes(content)
+        sign(newest)
+        assert train.main(["train", "--resume", f"--run_dir={run_dir}"]) == 2
+        assert "cannot be read" in capsys.readouterr().err
+        (newest / name).write_bytes(before)
+    config = json.loads((run_dir / "config.json").read_text())
+    config["encoder"]["name"] = "haiku:tests.fixtures.hostile:encoder"
+    (run_dir / "config.json").write_text(json.dumps(config))
+    for command in (train.main, evaluate.main):
+        assert command(["command", f"--run_dir={run_dir}"] + ["--resume"] * (command is train.main)) == 2
+        assert "if you trust it" in capsys.readouterr().err
+    assert not proof.exists()
+    assert "tests.fixtures.hostile" not in sys.modules
+    pickle.loads(pickle.dumps(Bomb(proof)))
+    assert proof.exists()  # the bomb is one
+
+
+def sign(directory):
+    """Gives a checkpoint that was tampered with a manifest whose checksums hold."""
+    manifest = json.loads((directory / checkpoint.MANIFEST_FILE).read_text())
+    manifest["files"] = {name: checkpoint._checksum(directory / name) for name in manifest["files"]}
+    (directory / checkpoint.MANIFEST_FILE).write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize(("on_nan", "stops"), [("stop", True), ("ignore", False)])
