@@ -46,6 +46,7 @@ def get_config(preset_and_task: str = "paper,cartpole-swingup") -> config_dict.C
         eval_every=10_000,
         eval_episodes=10,
         checkpoint_every=10_000,
+        params_every=0,
         on_nan="stop",
         env=dict(
             suite="dmc",

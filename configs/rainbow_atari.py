@@ -27,6 +27,7 @@ def get_config(preset: str = "paper") -> config_dict.ConfigDict:
         eval_every=10_000,
         eval_episodes=10,
         checkpoint_every=50_000,
+        params_every=0,
         on_nan="stop",
         env=dict(
             suite="atari",

@@ -32,6 +32,7 @@ _RANGES = {
     "eval_every": (1, _MANY),
     "eval_episodes": (1, 1000),
     "checkpoint_every": (0, _MANY),
+    "params_every": (0, _MANY),
     "env.frame_stack": (1, 16),
     "env.action_repeat": (1, 60),
     "env.image_size": (8, 256),

@@ -28,6 +28,7 @@ from seer_jax.envs import atari_scores, registry
 from seer_jax.envs import timestep as timestep_lib
 from seer_jax.envs.timestep import VectorEnv
 
+PARAMS_DIRECTORY = "params"  # in that of a run
 _RECENT_EPISODES = 20
 _WARM_UP = "warm-up"
 
@@ -140,6 +141,8 @@ class Trainer:
         if self.env_steps < config.total_steps:
             self._compile()
         self.clock.skip()
+        if config.params_every and not self.env_steps:
+            self._keep_params()
         while self.env_steps < config.total_steps:
             if config.seer.enabled and self.phase == phases.FULL and self.env_steps >= config.seer.freeze_step:
                 with self._off_the_clock():
@@ -154,6 +157,9 @@ class Trainer:
             if self._crossed(config.eval_every, before) and self.env_steps < config.total_steps:
                 with self._off_the_clock():
                     self._evaluate()
+            if self._crossed(config.params_every, before):
+                with self._off_the_clock():
+                    self._keep_params()
             if saving:
                 with self._off_the_clock():
                     self.save()
@@ -167,8 +173,8 @@ class Trainer:
             return self._end()
 
     def _crossed(self, every: int, before: int) -> bool:
-        """Whether a multiple of `every` lies in (before, now]."""
-        return self.env_steps // every > before // every
+        """Whether a multiple of `every` lies in (before, now]; 0 has none."""
+        return every > 0 and self.env_steps // every > before // every
 
     def _crosses(self, every: int, after: int) -> bool:
         """Whether a multiple of `every` lies in (now, after]; 0 has none."""
@@ -334,6 +340,14 @@ class Trainer:
             return "-"
         seconds = max(self.config.total_steps - self.env_steps, 0) / rate
         return str(datetime.timedelta(seconds=round(seconds)))
+
+    def _keep_params(self) -> None:
+        """Keeps a copy of the parameters for who looks into the encoder later; no part of the run needs it."""
+        directory = self.run_dir / PARAMS_DIRECTORY / f"{self.env_steps:09d}"
+        try:
+            checkpoint.save_state(directory, {"params": self.state.params})
+        except OSError as error:
+            self.warn(f"no copy of the parameters after {self.env_steps:,} steps ({error.strerror})")
 
     def save(self, *, last: bool = False) -> None:
         """Writes a checkpoint; those before it stay until it is complete.

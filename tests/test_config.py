@@ -84,6 +84,7 @@ BAD = [
     ({"replay.priority_exponent": 2.0}, "replay.priority_exponent"),
     ({"eval_episodes": 0}, "eval_episodes=0"),
     ({"checkpoint_every": -1}, "checkpoint_every=-1"),
+    ({"params_every": -1}, "params_every=-1"),
     ({"on_nan": "cry"}, "one of stop, ignore"),
     ({"num_envs": 4096, "replay.capacity": 4096}, "raise it to at least 86016"),
 ]

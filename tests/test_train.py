@@ -292,6 +292,26 @@ def test_programs_own_their_buffers(fake_envs, tmp_path, monkeypatch, prioritize
             assert memory.temp_size_in_bytes < ring_bytes / 2
 
 
+def test_copies_of_the_parameters_stay(fake_envs, tmp_path):
+    train.run(tiny_config(params_every=150), tmp_path / "run")
+    copies = sorted((tmp_path / "run" / "params").iterdir())
+    assert [int(copy.name) // 10 for copy in copies] == [0, 15, 30]
+    encoders = [checkpoint.load_state(copy)["params"]["encoder"] for copy in copies]
+    assert set(encoders[0]) == {"conv1", "conv2"}
+    same = [
+        all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
+        for one, other in zip(
+            encoders,
+            [
+                *encoders[1:],
+                checkpoint.load_newest_state(tmp_path / "run" / checkpoint.DIRECTORY)[0]["train"]["params"]["encoder"],
+            ],
+            strict=True,
+        )
+    ]
+    assert same == [False, False, True]  # learned until the freeze at 200, and no more
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
