@@ -19,6 +19,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from dm_env import specs
 
 from configs import rainbow_atari
@@ -115,11 +116,10 @@ class Life:
         command = [sys.executable, "-m", "seer_jax.train", "--config=configs/rainbow_atari.py:quick"]
         command += [f"--config.{name}={value}" for name, value in _SOAK.items()]
         command += [f"--run_dir={self.run_dir}", "--resume"]
-        core, log = {self._core}, self.run_dir.with_suffix(".log")
+        log = self.run_dir.with_suffix(".log")
         with log.open("a") as out:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=out, preexec_fn=lambda: os.sched_setaffinity(0, core)
-            )
+            self.process = subprocess.Popen(command, stdout=out, stderr=out)
+        psutil.Process(self.process.pid).cpu_affinity([self._core])
 
     def ended(self, timeout: float | None) -> bool:
         """Waits that long and says whether the run came to its end; ends the program if it failed."""

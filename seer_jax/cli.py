@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 # A field of the configuration as 1e6, which stands for a whole number where it is one.
 _EXPONENT = re.compile(r"(?<=^--config\.)([\w.]+=)(\d+(?:\.\d+)?[eE]\+?\d+)$")
@@ -89,6 +89,18 @@ def loaded(config: ConfigDict) -> ConfigDict:
     except AttributeError:
         raise UsageError(f"get_config gave a {type(config).__name__}; it must give a ConfigDict") from None
     return config
+
+
+def read_config(arguments: list[str]) -> ConfigDict:
+    """Returns the configuration, unresolved, that `--config=FILE:PRESET` and overrides of its fields give.
+
+    Raises:
+      UsageError: the file cannot be read, or has no such field.
+    """
+    values, argv = make_flags(), ["config", *arguments]
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    parse(values, argv)
+    return loaded(values.config)
 
 
 def last_line(error: Exception) -> str:

@@ -1,0 +1,104 @@
+"""What an experiment is made of: training runs, each a configuration file and overrides, as a command line has them."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from seer_jax import assembly, cli, flops, phases
+from seer_jax import config as config_lib
+from seer_jax.envs import registry
+
+SCALES = ("smoke", "cpu", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+      name: of its directory; runs of the same name are the same run, whatever experiment asks for them.
+      arm: what is compared, as a plot's legend says it.
+      config: configuration file with `:PRESET`.
+      overrides: values by dotted name.
+      source: name of the run whose encoder this one starts from; None starts from a new one.
+    """
+
+    name: str
+    arm: str
+    config: str
+    overrides: Mapping[str, Any]
+    source: str | None = None
+
+    def arguments(self, runs_dir: pathlib.Path) -> list[str]:
+        """Returns the flags of `seer_jax.train` that say what this run is.
+
+        Args:
+          runs_dir: holds the directories of all runs.
+        """
+        overrides = dict(self.overrides)
+        if self.source is not None:
+            overrides["seer.init_from"] = str(runs_dir / self.source)
+        return [f"--config={self.config}", *(f"--config.{name}={_text(value)}" for name, value in overrides.items())]
+
+    def load(self, runs_dir: pathlib.Path = pathlib.Path()) -> ConfigDict:
+        """Returns the resolved configuration.
+
+        Raises:
+          UsageError: the file or an override is wrong.
+          ConfigError: the values are.
+        """
+        return config_lib.resolve(cli.read_config(self.arguments(runs_dir)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A figure or a table of the paper.
+
+    Attributes:
+      title: what it shows.
+      runs: by scale, what it trains.
+      x: field of a record that its curves are drawn over.
+      budget: by scale, the value of `x` at which its table compares the arms; None compares at the end.
+    """
+
+    title: str
+    runs: Callable[[str], list[Run]]
+    x: str = "macs_total"
+    budget: Mapping[str, float] | None = None
+
+
+def steps_for(run: Run, macs: float) -> int:
+    """Returns the agent steps in which a run spends at least `macs` multiply-accumulates, the paper's FLOPs.
+
+    Args:
+      run: whose `total_steps` is not looked at.
+      macs: to spend, no less than the full phase of a run with SEER takes.
+    """
+    config = run.load()
+    env = registry.make_env(config, training=True)
+    try:
+        parts = assembly.assemble(config, env.action_spec)
+    finally:
+        env.close()
+    full = _macs_per_step(parts, phases.FULL)
+    if not config.seer.enabled:
+        return config.learn_start + int(macs / full) + 1
+    left = macs - config.seer.freeze_step * full
+    return config.seer.freeze_step + config.learn_start + int(left / _macs_per_step(parts, phases.FROZEN)) + 1
+
+
+def _macs_per_step(parts: assembly.Assembly, phase: str) -> float:
+    """Returns what an agent step costs once learning has begun; compiles nothing."""
+    config, jitted = parts.config, parts.jit(phase, jax.default_backend())
+    acting = flops.count_macs(
+        jitted.interact, parts.state(phase).params, parts.actor, parts.ring(phase), parts.timestep
+    )
+    return acting / config.num_envs + jitted.learn_macs / (parts.updates_per_learn * config.update_every)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
