@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import psutil
+from absl import flags
 
 from experiments import records
 from experiments.spec import Run
@@ -38,10 +39,20 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines how a command lets its users choose where runs take place."""
+    flags.DEFINE_integer("workers", None, "Runs at a time; as fit unless given.", 1, 1000, flag_values=values)
+    flags.DEFINE_enum(
+        "backend", "local", ["local", "ray"], "Processes here, or a Ray cluster (RAY_ADDRESS).", flag_values=values
+    )
+
+
 def train_all(
     runs: Sequence[Run], out: pathlib.Path, *, workers: int | None = None, backend: str = "local"
 ) -> dict[str, Outcome]:
     """Trains runs, those that others start from first, and returns how each ended.
+
+    Interrupted, it lets them write their checkpoints first.
 
     Args:
       runs: with different names.
@@ -67,6 +78,14 @@ def train_all(
     return outcomes
 
 
+def tell_failures(outcomes: Mapping[str, Outcome]) -> int:
+    """Prints the runs that failed; returns an exit code, 1 if there are any."""
+    failed = {name: outcome for name, outcome in outcomes.items() if outcome.code}
+    for name, outcome in failed.items():
+        print(f"{name} failed with exit code {outcome.code}: {outcome.message}", file=sys.stderr)
+    return int(bool(failed))
+
+
 def is_done(out: pathlib.Path, run: Run) -> bool:
     """Whether a run came to its end."""
     with contextlib.suppress(records.RecordsError):
@@ -89,8 +108,8 @@ def memory_needed(run: Run) -> int:
 def command(run: Run, out: pathlib.Path) -> list[str]:
     """Returns the command line that trains a run, or goes on with it."""
     runs_dir = (out / "runs").absolute()
-    flags = [*run.arguments(runs_dir), f"--run_dir={runs_dir / run.name}", "--resume"]
-    return [sys.executable, "-m", "seer_jax.train", *flags]
+    arguments = [*run.arguments(runs_dir), f"--run_dir={runs_dir / run.name}", "--resume"]
+    return [sys.executable, "-m", "seer_jax.train", *arguments]
 
 
 def _train_locally(runs: Sequence[Run], out: pathlib.Path, workers: int | None) -> dict[str, Outcome]:

@@ -22,8 +22,7 @@ def main(argv: list[str]) -> int:
     values = cli.make_flags()
     flags.DEFINE_string("scale", None, "smoke (minutes), cpu (hours on 2 cores) or paper.", flag_values=values)
     flags.DEFINE_string("out", None, "Directory; runs/experiments/SCALE unless given.", flag_values=values)
-    flags.DEFINE_integer("workers", None, "Runs at a time; as fit unless given.", 1, 1000, flag_values=values)
-    flags.DEFINE_enum("backend", "local", ["local", "ray"], "Where runs take place.", flag_values=values)
+    pool.define_flags(values)
     name, rest = ("", argv[1:]) if len(argv) < 2 or argv[1].startswith("-") else (argv[1], argv[2:])
     return cli.main([argv[0], *rest], __doc__, values, lambda values: _run(name, values), (config_lib.ConfigError,))
 
@@ -37,11 +36,7 @@ def _run(name: str, values: flags.FlagValues) -> int:
     out = pathlib.Path(values.out or f"runs/experiments/{values.scale}")
     cli.use_compilation_cache()
     outcomes = pool.train_all(experiment.runs(values.scale), out, workers=values.workers, backend=values.backend)
-    for run_name, outcome in outcomes.items():
-        print(
-            f"{run_name}: {'done' if outcome.code == 0 else f'failed with exit code {outcome.code}: {outcome.message}'}"
-        )
-    return int(any(outcome.code for outcome in outcomes.values()))
+    return pool.tell_failures(outcomes)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""Statistics of the final scores of several runs on several tasks. Which score of a run counts is the caller's choice.
+
+The definitions are those of rliable (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264). To compare tasks whose
+scores have different scales, normalise first (`seer_jax.envs.atari_scores.human_normalized`); only
+`probability_of_improvement` needs no common scale.
+
+All functions take scores of shape `[..., num_runs, num_tasks]` and raise `ValueError` if there is no run or no task, or
+a score is not finite. Leading axes are a batch, such as of bootstrap resamples.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+
+def mean_and_std(scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sample standard deviation over the runs of each task.
+
+    The SEER paper (Chen et al. 2021) reports both and does not say which deviation; the sample's (n - 1 in the
+    denominator) is taken here.
+
+    Returns:
+      `[..., num_tasks]` means, and standard deviations of the same shape, NaN where there is only one run.
+    """
+    scores = _checked(scores)
+    mean = scores.mean(axis=-2)
+    std = scores.std(axis=-2, ddof=1) if scores.shape[-2] > 1 else np.full_like(mean, np.nan)
+    return mean, std
+
+
+def interquartile_mean(scores: ArrayLike) -> np.ndarray:
+    """Mean of the middle half of the scores of all runs on all tasks.
+
+    A quarter of the scores, rounded down, is cut at each end: of fewer than four scores, none.
+
+    Returns:
+      `[...]`, in the unit of the scores.
+    """
+    return stats.trim_mean(_checked(scores), 0.25, axis=(-2, -1))
+
+
+def median(scores: ArrayLike) -> np.ndarray:
+    """Median over the tasks of each task's mean over runs; `[...]`, in the unit of the scores."""
+    return np.median(_checked(scores).mean(axis=-2), axis=-1)
+
+
+def mean(scores: ArrayLike) -> np.ndarray:
+    """Mean over all runs and tasks; `[...]`, in the unit of the scores."""
+    return _checked(scores).mean(axis=(-2, -1))
+
+
+def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """How probably a run of X scores higher than one of Y on the same task, averaged over the tasks.
+
+    Per task it is the Mann-Whitney U statistic over the number of pairs of runs; a tie is half an improvement.
+
+    Args:
+      x: `[..., num_runs_x, num_tasks]` scores of one algorithm.
+      y: `[..., num_runs_y, num_tasks]` scores of the other on the same tasks.
+
+    Returns:
+      `[...]`, between 0 and 1.
+
+    Raises:
+      ValueError: also if `x` and `y` differ in their number of tasks.
+    """
+    x, y = _checked(x), _checked(y)
+    if x.shape[-1] != y.shape[-1]:
+        raise ValueError(f"x has {x.shape[-1]} tasks and y has {y.shape[-1]}: give both the same tasks, in one order")
+    # Only U is used; `method` says how its p-value is found, and the exact one is slow.
+    u = stats.mannwhitneyu(x, y, axis=-2, method="asymptotic").statistic  # [..., num_tasks]
+    return (u / (x.shape[-2] * y.shape[-2])).mean(axis=-1)
+
+
+def confidence_interval(
+    statistic: Callable[..., np.ndarray], *arms: ArrayLike, seed: int = 0, num_resamples: int = 2000
+) -> tuple[float, float]:
+    """95% percentile interval of a statistic by stratified bootstrap: uncertainty over runs, the tasks being given.
+
+    Runs are drawn with replacement for each task and arm on its own. With few runs such an interval is too narrow: of
+    one run it has no width at all, and says nothing.
+
+    Args:
+      statistic: from batches of scores, one array for each arm, to `[...]`: any function above that returns one array.
+      *arms: `[num_runs, num_tasks]` scores of each algorithm that the statistic compares.
+      seed: of the resampling.
+      num_resamples: on which the statistic is computed at once, in memory of as many copies of the scores.
+
+    Returns:
+      Lower and upper end, in the unit of the statistic.
+    """
+    rng = np.random.default_rng(seed)
+    resamples = []
+    for scores in map(_checked, arms):
+        runs = rng.integers(scores.shape[0], size=(num_resamples, *scores.shape))
+        resamples.append(np.take_along_axis(scores[None], runs, axis=1))  # [num_resamples, num_runs, num_tasks]
+    low, high = np.percentile(statistic(*resamples), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _checked(scores: ArrayLike) -> np.ndarray:
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim < 2 or scores.size == 0:
+        raise ValueError(f"scores have shape {scores.shape}: give [num_runs, num_tasks], at least one of each")
+    finite = np.isfinite(scores)
+    if not finite.all():
+        where = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"scores[{', '.join(map(str, where))}] is {scores[where]}, {(~finite).sum()} in all are not finite: "
+            "a missing score has no place in a mean; repeat the run, or leave it out on every task"
+        )
+    return scores

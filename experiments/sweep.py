@@ -1,0 +1,115 @@
+"""Trains one configuration for every combination of some fields' values, with several seeds.
+
+python -m experiments.sweep --config=configs/rainbow_atari.py:quick --grid config.seer.freeze_step=4000,8000 --seeds=3
+    [--config.FIELD=VALUE] [--grid config.OTHER=A,B] [--out=DIR] [--workers=N] [--backend=local|ray]
+
+The same command goes on with what was cut off, and trains nothing twice.
+"""
+
+import itertools
+import pathlib
+import sys
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import rich.console
+import rich.table
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import pool, records
+from experiments.spec import Run
+from seer_jax import cli
+from seer_jax import config as config_lib
+
+_PREFIX = "config."
+
+
+def main(argv: list[str]) -> int:
+    values = cli.make_flags()
+    config_flags.DEFINE_config_file(
+        "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
+    )
+    flags.DEFINE_multi_string("grid", [], "config.FIELD=VALUE,VALUE,...; may be repeated.", flag_values=values)
+    flags.DEFINE_integer("seeds", 1, "Runs of each combination, from config.seed on.", 1, 10_000, flag_values=values)
+    flags.DEFINE_string("out", "runs/sweep", "Directory for all runs.", flag_values=values)
+    pool.define_flags(values)
+    given = [argument for argument in argv[1:] if argument.startswith("--config")]
+    return cli.main(argv, __doc__, values, lambda values: _sweep(given, values), (config_lib.ConfigError,))
+
+
+def _sweep(given: list[str], values: flags.FlagValues) -> int:
+    if values.config is None:
+        raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py:quick")
+    base = cli.loaded(values.config)
+    config_file, *_ = (text.partition("=")[2] for text in given if text.startswith("--config="))
+    fixed = dict(text.removeprefix("--config.").split("=", 1) for text in given if text.startswith("--config."))
+    runs = make_runs(config_file, fixed, parse_grid(values.grid), range(base.seed, base.seed + values.seeds))
+    for run in runs:
+        run.load()  # refuses it before any of them starts
+    out = pathlib.Path(values.out)
+    cli.use_compilation_cache()
+    outcomes = pool.train_all(runs, out, workers=values.workers, backend=values.backend)
+    rich.console.Console().print(_table(runs, out, outcomes))
+    return pool.tell_failures(outcomes)
+
+
+def parse_grid(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Returns values by field of `config.FIELD=VALUE,VALUE,...`.
+
+    Raises:
+      UsageError: a text does not look like that, or a field is named twice.
+    """
+    grid: dict[str, list[str]] = {}
+    for text in texts:
+        field, separator, values = text.partition("=")
+        if not field.startswith(_PREFIX) or not separator or not all(values.split(",")):
+            raise cli.UsageError(f"--grid {text!r} does not look like config.FIELD=VALUE,VALUE,...")
+        if field.removeprefix(_PREFIX) in grid:
+            raise cli.UsageError(f"--grid names {field} twice")
+        grid[field.removeprefix(_PREFIX)] = values.split(",")
+    return grid
+
+
+def make_runs(
+    config_file: str, fixed: Mapping[str, str], grid: Mapping[str, list[str]], seeds: Iterable[int]
+) -> list[Run]:
+    """Returns a run for each combination of the grid's values and each seed.
+
+    Args:
+      config_file: with `:PRESET`.
+      fixed: overrides of all runs, by dotted name.
+      grid: values by dotted name.
+      seeds: of each combination.
+    """
+    runs = []
+    for chosen in itertools.product(*grid.values()):
+        point = dict(zip(grid, chosen, strict=True))
+        arm = ", ".join(f"{field}={value}" for field, value in point.items()) or "as configured"
+        for seed in seeds:
+            name = "-".join([*(f"{field}={value}" for field, value in point.items()), f"s{seed}"]).replace("/", "_")
+            runs.append(Run(name, arm, config_file, {**fixed, **point, "seed": seed}))
+    return runs
+
+
+def _table(runs: list[Run], out: pathlib.Path, outcomes: Mapping[str, pool.Outcome]) -> rich.table.Table:
+    table = rich.table.Table(title=f"last evaluation of the runs in {out}")
+    for column in ("", "runs", "return", "over seeds", "TFLOP (XLA)", "T multiply-accumulates", "steps/s, last phase"):
+        table.add_column(column, justify="right" if column else "left")
+    for arm in dict.fromkeys(run.arm for run in runs):
+        done = [run for run in runs if run.arm == arm and outcomes[run.name].code == 0]
+        ends = [records.read(out / "runs" / run.name).of_kind("end")[-1] for run in done]
+        if not ends:
+            table.add_row(arm, "0", *["-"] * 5)
+            continue
+        returns = [end["eval_return_mean"] for end in ends]
+        spread = f"± {np.std(returns, ddof=1):,.1f}" if len(returns) > 1 else ""
+        means = {name: np.mean([end[name] for end in ends]) for name in ("flops_total", "macs_total")}
+        speed = np.mean([end[f"{end['phase']}_steps_per_second"] for end in ends])
+        totals = (f"{mean / 1e12:,.2f}" for mean in means.values())
+        table.add_row(arm, str(len(ends)), f"{np.mean(returns):,.1f}", spread, *totals, f"{speed:,.0f}")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
