@@ -25,9 +25,10 @@ def mean_and_std(scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
       `[..., num_tasks]` means, and standard deviations of the same shape, NaN where there is only one run.
     """
     scores = _checked(scores)
-    mean = scores.mean(axis=-2)
-    std = scores.std(axis=-2, ddof=1) if scores.shape[-2] > 1 else np.full_like(mean, np.nan)
-    return mean, std
+    means = scores.mean(axis=-2)
+    if scores.shape[-2] == 1:
+        return means, np.full_like(means, np.nan)
+    return means, scores.std(axis=-2, ddof=1)
 
 
 def interquartile_mean(scores: ArrayLike) -> np.ndarray:
@@ -76,28 +77,28 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> np.ndarray:
 
 def confidence_interval(
     statistic: Callable[..., np.ndarray], *arms: ArrayLike, seed: int = 0, num_resamples: int = 2000
-) -> tuple[float, float]:
+) -> tuple[np.ndarray, np.ndarray]:
     """95% percentile interval of a statistic by stratified bootstrap: uncertainty over runs, the tasks being given.
 
     Runs are drawn with replacement for each task and arm on its own. With few runs such an interval is too narrow: of
     one run it has no width at all, and says nothing.
 
     Args:
-      statistic: from batches of scores, one array for each arm, to `[...]`: any function above that returns one array.
-      *arms: `[num_runs, num_tasks]` scores of each algorithm that the statistic compares.
+      statistic: any function above that returns one array, or another from a batch of each arm's scores to one array.
+      *arms: `[..., num_runs, num_tasks]` scores of each algorithm that the statistic needs.
       seed: of the resampling.
-      num_resamples: on which the statistic is computed at once, in memory of as many copies of the scores.
+      num_resamples: all of which are in memory at once, each as large as the scores.
 
     Returns:
-      Lower and upper end, in the unit of the statistic.
+      Lower and upper end, each of the shape and unit that the statistic has on the scores themselves.
     """
     rng = np.random.default_rng(seed)
     resamples = []
     for scores in map(_checked, arms):
-        runs = rng.integers(scores.shape[0], size=(num_resamples, *scores.shape))
-        resamples.append(np.take_along_axis(scores[None], runs, axis=1))  # [num_resamples, num_runs, num_tasks]
-    low, high = np.percentile(statistic(*resamples), [2.5, 97.5])
-    return float(low), float(high)
+        runs = rng.integers(scores.shape[-2], size=(num_resamples, *scores.shape))
+        resamples.append(np.take_along_axis(scores[None], runs, axis=-2))  # [num_resamples, ..., num_runs, num_tasks]
+    low, high = np.percentile(statistic(*resamples), [2.5, 97.5], axis=0)
+    return low, high
 
 
 def _checked(scores: ArrayLike) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Runs of Rainbow on Atari at each scale: the settings that the figures share."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from experiments.spec import Run, steps_for
@@ -11,9 +12,11 @@ TASKS = {
     "cpu": ("krull", "qbert", "road_runner"),
     "paper": ("alien", "amidar", "bank_heist", "crazy_climber", "krull", "qbert", "road_runner", "seaquest"),
 }
+# Of the ablations and of figure 9, which show fewer.
+FEW_TASKS = {"smoke": ("krull",), "cpu": ("krull",), "paper": ("alien", "krull")}
 SEEDS = {"smoke": (0,), "cpu": (0, 1), "paper": (0, 1, 2, 3, 4)}
-# Multiply-accumulates, as the paper counts FLOPs, at which its table compares.
-BUDGETS = {"smoke": 1e9, "cpu": 15e12, "paper": 45e12}
+# Multiply-accumulates, as the paper counts FLOPs, at which scores are compared.
+BUDGETS = {"cpu": 15e12, "paper": 45e12}
 _SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "total_steps": 240,
@@ -33,22 +36,14 @@ _SCALES: dict[str, dict[str, Any]] = {
         "replay.capacity": 240,
         "seer.freeze_step": 120,
     },
-    # The paper's hyperparameters; it publishes no freeze time but Alien's, a third of what the baseline's budget buys.
+    # The paper's hyperparameters. It publishes no freeze time but Alien's, a third of what the baseline's budget buys.
     "cpu": {"checkpoint_every": 10_000, "params_every": 10_000, "seer.freeze_step": 20_000},
     "paper": {"params_every": 10_000, "seer.freeze_step": 50_000},
 }
 
 
 def make_run(
-    scale: str,
-    task: str,
-    seed: int,
-    arm: str,
-    preset: str,
-    *,
-    name: str,
-    macs: float | None = None,
-    **changes: Any,
+    scale: str, task: str, seed: int, *, name: str, arm: str, preset: str, to_budget: bool = False, **changes: Any
 ) -> Run:
     """Returns a run on one game.
 
@@ -56,15 +51,33 @@ def make_run(
       scale: smoke, cpu or paper.
       task: the game.
       seed: of everything.
+      name: what the run's name calls the arm.
       arm: label of what is compared.
       preset: of `configs/rainbow_atari.py`.
-      name: what the run's name calls the arm.
-      macs: budget that `total_steps` follows from.
+      to_budget: whether it ends when the scale's budget is spent; a smoke run, whose FLOPs mean nothing, never does.
       changes: overrides beside the scale's, dots as __.
     """
     changes = {field.replace("__", "."): value for field, value in changes.items()}
     overrides = {"env.task": task, "seed": seed} | _SCALES[scale] | changes
     run = Run(f"{task}-{name}-s{seed}", arm, f"configs/rainbow_atari.py:{preset}", overrides)
-    if macs is None:
+    if not to_budget or scale == "smoke":
         return run
-    return dataclasses.replace(run, overrides={**overrides, "total_steps": steps_for(run, macs)})
+    unseeded = tuple(sorted((overrides | {"seed": 0}).items()))
+    return dataclasses.replace(
+        run, overrides={**overrides, "total_steps": _steps(run.config, unseeded, BUDGETS[scale])}
+    )
+
+
+@functools.cache
+def _steps(config: str, overrides: tuple[tuple[str, Any], ...], budget: float) -> int:
+    return steps_for(Run("", "", config, dict(overrides)), budget)
+
+
+def baseline(scale: str, task: str, seed: int) -> Run:
+    """Rainbow as it is, to the budget of its scale."""
+    return make_run(scale, task, seed, name="rainbow", arm=RAINBOW, preset="baseline", to_budget=True)
+
+
+def seer(scale: str, task: str, seed: int) -> Run:
+    """Rainbow with SEER, to the budget of its scale."""
+    return make_run(scale, task, seed, name="seer", arm=SEER, preset="paper", to_budget=True)

@@ -1,0 +1,26 @@
+"""Figure 4: scores of Rainbow with 0.07 GB of replay, with and without SEER, and with all the memory it wants."""
+
+from experiments.paper import rainbow
+from experiments.spec import Experiment, Run
+
+_STEPS = {"smoke": 240, "cpu": 50_000, "paper": 500_000}
+_CAPACITY = {"smoke": 100, "cpu": 10_000, "paper": 10_000}  # frames before the freeze
+
+
+def runs(scale: str) -> list[Run]:
+    steps, capacity = _STEPS[scale], _CAPACITY[scale]
+    tasks = rainbow.TASKS[scale] if scale == "paper" else rainbow.FEW_TASKS[scale]
+    arms = (
+        {"name": "small", "arm": "Rainbow, little memory", "preset": "constrained", "seer__enabled": False},
+        {"name": "small-seer", "arm": "Rainbow + SEER, little memory", "preset": "constrained"},
+        {"name": "unbounded", "arm": "Rainbow, all memory", "preset": "baseline", "replay__capacity": steps},
+    )
+    return [
+        rainbow.make_run(scale, task, seed, **({"replay__capacity": capacity, "total_steps": steps} | arm))
+        for task in tasks
+        for seed in rainbow.SEEDS[scale]
+        for arm in arms
+    ]
+
+
+EXPERIMENT = Experiment("Rainbow with little memory, with and without SEER", runs, x="env_steps")

@@ -1,0 +1,166 @@
+"""Turns records of runs into a page, a picture and a table.
+
+python -m experiments.report RUN_DIRS... [--out=report.html] [--title=TEXT] [--x=macs_total] [--budget=15e12]
+
+RUN_DIRS are directories of runs, finished or not, or files of records as in experiments/results/. Beside report.html
+come report.png and report.csv. The page needs no network.
+"""
+
+import base64
+import csv
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import plotly.offline
+from absl import flags
+
+from experiments import curves, figures, records, scores
+from experiments.records import Records
+from seer_jax import cli
+
+_HERE = pathlib.Path(__file__).parent
+_LARGEST_VIDEO_BYTES = 1_000_000  # a page is to stay below 8 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """Something of an experiment's own between the scores and the costs.
+
+    Attributes:
+      title: of the section.
+      text: what one sees.
+      images: PNG files' contents, and what each shows.
+    """
+
+    title: str
+    text: str
+    images: Sequence[tuple[str, bytes]]
+
+
+def write(
+    path: pathlib.Path,
+    runs: Sequence[Records],
+    *,
+    title: str,
+    command: str,
+    x: str = "macs_total",
+    budget: float | None = None,
+    sections: Sequence[Section] = (),
+    videos: Sequence[pathlib.Path] = (),
+) -> None:
+    """Writes a page and, beside it, its curves as PNG and CSV.
+
+    Args:
+      path: of the page.
+      runs: at least one of which was evaluated.
+      title: of the page.
+      command: that made the runs.
+      x: field of `curves.AXES` to begin with.
+      budget: value of `x` at which scores are compared; None compares at the end of each run.
+      sections: of the experiment's own.
+      videos: MP4 files.
+
+    Raises:
+      RecordsError: nothing was evaluated.
+    """
+    lines = curves.curves(runs)
+    if not lines:
+        raise records.RecordsError("none of the runs was ever evaluated; train longer, or set eval_every lower")
+    references = scores.read_references({line.task for line in lines})
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    html = page.from_string((_HERE / "report.html.jinja").read_text()).render(
+        title=title,
+        command=command,
+        plotly=plotly.offline.get_plotlyjs(),
+        axes=curves.AXES,
+        first_axis=x,
+        panels=json.dumps(figures.panels(lines, references)).replace("</", "<\\/"),
+        tasks=list(dict.fromkeys(line.task for line in lines)),
+        score_tables=scores.tables(lines, x, budget),
+        costs=curves.costs(runs),
+        sections=[
+            (s.title, s.text, [(caption, _data(png, "image/png")) for caption, png in s.images]) for s in sections
+        ],
+        videos=[(str(v), _data(v.read_bytes(), "video/mp4")) for v in videos if _is_small(v)],
+        runs=runs,
+        differing=_differing_fields(runs),
+        versions=_versions(runs),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html)
+    figures.draw(path.with_suffix(".png"), lines, references, x)
+    _write_csv(path.with_suffix(".csv"), lines)
+
+
+def _data(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _is_small(video: pathlib.Path) -> bool:
+    return video.stat().st_size <= _LARGEST_VIDEO_BYTES
+
+
+def _write_csv(path: pathlib.Path, lines: Sequence[curves.Curve]) -> None:
+    with path.open("w", newline="") as f:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(["task", "arm", "seed", *curves.AXES, "eval_return_mean"])
+        for line in lines:
+            for seed, returns in zip(line.seeds, line.scores, strict=True):
+                for i, value in enumerate(returns):
+                    writer.writerow([line.task, line.arm, seed, *(line.x[field][i] for field in curves.AXES), value])
+
+
+def _differing_fields(runs: Sequence[Records]) -> list[tuple[str, list[Any]]]:
+    """Returns each field of the configurations in which runs differ, with each run's value."""
+    flat = [flatten(run.config) for run in runs]
+    names = dict.fromkeys(name for fields in flat for name in fields)
+    values = {name: [fields.get(name) for fields in flat] for name in names}
+    return [(name, row) for name, row in values.items() if any(value != row[0] for value in row)]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested dictionaries as one by dotted name."""
+    flat = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _versions(runs: Sequence[Records]) -> dict[str, str]:
+    """Returns versions by package; all that there are, if runs were made with different ones."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for name, version in (run.manifest["packages"] | {"commit": run.manifest["git_commit"] or "unknown"}).items():
+            found.setdefault(name, []).append(version)
+    return {name: ", ".join(sorted(set(versions))) for name, versions in found.items()}
+
+
+def main(argv: list[str]) -> int:
+    values = cli.make_flags()
+    flags.DEFINE_string("out", "report.html", "The page to write.", flag_values=values)
+    flags.DEFINE_string("title", "Training runs", "Of the page.", flag_values=values)
+    flags.DEFINE_enum("x", "macs_total", list(curves.AXES), "What curves are drawn over at first.", flag_values=values)
+    flags.DEFINE_float("budget", None, "Value of x at which scores are compared.", 0.0, flag_values=values)
+    paths = [argument for argument in argv[1:] if not argument.startswith("-")]
+    rest = [argv[0], *(argument for argument in argv[1:] if argument.startswith("-"))]
+    return cli.main(rest, __doc__, values, lambda values: _report(paths, values), (records.RecordsError,))
+
+
+def _report(paths: Sequence[str], values: flags.FlagValues) -> None:
+    if not paths:
+        raise cli.UsageError("RUN_DIRS are missing: directories of runs, or files of their records")
+    runs = [records.read(pathlib.Path(path)) for path in paths]
+    videos = [video for path in paths for video in sorted((pathlib.Path(path) / "videos").glob("*.mp4"))]
+    out = pathlib.Path(values.out)
+    command = "python -m experiments.report " + " ".join(paths)
+    write(out, runs, title=values.title, command=command, x=values.x, budget=values.budget, videos=videos)
+    print(f"report: {out}, {out.with_suffix('.png')}, {out.with_suffix('.csv')}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

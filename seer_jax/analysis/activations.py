@@ -1,0 +1,106 @@
+"""The output of every layer of an agent's networks, by name."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from dm_env import specs
+from ml_collections import ConfigDict
+
+from seer_jax.agents import base, curl_networks, rainbow
+from seer_jax.networks import encoders, heads
+
+Activations = dict[str, jax.Array]
+# Parameters, `[B, h, w, C]` uint8 views, and actions for a critic.
+ActivationsFn = Callable[[base.Params, jax.Array, jax.Array | None], Activations]
+
+
+def make_activations(config: ConfigDict, action_spec: specs.Array) -> ActivationsFn:
+    """Returns the jitted `(params, views, action) -> activations` of the agent that the configuration gives.
+
+    Of a hidden layer they are what the next layer sees, after its ReLU; of the last layer of a head, its output.
+    Names are the same wherever the encoder is cut:
+      both: `encoder/STAGE`, with the stages of `encoders.ENCODERS`, `[B, H, W, C]`.
+      Rainbow: `heads/value_hidden` and `heads/advantage_hidden`, `[B, hidden]`, `heads/value`, `[B, num_atoms]`,
+        `heads/advantage`, `[B, num_actions * num_atoms]`, and `heads/logits`, `[B, num_actions, num_atoms]`; noisy
+        layers use their means.
+      CURL-SAC: `encoder/dense` and `actor_encoder/dense`, `[B, latent_size]`, which the paper (section 5.5) calls fc1
+        of Q-network and policy; after them `critic/q1_fc1` to `critic/q1_fc3`, the same of `q2`, and `actor/fc1` to
+        `actor/fc3`: twice `[B, hidden]`, and the outputs, `[B, 1]` of a Q-function and `[B, 2 * A]` of the policy, the
+        first A of which are means before tanh.
+
+    Args:
+      config: the whole run's configuration.
+      action_spec: of one environment's action.
+
+    Returns:
+      A function of params, those of a `TrainState`, or of a checkpoint as `checkpoint.load_state` reads it, from before
+      the freeze or after it; views `[B, h, w, C]` uint8, as `Agent.view` returns them; and action, `[B, A]`, which is
+      shown to CURL's critic and must be the same for parameters that are compared. Rainbow ignores it: None will do.
+    """
+    make = {"rainbow": _rainbow, "curl_sac": _curl_sac}[config.agent.name]
+    return jax.jit(make(config, action_spec))
+
+
+def _rainbow(config: ConfigDict, action_spec: specs.DiscreteArray) -> ActivationsFn:
+    networks = rainbow.Networks(config, action_spec.num_values)
+
+    def activations(params: base.Params, views: jax.Array, action: None) -> Activations:
+        del action
+        stages = _stages(networks, params, views)
+        latent = encoders.flatten([*stages.values()][-1])
+        logits, layers = _layers(networks.head, params["heads"], latent)
+        hidden = {f"heads/{name}": nn.relu(layers.pop(name)) for name in ("value_hidden", "advantage_hidden")}
+        return stages | hidden | {f"heads/{name}": x for name, x in layers.items()} | {"heads/logits": logits}
+
+    return activations
+
+
+def _curl_sac(config: ConfigDict, action_spec: specs.BoundedArray) -> ActivationsFn:
+    (action_size,) = action_spec.shape
+    networks = curl_networks.Networks(config, action_size)
+
+    def activations(params: base.Params, views: jax.Array, action: jax.Array) -> Activations:
+        stages = _stages(networks, params, views)
+        features = stages[f"encoder/{networks.encoder.names[-1]}"]
+        latent = networks.latent(params, features, curl_networks.CRITIC)
+        actor_latent = networks.latent(params, features, curl_networks.ACTOR)
+        _, critic = _layers(networks.critic, params["critic"], latent, action)
+        _, policy = _layers(networks.policy, params["actor"], actor_latent)
+        return (
+            stages
+            | {"encoder/dense": latent, "actor_encoder/dense": actor_latent}
+            | _mlp("critic/q1_fc", critic, "q1_")
+            | _mlp("critic/q2_fc", critic, "q2_")
+            | _mlp("actor/fc", policy, "policy")
+        )
+
+    return activations
+
+
+def _stages(networks: Any, params: base.Params, views: jax.Array) -> Activations:
+    """Returns the outputs of the encoder's stages in order, those before the cut and those after it."""
+    x, outputs = encoders.to_float(views), {}
+    for encoder, part in ((networks.encoder, "encoder"), (networks.tail, "tail")):
+        for stage in encoder.stages:
+            x = dataclasses.replace(encoder, stages=(stage,)).apply(params[part], x)
+            outputs[f"encoder/{stage.name}"] = x
+    return outputs
+
+
+def _layers(head: nn.Module, params: Any, *inputs: jax.Array) -> tuple[Any, Activations]:
+    """Applies a head; returns its output, and the outputs of its dense layers by module name, before any ReLU."""
+
+    def is_layer(module: nn.Module, method: str) -> bool:
+        return isinstance(module, nn.Dense | heads.NoisyDense)
+
+    output, captured = head.apply(params, *inputs, capture_intermediates=is_layer)
+    return output, {name: calls["__call__"][0] for name, calls in captured["intermediates"].items()}
+
+
+def _mlp(name: str, layers: Activations, module: str) -> Activations:
+    """Names two hidden layers with ReLU and an output layer, the three modules `module1` to `module3`."""
+    first, second, last = (layers[f"{module}{i}"] for i in (1, 2, 3))
+    return {f"{name}1": nn.relu(first), f"{name}2": nn.relu(second), f"{name}3": last}
