@@ -1,6 +1,7 @@
 """What an experiment is made of: training runs, each a configuration file and overrides, as a command line has them."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -86,9 +87,9 @@ def steps_for(run: Run, macs: float) -> int:
         env.close()
     full = _macs_per_step(parts, phases.FULL)
     if not config.seer.enabled:
-        return config.learn_start + int(macs / full) + 1
-    left = macs - config.seer.freeze_step * full
-    return config.seer.freeze_step + config.learn_start + int(left / _macs_per_step(parts, phases.FROZEN)) + 1
+        return config.learn_start + math.ceil(macs / full)
+    left = macs - (config.seer.freeze_step - config.learn_start) * full
+    return config.seer.freeze_step + math.ceil(left / _macs_per_step(parts, phases.FROZEN))
 
 
 def _macs_per_step(parts: assembly.Assembly, phase: str) -> float:

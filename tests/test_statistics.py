@@ -110,7 +110,7 @@ def test_interval_is_that_of_all_resamples(aggregate):
     scores = np.random.default_rng(3).normal(size=(3, 2))
     exact = np.percentile(aggregate(every_resample(scores)), [2.5, 97.5])
     interval = statistics.confidence_interval(aggregate, scores, num_resamples=50_000)
-    np.testing.assert_allclose(interval, exact, atol=0.02)
+    np.testing.assert_allclose(interval, exact, atol=0.05)
 
 
 def test_interval_resamples_each_arm_on_its_own():
@@ -141,7 +141,7 @@ def test_interval_of_a_mean_covers_as_often_as_theory_says(num_runs, num_tasks):
     low, high = statistics.confidence_interval(statistics.mean, scores, num_resamples=400)
     student = stats.t(num_tasks * (num_runs - 1))
     expected = 2 * student.cdf(stats.norm.ppf(0.975) * np.sqrt((num_runs - 1) / num_runs)) - 1
-    np.testing.assert_allclose(np.mean((low < 5.0) & (high > 5.0)), expected, atol=0.03)
+    np.testing.assert_allclose(np.mean((low < 5.0) & (high > 5.0)), expected, atol=0.04)
 
 
 def test_interval_of_one_run_has_no_width():

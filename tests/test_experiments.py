@@ -1,0 +1,278 @@
+"""What experiments train, where they train it, and what they say of it."""
+
+import json
+import os
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import curves, pool, records, report, scores, spec, sweep
+from experiments.spec import Run
+from seer_jax import cli, train
+from tests.runs import tiny_config
+
+
+def sleeper(run, out):
+    """Takes the place of `pool.command`: says when it lived and where, and fails if its name says so."""
+    code = (
+        "import json, os, sys, time; began = time.time(); time.sleep(0.7);"
+        "print(json.dumps([began, time.time(), sorted(os.sched_getaffinity(0))]));"
+        f"sys.exit('no luck' if 'bad' in {run.name!r} else 0)"
+    )
+    return [sys.executable, "-c", code]
+
+
+def make_runs(*names, source=None):
+    return [Run(name, "arm", "configs/rainbow_atari.py:quick", {}, source) for name in names]
+
+
+@pytest.fixture
+def sleepers(monkeypatch):
+    monkeypatch.setattr(pool, "command", sleeper)
+    monkeypatch.setattr(pool, "memory_needed", lambda run: 10**9)
+
+
+def lives(out, *names):
+    return [json.loads((out / "runs" / f"{name}.log").read_text().splitlines()[0]) for name in names]
+
+
+def test_runs_share_no_core_and_a_failure_takes_no_other_with_it(sleepers, tmp_path):
+    outcomes = pool.train_all(make_runs("a", "bad", "c", "d"), tmp_path, workers=2)
+    assert {name: outcome.code for name, outcome in outcomes.items()} == {"a": 0, "bad": 1, "c": 0, "d": 0}
+    assert outcomes["bad"].message == "no luck"
+    spans = lives(tmp_path, "a", "bad", "c", "d")
+    for i, (began, ended, cores) in enumerate(spans):
+        at_once = [other for j, other in enumerate(spans) if j != i and other[0] < ended and began < other[1]]
+        assert len(at_once) <= 2
+        if len(os.sched_getaffinity(0)) > 1:
+            assert all(
+                set(cores).isdisjoint(other[2])
+                for other in at_once
+                if other[0] < ended - 0.4 and began < other[1] - 0.4
+            )
+
+
+def test_runs_that_do_not_fit_into_memory_together_take_turns(sleepers, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "memory_needed", lambda run: 10**14)
+    pool.train_all(make_runs("a", "b"), tmp_path, workers=2)
+    (_, first_ended, _), (second_began, _, _) = sorted(lives(tmp_path, "a", "b"))
+    assert second_began > first_ended
+
+
+def test_a_run_waits_for_the_one_that_it_starts_from(sleepers, tmp_path):
+    runs = [
+        *make_runs("child", source="parent"),
+        *make_runs("parent"),
+        *make_runs("orphan", source="bad"),
+        *make_runs("bad"),
+    ]
+    outcomes = pool.train_all(runs, tmp_path, workers=2)
+    parent, child = lives(tmp_path, "parent", "child")
+    assert child[0] > parent[1]
+    assert outcomes["orphan"] == pool.Outcome(1, "bad, which it starts from, failed")
+    assert not (tmp_path / "runs" / "orphan.log").exists()
+
+
+def test_what_is_done_is_not_trained_again(sleepers, tmp_path):
+    write_run_dir(tmp_path / "runs" / "a", [{"kind": "end"}])
+    write_run_dir(tmp_path / "runs" / "b", [{"kind": "train"}])
+    pool.train_all(make_runs("a", "b"), tmp_path)
+    assert not (tmp_path / "runs" / "a.log").exists()
+    assert (tmp_path / "runs" / "b.log").exists()
+
+
+def test_an_interrupted_pool_lets_runs_write_their_checkpoints(monkeypatch, tmp_path):
+    code = (
+        "import signal, sys, time;"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)));"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    monkeypatch.setattr(pool, "command", lambda run, out: [sys.executable, "-c", code])
+    monkeypatch.setattr(pool, "memory_needed", lambda run: 0)
+    log = tmp_path / "runs" / "a.log"
+
+    def interrupted(seconds, sleep=time.sleep):
+        sleep(0.05)
+        if log.exists() and "up" in log.read_text():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool.time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.train_all(make_runs("a"), tmp_path)
+    assert log.read_text().split() == ["up", "saved"]
+
+
+def test_ray_trains_what_the_local_pool_trains(sleepers, tmp_path):
+    ray = pytest.importorskip("ray")
+    try:
+        outcomes = pool.train_all(make_runs("a", "bad"), tmp_path, workers=2, backend="ray")
+    finally:
+        ray.shutdown()
+    assert outcomes == {"a": pool.Outcome(0), "bad": pool.Outcome(1, "no luck")}
+
+
+def test_a_sweep_is_every_combination_with_every_seed():
+    grid = sweep.parse_grid(["config.seer.freeze_step=10,20", "config.replay.latent_dtype=float16,bfloat16"])
+    runs = sweep.make_runs("configs/rainbow_atari.py:quick", {"total_steps": "100"}, grid, range(5, 7))
+    assert len(runs) == len({run.name for run in runs}) == 8
+    assert runs[-1].overrides == {
+        "total_steps": "100",
+        "seer.freeze_step": "20",
+        "replay.latent_dtype": "bfloat16",
+        "seed": 6,
+    }
+    assert runs[-1].arm == "seer.freeze_step=20, replay.latent_dtype=bfloat16"
+
+
+@pytest.mark.parametrize("text", ["seer.freeze_step=1", "config.seed", "config.seed=1,", "config.seed="])
+def test_bad_grids_are_refused(text):
+    with pytest.raises(cli.UsageError, match="does not look like"):
+        sweep.parse_grid([text])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config=FILE is missing"),
+        (["--config=configs/rainbow_atari.py:quick", "--grid", "config.seer.nothing=1"], "nothing"),
+        (["--config=configs/rainbow_atari.py:quick", "--grid", "config.seer.freeze_step=8000,30000"], "never freeze"),
+        (["--config=configs/rainbow_atari.py:quick", "--seeds=0"], "seeds"),
+    ],
+)
+def test_bad_sweeps_are_refused_before_anything_starts(arguments, message, tmp_path, capsys):
+    assert sweep.main(["sweep", f"--out={tmp_path / 'out'}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_budget_is_spent_and_hardly_more(fake_envs, tmp_path, enabled):
+    tiny = {name: value for name, value in flat(tiny_config()).items() if value is not None}
+    overrides = tiny | {"seer.enabled": enabled, "checkpoint_every": 0}
+    run = Run("", "", "configs/rainbow_atari.py:quick", overrides)
+    budget = 1.5e9 if enabled else 2.5e9  # a run with SEER is frozen when it ends
+    config = tiny_config(total_steps=spec.steps_for(run, budget), seer__enabled=enabled, checkpoint_every=0)
+    end = train.run(config, tmp_path / "run")
+    assert end["phase"] == ("frozen" if enabled else "full")
+    assert 1.0 <= end["macs_total"] / budget < 1.1, end
+
+
+def flat(config):
+    return report.flatten(config.to_dict())
+
+
+def write_run_dir(directory, lines, config=None):
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(config or make_config()))
+    (directory / "manifest.json").write_text(json.dumps(MANIFEST))
+    (directory / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+MANIFEST = {"packages": {"jax": "1.2.3"}, "git_commit": "abc", "devices": ["cpu:0"], "seed": 0, "protocol": "seer"}
+
+
+def make_config(task="krull", seed=0, enabled=True):
+    return {"agent": {"name": "rainbow"}, "env": {"task": task}, "seed": seed, "seer": {"enabled": enabled}}
+
+
+def evaluation(steps, score, kind="eval", **fields):
+    line = {
+        "kind": kind,
+        "env_steps": steps,
+        "frames": 4 * steps,
+        "macs_total": 1e6 * steps,
+        "flops_total": 3e6 * steps,
+    }
+    line |= {"seconds": steps / 10, "replay_bytes": 1000, "replay_size": 50, "replay_capacity": 100, "phase": "full"}
+    return line | {"eval_return_mean": score} | fields
+
+
+def make_records(arm, scores_by_step, *, task="krull", seed=0, freeze=None):
+    lines = [evaluation(steps, score) for steps, score in scores_by_step.items()]
+    if freeze is not None:
+        lines.append(evaluation(freeze, None, "freeze"))
+    last = max(scores_by_step)
+    lines.append(evaluation(last, scores_by_step[last], "end", full_steps_per_second=10.0, full_replay_capacity=7))
+    return records.Records(f"{task}-{arm}-s{seed}", arm, make_config(task, seed), MANIFEST, lines)
+
+
+def test_kept_records_are_read_back_without_single_episodes(tmp_path):
+    lines = [evaluation(1, 2.0), {"kind": "episode", "return": 1.0}, {"kind": "end"}]
+    write_run_dir(tmp_path / "krull-s0", lines)
+    with (tmp_path / "krull-s0" / "metrics.jsonl").open("a") as f:
+        f.write('{"kind": "tra')  # a run that is writing
+    read = records.read(tmp_path / "krull-s0")
+    assert (read.name, read.arm, read.task, read.seed, read.finished) == (
+        "krull-s0",
+        "Rainbow + SEER",
+        "krull",
+        0,
+        True,
+    )
+    read.keep(tmp_path / "kept" / "krull-s0.jsonl")
+    kept = records.read(tmp_path / "kept" / "krull-s0.jsonl")
+    assert kept.lines == [lines[0], lines[2]]
+    assert kept.config == read.config
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"kind": "run"}'])
+def test_files_that_hold_no_records_are_refused(content, tmp_path):
+    (tmp_path / "x.jsonl").write_text(content)
+    with pytest.raises(records.RecordsError, match="neither the directory of a run nor"):
+        records.read(tmp_path / "x.jsonl")
+
+
+def test_curves_are_means_over_seeds_as_far_as_all_of_them_went():
+    first, second, third = curves.curves(
+        [
+            make_records("A", {100: 1.0, 200: 3.0, 300: 9.0}, seed=0),
+            make_records("A", {102: 3.0, 200: 7.0}, seed=1),
+            make_records("B", {100: 5.0}, freeze=50),
+            make_records("A", {100: 6.0}, task="qbert"),
+        ]
+    )
+    assert (first.task, first.arm, first.seeds) == ("krull", "A", [0, 1])
+    np.testing.assert_array_equal(first.mean, [2.0, 5.0])
+    np.testing.assert_allclose(first.std, [np.sqrt(2), np.sqrt(8)])
+    np.testing.assert_array_equal(first.x["env_steps"], [101, 200])
+    np.testing.assert_array_equal(first.x["replay_used"], [500, 500])
+    assert first.freeze is None
+    np.testing.assert_array_equal(first.at("macs_total", 1.1e8), [1.0, 3.0])
+    np.testing.assert_array_equal(first.at("macs_total", None), [3.0, 7.0])
+    assert second.freeze["env_steps"] == 50
+    np.testing.assert_array_equal(second.std, [0.0])
+    assert third.task == "qbert"
+
+
+def test_tables_compare_arms_at_the_budget_and_normalise_games():
+    lines = curves.curves(
+        [
+            make_records(arm, {100: low, 200: 99_999.0}, task=task, seed=seed)
+            for task, human, random in (("krull", 2665.5, 1598.0), ("qbert", 13455.0, 163.9))
+            for seed in (0, 1)
+            for arm, low in (("A", random), ("B", human))
+        ]
+    )
+    by_task, aggregate = scores.tables(lines, "env_steps", 120)
+    assert by_task.head == ["task", "A", "B"]
+    assert by_task.rows[0] == ["krull", "1,598.0 ± 0.0", "2,665.5 ± 0.0"]
+    assert aggregate.rows[0][:3] == ["A", "2 x 2", "0.000 [0.000, 0.000]"]
+    assert aggregate.rows[1][2:] == ["1.000 [1.000, 1.000]"] * 4
+
+
+def test_tasks_without_human_scores_have_no_aggregate():
+    lines = curves.curves([make_records("A", {100: 1.0}, task="walker-walk")])
+    assert [table.title for table in scores.tables(lines, "env_steps", None)] == ["Scores"]
+
+
+def test_a_report_needs_something_that_was_evaluated(tmp_path, capsys):
+    write_run_dir(tmp_path / "run", [{"kind": "train"}])
+    assert report.main(["report", str(tmp_path / "run"), f"--out={tmp_path / 'r.html'}"]) == 2
+    assert "none of the runs was ever evaluated" in capsys.readouterr().err
+    assert report.main(["report"]) == 2
+    assert report.main(["report", str(tmp_path / "nothing")]) == 2
+    assert not (tmp_path / "r.html").exists()
