@@ -7,6 +7,7 @@ one that fails takes no other with it.
 import contextlib
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -151,10 +152,17 @@ def _start(run: Run, out: pathlib.Path, cores: list[int]) -> subprocess.Popen:
 
 @contextlib.contextmanager
 def _stopping(running: Mapping[str, tuple[subprocess.Popen, list[int], int]]) -> Iterator[None]:
-    """Lets what still runs when the context is left write its checkpoint and end."""
+    """Lets what still runs when the context is left, also by SIGTERM, write its checkpoint and end."""
+
+    def leave(number: int, frame) -> None:
+        del frame
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
+        signal.signal(signal.SIGTERM, before)
         for process, *_ in running.values():
             process.terminate()
         for process, *_ in running.values():

@@ -67,8 +67,8 @@ def test_overlay_depends_on_a_maps_order_not_on_its_range():
     # Not exactly: rounding of the map may take it over the border between two colours.
     shifted = overlay(frame, jnp.asarray(3e-3 * attention + 0.01)).astype(int)
     np.testing.assert_allclose(shifted, picture, atol=4)
-    flat = overlay(frame, jnp.full((5, 5), 0.04))
-    np.testing.assert_allclose(flat, frame / 2, atol=2)
+    flat, least = overlay(frame, jnp.full((5, 5), 0.04)), np.asarray([0.4, 0.1, 3.5])
+    np.testing.assert_allclose(flat, 0.5 * frame + 0.5 * least, atol=0.6)
 
 
 def test_overlay_of_grey_is_that_of_three_equal_channels():
@@ -137,7 +137,7 @@ def test_svcca_of_a_layer_with_itself_is_one():
         np.testing.assert_allclose(svcca(x, x, variance), 1.0, rtol=1e-9)
         np.testing.assert_allclose(svcca(x, 3 * x @ orthogonal(10) - 7, variance), 1.0, rtol=1e-9)
     np.testing.assert_allclose(svcca(x, x @ gaussians(10, 10, seed=1) + 2, 1.0), 1.0, rtol=1e-9)
-    assert svcca(x, x) <= 1.0
+    assert max(svcca(x, x) for x in gaussians(30, 300, 10)) <= 1.0  # rounding takes half of them past it
 
 
 def test_svcca_of_unrelated_layers_is_what_chance_gives():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 
@@ -83,7 +84,8 @@ def test_what_is_done_is_not_trained_again(sleepers, tmp_path):
     assert (tmp_path / "runs" / "b.log").exists()
 
 
-def test_an_interrupted_pool_lets_runs_write_their_checkpoints(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_an_interrupted_pool_lets_runs_write_their_checkpoints(monkeypatch, tmp_path, number, raised):
     code = (
         "import signal, sys, time;"
         "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)));"
@@ -91,15 +93,16 @@ def test_an_interrupted_pool_lets_runs_write_their_checkpoints(monkeypatch, tmp_
     )
     monkeypatch.setattr(pool, "command", lambda run, out: [sys.executable, "-c", code])
     monkeypatch.setattr(pool, "memory_needed", lambda run: 0)
-    log = tmp_path / "runs" / "a.log"
+    log, sent = tmp_path / "runs" / "a.log", []
 
     def interrupted(seconds, sleep=time.sleep):
         sleep(0.05)
-        if log.exists() and "up" in log.read_text():
-            raise KeyboardInterrupt
+        if log.exists() and log.read_text() == "up\n" and not sent:
+            sent.append(number)
+            signal.raise_signal(number)
 
     monkeypatch.setattr(pool.time, "sleep", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(raised):
         pool.train_all(make_runs("a"), tmp_path)
     assert log.read_text().split() == ["up", "saved"]
 
