@@ -8,7 +8,6 @@ come report.png and report.csv. The page needs no network.
 
 import base64
 import csv
-import dataclasses
 import json
 import pathlib
 import sys
@@ -21,25 +20,11 @@ from absl import flags
 
 from experiments import curves, figures, records, scores
 from experiments.records import Records
+from experiments.spec import Section
 from seer_jax import cli
 
 _HERE = pathlib.Path(__file__).parent
 _LARGEST_VIDEO_BYTES = 1_000_000  # a page is to stay below 8 MB
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """Something of an experiment's own between the scores and the costs.
-
-    Attributes:
-      title: of the section.
-      text: what one sees.
-      images: PNG files' contents, and what each shows.
-    """
-
-    title: str
-    text: str
-    images: Sequence[tuple[str, bytes]]
 
 
 def write(

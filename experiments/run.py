@@ -2,7 +2,8 @@
 
 python -m experiments.run NAME --scale=smoke|cpu|paper [--out=DIR] [--workers=N] [--backend=local|ray]
 
-Runs that are done are not run again, those that were cut off go on; the same runs serve several figures.
+NAME is table1, fig2 to fig9, freeze_time, frozen_layers or latent_dtype. Runs that are done are not run again, those
+that were cut off go on; the same runs serve several figures. DIR gets NAME.html, NAME.png, NAME.csv, records/, runs/.
 """
 
 import pathlib
@@ -10,12 +11,41 @@ import sys
 
 from absl import flags
 
-from experiments import pool, spec
-from experiments.paper import fig3
+from experiments import pool, records, report, spec
+from experiments.paper import (
+    fig2,
+    fig3,
+    fig4,
+    fig5,
+    fig6,
+    fig7,
+    fig8,
+    fig9,
+    freeze_time,
+    frozen_layers,
+    latent_dtype,
+    table1,
+)
 from seer_jax import cli
 from seer_jax import config as config_lib
 
-EXPERIMENTS = {"fig3": fig3.EXPERIMENT}
+EXPERIMENTS = {
+    module.__name__.rpartition(".")[2]: module.EXPERIMENT
+    for module in (
+        table1,
+        fig2,
+        fig3,
+        fig4,
+        fig5,
+        fig6,
+        fig7,
+        fig8,
+        fig9,
+        freeze_time,
+        frozen_layers,
+        latent_dtype,
+    )
+}
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +65,23 @@ def _run(name: str, values: flags.FlagValues) -> int:
     experiment = EXPERIMENTS[name]
     out = pathlib.Path(values.out or f"runs/experiments/{values.scale}")
     cli.use_compilation_cache()
-    outcomes = pool.train_all(experiment.runs(values.scale), out, workers=values.workers, backend=values.backend)
+    runs = experiment.runs(values.scale)
+    outcomes = pool.train_all(runs, out, workers=values.workers, backend=values.backend)
+    done = [records.read(out / "runs" / run.name, run.arm) for run in runs if not outcomes[run.name].code]
+    for run in done:
+        run.keep(out / "records" / f"{run.name}.jsonl")
+    if done:
+        page = out / f"{name}.html"
+        report.write(
+            page,
+            done,
+            title=experiment.title,
+            command=f"python -m experiments.run {name} --scale={values.scale}",
+            x=experiment.x,
+            budget=experiment.budget.get(values.scale),
+            sections=experiment.sections(values.scale, out / "runs"),
+        )
+        print(f"run: {page}, with .png and .csv beside it; records of the runs in {out / 'records'}")
     return pool.tell_failures(outcomes)
 
 

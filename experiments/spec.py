@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +56,21 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Section:
+    """Something of an experiment's own between the scores and the costs.
+
+    Attributes:
+      title: of the section.
+      text: what one sees.
+      images: PNG files' contents, and what each shows.
+    """
+
+    title: str
+    text: str
+    images: Sequence[tuple[str, bytes]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """A figure or a table of the paper.
 
@@ -63,13 +78,15 @@ class Experiment:
       title: what it shows.
       runs: by scale, what it trains.
       x: field of a record that its curves are drawn over.
-      budget: by scale, the value of `x` at which its table compares the arms; None compares at the end.
+      budget: by scale, the value of `x` at which its table compares the arms; scales without one compare at the end.
+      sections: of its own, by scale, from the directory of all runs.
     """
 
     title: str
     runs: Callable[[str], list[Run]]
     x: str = "macs_total"
-    budget: Mapping[str, float] | None = None
+    budget: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    sections: Callable[[str, pathlib.Path], list[Section]] = lambda scale, runs_dir: []
 
 
 def steps_for(run: Run, macs: float) -> int:

@@ -8,4 +8,4 @@ def runs(scale: str) -> list[Run]:
     return [*fig3.runs(scale), *(run for run in fig4.runs(scale) if run.arm != "Rainbow, all memory")]
 
 
-EXPERIMENT = Experiment("Scores of Rainbow at equal FLOPs, and at equal steps with little memory", runs, budget=None)
+EXPERIMENT = Experiment("Scores of Rainbow at equal FLOPs, and at equal steps with little memory", runs)

@@ -34,7 +34,7 @@ def svcca(x: np.ndarray, y: np.ndarray, variance: float = 0.99) -> float:
         raise ValueError(f"variance={variance} is no fraction to keep: expected above 0 and at most 1")
     x_basis, y_basis = _principal_basis(x, "x", variance), _principal_basis(y, "y", variance)
     kept = x_basis.shape[1] + y_basis.shape[1]
-    if len(x) < kept:
+    if len(x) - 1 < kept:
         raise ValueError(
             f"N={len(x)} inputs are too few for the {x_basis.shape[1]} + {y_basis.shape[1]} directions kept: some "
             f"correlations would be 1 whatever the layers do; use far more than {kept}, or a smaller variance"
