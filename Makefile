@@ -31,7 +31,7 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/dev.stamp: requirements-dev.txt .venv/train.stamp
+.venv/dev.stamp: requirements-dev.txt requirements-ray.txt requirements-experiments.txt .venv/train.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

@@ -77,32 +77,35 @@ def analyse(directory: pathlib.Path, *, observations: int) -> list[Section]:
       directory: of a run with `params_every` set.
       observations: on which layers are compared; far more than a layer's units.
     """
-    copies = kept_params(directory)
-    config = config_lib.resolve(run_dir.read_config(directory))
-    env = registry.make_env(config, training=False)
-    action_spec = env.action_spec
-    env.close()
-    layers_of = activations.make_activations(config, action_spec)
+    copies, layers = kept_params(directory), layers_of(directory)
     watched = watch(directory, copies[max(copies)], observations)
-    task = config.env.task
+    task = run_dir.read_config(directory).env.task
     return [
         Section(
             f"Where the encoder looks, {task}",
             f"Spatial attention of {_MAP_STAGE.removeprefix('encoder/')} (mean absolute activation over channels,"
             " softmax over positions) over the newest frame, from least to most within each map.",
-            attention_images(copies, layers_of, watched),
+            attention_images(copies, layers, watched),
         ),
         Section(
             f"How layers settle, {task}",
             "SVCCA (99% of the variance, mean correlation) of each layer with itself at the next copy of the"
             f" parameters, on {observations:,} observations of the last policy. A layer that has settled is near 1.",
-            [(f"{directory.name}", similarity_image(similarities(copies, layers_of, watched)))],
+            [(f"{directory.name}", similarity_image(similarities(copies, layers, watched)))],
         ),
     ]
 
 
+def layers_of(directory: pathlib.Path) -> activations.ActivationsFn:
+    """Returns what gives every layer's outputs for parameters of a run."""
+    config = config_lib.resolve(run_dir.read_config(directory))
+    env = registry.make_env(config, training=False)
+    env.close()
+    return activations.make_activations(config, env.action_spec)
+
+
 def similarities(
-    copies: dict[int, base.Params], layers_of: activations.ActivationsFn, watched: Watched
+    copies: dict[int, base.Params], layers: activations.ActivationsFn, watched: Watched
 ) -> dict[str, list[tuple[int, float]]]:
     """Returns, for each layer, SVCCA of every copy of the parameters with the next, by the earlier one's agent step.
 
@@ -110,23 +113,21 @@ def similarities(
     """
     found: dict[str, list[tuple[int, float]]] = {}
     steps = sorted(copies)
-    now = _representations(layers_of, copies[steps[0]], watched)
+    now = _representations(layers, copies[steps[0]], watched)
     for step, next_step in itertools.pairwise(steps):
-        later = _representations(layers_of, copies[next_step], watched)
+        later = _representations(layers, copies[next_step], watched)
         for name in now:
             found.setdefault(name, []).append((step, _svcca(now[name], later[name])))
         now = later
     return found
 
 
-def _representations(
-    layers_of: activations.ActivationsFn, params: base.Params, watched: Watched
-) -> dict[str, np.ndarray]:
+def _representations(layers: activations.ActivationsFn, params: base.Params, watched: Watched) -> dict[str, np.ndarray]:
     """Returns every layer's outputs, `[inputs, features]`."""
-    layers = jax.device_get(layers_of(params, watched.views, watched.actions))
+    outputs = jax.device_get(layers(params, watched.views, watched.actions))
     few = max(1, len(watched.views) // _CONVOLUTION_SHARE)
     return {
-        name: svcca.flatten_positions(x[:few]) if x.ndim == 4 else x.reshape(len(x), -1) for name, x in layers.items()
+        name: svcca.flatten_positions(x[:few]) if x.ndim == 4 else x.reshape(len(x), -1) for name, x in outputs.items()
     }
 
 
@@ -151,14 +152,14 @@ def similarity_image(similarity: dict[str, list[tuple[int, float]]]) -> bytes:
 
 
 def attention_images(
-    copies: dict[int, base.Params], layers_of: activations.ActivationsFn, watched: Watched
+    copies: dict[int, base.Params], layers: activations.ActivationsFn, watched: Watched
 ) -> Sequence[tuple[str, bytes]]:
     """Returns pictures of some frames, each with the maps of several times of training side by side."""
     steps = sorted(copies)
     times = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, _MAP_TIMES).astype(int))]
     chosen = np.linspace(0, len(watched.views) - 1, _MAP_FRAMES + 1).astype(int)[1:]
     views, actions = watched.views[chosen], watched.actions[chosen]
-    maps = [attention.spatial_attention(layers_of(copies[step], views, actions)[_MAP_STAGE]) for step in times]
+    maps = [attention.spatial_attention(layers(copies[step], views, actions)[_MAP_STAGE]) for step in times]
     pictures = []
     for i, view in enumerate(views):
         frame = view[..., -1] if view.shape[-1] % 3 else view[..., -3:]
