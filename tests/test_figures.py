@@ -10,7 +10,7 @@ from seer_jax import envs, train
 from tests.runs import tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-# All of them take five minutes of a core; SEER_JAX_TEST_FIGURES=all runs them.
+# All of them take ten minutes of a core; SEER_JAX_TEST_FIGURES=all runs them.
 FIGURES = sorted(run.EXPERIMENTS) if os.environ.get("SEER_JAX_TEST_FIGURES") == "all" else ["fig3"]
 NEEDS_EGL = ("fig2", "fig5", "fig6", "fig7", "fig8", "fig9")
 
