@@ -6,46 +6,18 @@ NAME is table1, fig2 to fig9, freeze_time, frozen_layers or latent_dtype. Runs t
 that were cut off go on; the same runs serve several figures. DIR gets NAME.html, NAME.png, NAME.csv, records/, runs/.
 """
 
+import importlib
 import pathlib
 import sys
 
 from absl import flags
 
 from experiments import pool, records, report, spec
-from experiments.paper import (
-    fig2,
-    fig3,
-    fig4,
-    fig5,
-    fig6,
-    fig7,
-    fig8,
-    fig9,
-    freeze_time,
-    frozen_layers,
-    latent_dtype,
-    table1,
-)
 from seer_jax import cli
 from seer_jax import config as config_lib
 
-EXPERIMENTS = {
-    module.__name__.rpartition(".")[2]: module.EXPERIMENT
-    for module in (
-        table1,
-        fig2,
-        fig3,
-        fig4,
-        fig5,
-        fig6,
-        fig7,
-        fig8,
-        fig9,
-        freeze_time,
-        frozen_layers,
-        latent_dtype,
-    )
-}
+_FIGURES = ("table1", *(f"fig{i}" for i in range(2, 10)), "freeze_time", "frozen_layers", "latent_dtype")
+EXPERIMENTS = {name: importlib.import_module(f"experiments.paper.{name}").EXPERIMENT for name in _FIGURES}
 
 
 def main(argv: list[str]) -> int:

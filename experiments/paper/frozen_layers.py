@@ -5,22 +5,11 @@ from experiments.spec import Experiment, Run
 
 
 def runs(scale: str) -> list[Run]:
-    return [
-        rainbow.make_run(
-            scale,
-            task,
-            seed,
-            name=f"through-{stage}",
-            arm=f"frozen through {stage}",
-            preset="paper",
-            to_budget=True,
-            seer__freeze_through=stage,
-            replay__allow_more_memory=True,
-        )
-        for task in rainbow.FEW_TASKS[scale]
-        for seed in rainbow.SEEDS[scale]
+    variants = [
+        {"name": f"through-{stage}", "arm": f"frozen through {stage}", "seer__freeze_through": stage}
         for stage in ("conv1", "conv2")
     ]
+    return rainbow.ablation(scale, [variant | {"replay__allow_more_memory": True} for variant in variants])
 
 
 EXPERIMENT = Experiment("How much to freeze", runs, budget=rainbow.BUDGETS)

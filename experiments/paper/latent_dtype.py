@@ -2,24 +2,17 @@
 
 from experiments.paper import rainbow
 from experiments.spec import Experiment, Run
+from seer_jax.config import LATENT_DTYPES
 
 
 def runs(scale: str) -> list[Run]:
-    return [
-        rainbow.make_run(
-            scale,
-            task,
-            seed,
-            name=f"latents-{dtype}",
-            arm=f"latents in {dtype}",
-            preset="paper",
-            to_budget=True,
-            replay__latent_dtype=dtype,
-        )
-        for task in rainbow.FEW_TASKS[scale]
-        for seed in rainbow.SEEDS[scale]
-        for dtype in ("float32", "bfloat16", "float16")
-    ]
+    return rainbow.ablation(
+        scale,
+        [
+            {"name": f"latents-{dtype}", "arm": f"latents in {dtype}", "replay__latent_dtype": dtype}
+            for dtype in LATENT_DTYPES
+        ],
+    )
 
 
 EXPERIMENT = Experiment("In which precision to store latents", runs, x="env_steps")

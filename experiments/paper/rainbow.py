@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from experiments.spec import Run, steps_for
@@ -81,3 +82,13 @@ def baseline(scale: str, task: str, seed: int) -> Run:
 def seer(scale: str, task: str, seed: int) -> Run:
     """Rainbow with SEER, to the budget of its scale."""
     return make_run(scale, task, seed, name="seer", arm=SEER, preset="paper", to_budget=True)
+
+
+def ablation(scale: str, variants: Sequence[dict[str, Any]]) -> list[Run]:
+    """Rainbow with SEER in several variants, each the arguments that `make_run` wants beside."""
+    return [
+        make_run(scale, task, seed, preset="paper", to_budget=True, **variant)
+        for task in FEW_TASKS[scale]
+        for seed in SEEDS[scale]
+        for variant in variants
+    ]
