@@ -90,14 +90,13 @@ class Cost:
 
     Attributes:
       task, arm: of the runs.
-      steps_per_second, flops_per_step, macs_per_step, replay_rows, replay_bytes: by phase.
+      steps_per_second, macs_per_step, replay_rows, replay_bytes: by phase.
       env_steps, flops, macs, seconds: of the whole run.
     """
 
     task: str
     arm: str
     steps_per_second: dict[str, float | None]
-    flops_per_step: dict[str, float | None]
     macs_per_step: dict[str, float | None]
     replay_rows: dict[str, float | None]
     replay_bytes: dict[str, float | None]
@@ -128,7 +127,6 @@ def _cost(task: str, arm: str, ends: Sequence[dict[str, Any]]) -> Cost:
         task=task,
         arm=arm,
         steps_per_second=by_phase("steps_per_second"),
-        flops_per_step=by_phase("flops_per_step"),
         macs_per_step=by_phase("macs_per_step"),
         replay_rows=by_phase("replay_capacity"),
         replay_bytes=by_phase("replay_bytes"),

@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import plotly.offline
 from absl import flags
+from flax import traverse_util
 
 from experiments import curves, figures, records, scores
 from experiments.records import Records
@@ -102,18 +103,10 @@ def _write_csv(path: pathlib.Path, lines: Sequence[curves.Curve]) -> None:
 
 def _differing_fields(runs: Sequence[Records]) -> list[tuple[str, list[Any]]]:
     """Returns each field of the configurations in which runs differ, with each run's value."""
-    flat = [flatten(run.config) for run in runs]
+    flat = [traverse_util.flatten_dict(run.config, sep=".") for run in runs]
     names = dict.fromkeys(name for fields in flat for name in fields)
     values = {name: [fields.get(name) for fields in flat] for name in names}
     return [(name, row) for name, row in values.items() if any(value != row[0] for value in row)]
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested dictionaries as one by dotted name."""
-    flat = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _versions(runs: Sequence[Records]) -> dict[str, str]:

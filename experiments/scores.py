@@ -22,13 +22,11 @@ class Reference:
       task: that it was reached on.
       label: method, setting and source.
       mean: the score.
-      std: over runs; None where it is not given.
     """
 
     task: str
     label: str
     mean: float
-    std: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +55,6 @@ def read_references(tasks: Iterable[str]) -> list[Reference]:
                 row["task"],
                 f"{row['method']}, {row['setting']} ({row['source']})",
                 float(row["mean"]),
-                float(row["std"]) if row["std"] else None,
             )
             for row in csv.DictReader(f)
             if row["task"] in tasks

@@ -10,6 +10,7 @@ import itertools
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import rich.console
@@ -34,16 +35,15 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_integer("seeds", 1, "Runs of each combination, from config.seed on.", 1, 10_000, flag_values=values)
     flags.DEFINE_string("out", "runs/sweep", "Directory for all runs.", flag_values=values)
     pool.define_flags(values)
-    given = [argument for argument in argv[1:] if argument.startswith("--config")]
-    return cli.main(argv, __doc__, values, lambda values: _sweep(given, values), (config_lib.ConfigError,))
+    return cli.main(argv, __doc__, values, _sweep, (config_lib.ConfigError,))
 
 
-def _sweep(given: list[str], values: flags.FlagValues) -> int:
+def _sweep(values: flags.FlagValues) -> int:
     if values.config is None:
         raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py:quick")
     base = cli.loaded(values.config)
-    config_file, *_ = (text.partition("=")[2] for text in given if text.startswith("--config="))
-    fixed = dict(text.removeprefix("--config.").split("=", 1) for text in given if text.startswith("--config."))
+    config_file = config_flags.get_config_filename(values["config"])
+    fixed = config_flags.get_override_values(values["config"])
     runs = make_runs(config_file, fixed, parse_grid(values.grid), range(base.seed, base.seed + values.seeds))
     for run in runs:
         run.load()  # refuses it before any of them starts
@@ -72,7 +72,7 @@ def parse_grid(texts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def make_runs(
-    config_file: str, fixed: Mapping[str, str], grid: Mapping[str, list[str]], seeds: Iterable[int]
+    config_file: str, fixed: Mapping[str, Any], grid: Mapping[str, list[str]], seeds: Iterable[int]
 ) -> list[Run]:
     """Returns a run for each combination of the grid's values and each seed.
 

@@ -4,8 +4,10 @@ import importlib.metadata
 import json
 import pathlib
 import subprocess
+from typing import Any
 
 import jax
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from seer_jax import checkpoint
@@ -63,7 +65,7 @@ def read_config(run_dir: pathlib.Path) -> ConfigDict:
 
 def check_same(config: ConfigDict, run_dir: pathlib.Path) -> None:
     """Raises ConfigError unless the run has this resolved configuration."""
-    there, here = (_flat(c.to_dict()) for c in (read_config(run_dir), config))
+    there, here = (_flat(c) for c in (read_config(run_dir), config))
     differ = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
     if differ:
         told = ", ".join(f"{name}={there.get(name)} there and {here.get(name)} here" for name in differ[:3])
@@ -94,9 +96,6 @@ def _json(values: dict) -> bytes:
     return f"{json.dumps(values, indent=2)}\n".encode()
 
 
-def _flat(values: dict, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in values.items():
-        value = json.loads(json.dumps(value))  # tuples as JSON has them
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    """Returns fields by dotted name, tuples as JSON has them."""
+    return traverse_util.flatten_dict(json.loads(json.dumps(config.to_dict())), sep=".")

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from experiments import curves, pool, records, report, scores, spec, sweep
 from experiments.spec import Run
@@ -142,6 +143,7 @@ def test_bad_grids_are_refused(text):
         (["--config=configs/rainbow_atari.py:quick", "--grid", "config.seer.nothing=1"], "nothing"),
         (["--config=configs/rainbow_atari.py:quick", "--grid", "config.seer.freeze_step=8000,30000"], "never freeze"),
         (["--config=configs/rainbow_atari.py:quick", "--seeds=0"], "seeds"),
+        (["--config", "configs/rainbow_atari.py:quick", "--config.seer.freeze_step=3e4"], "never freeze"),
     ],
 )
 def test_bad_sweeps_are_refused_before_anything_starts(arguments, message, tmp_path, capsys):
@@ -154,7 +156,11 @@ def test_bad_sweeps_are_refused_before_anything_starts(arguments, message, tmp_p
 
 @pytest.mark.parametrize("enabled", [False, True])
 def test_a_budget_is_spent_and_hardly_more(fake_envs, tmp_path, enabled):
-    tiny = {name: value for name, value in flat(tiny_config()).items() if value is not None}
+    tiny = {
+        name: value
+        for name, value in traverse_util.flatten_dict(tiny_config().to_dict(), sep=".").items()
+        if value is not None
+    }
     overrides = tiny | {"seer.enabled": enabled, "checkpoint_every": 0}
     run = Run("", "", "configs/rainbow_atari.py:quick", overrides)
     budget = 1.5e9 if enabled else 2.5e9  # a run with SEER is frozen when it ends
@@ -163,10 +169,6 @@ def test_a_budget_is_spent_and_hardly_more(fake_envs, tmp_path, enabled):
     assert end["phase"] == ("frozen" if enabled else "full")
     # What is more was spent at the handover and before learning: much of so small a run.
     assert 1.0 <= end["macs_total"] / budget < 1.15, end
-
-
-def flat(config):
-    return report.flatten(config.to_dict())
 
 
 def write_run_dir(directory, lines, config=None):
