@@ -23,7 +23,6 @@ import psutil
 from dm_env import specs
 
 from configs import rainbow_atari
-from experiments import runs
 from seer_jax import assembly, checkpoint, phases, replay
 from seer_jax import config as config_lib
 
@@ -172,5 +171,13 @@ def _keep(name: str, result: dict) -> None:
 COMMANDS = {"stall": stall, "soak": soak}
 
 
+def main(argv: list[str]) -> int:
+    if len(argv) != 2 or argv[1] not in COMMANDS:
+        print(__doc__, file=sys.stderr)
+        return 2
+    COMMANDS[argv[1]]()
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(runs.main(__doc__, COMMANDS, sys.argv))
+    sys.exit(main(sys.argv))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import imageio.v2 as imageio
 import jax
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from experiments.spec import Section
@@ -139,12 +140,15 @@ def _svcca(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def similarity_image(similarity: dict[str, list[tuple[int, float]]]) -> bytes:
-    """Draws similarities over agent steps as PNG, the encoder's layers in full lines and the heads' dashed."""
+    """Draws similarities over agent steps as PNG, layers from dark to light, the heads' dashed."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     ax = figure.subplots()
-    for name, points in similarity.items():
-        steps, values = zip(*points, strict=True)
-        ax.plot(steps, values, marker=".", ls="-" if name.startswith("encoder/") else "--", label=name)
+    encoder = [name for name in similarity if name.startswith("encoder/")]
+    heads = [name for name in similarity if name not in encoder]
+    for names, dash, colors in ((encoder, "solid", "viridis"), (heads, "dashed", "autumn")):
+        for name, color in zip(names, colormaps[colors](np.linspace(0.0, 0.9, len(names))), strict=True):
+            steps, values = zip(*similarity[name], strict=True)
+            ax.plot(steps, values, marker=".", ls=dash, color=color, label=name)
     ax.set(xlabel="agent steps", ylabel="SVCCA with the next copy", ylim=(0, 1.02))
     ax.grid(alpha=0.3)
     ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))

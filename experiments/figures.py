@@ -1,5 +1,6 @@
 """Learning curves as pictures: data for the interactive page, and a static one."""
 
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -8,29 +9,31 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from experiments.curves import AXES, Curve
-from experiments.scores import Reference
+from experiments.references import Reference
 
-# Told apart with every kind of colour vision (Okabe and Ito 2008), baseline first.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
+# Told apart with every kind of colour vision (Okabe and Ito 2008), baseline first; where they end, dashes begin.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
+_DASHES = ("solid", "dashdot")  # as both Matplotlib and Plotly call them
 _PANEL_INCHES = (4.6, 3.4)
 
 
-def colors(lines: Sequence[Curve]) -> dict[str, str]:
-    """Returns a colour for each arm, the same on every task."""
-    arms = list(dict.fromkeys(line.arm for line in lines))
-    return {arm: COLORS[i % len(COLORS)] for i, arm in enumerate(arms)}
+def styles(lines: Sequence[Curve]) -> dict[str, tuple[str, str]]:
+    """Returns a colour and a dash for each arm, the same on every task; the seventeenth arm has those of the first."""
+    arms = dict.fromkeys(line.arm for line in lines)
+    return dict(zip(arms, itertools.cycle((color, dash) for dash in _DASHES for color in _COLORS), strict=False))
 
 
 def panels(lines: Sequence[Curve], references: Sequence[Reference]) -> list[dict[str, Any]]:
     """Returns what the page draws of each task, for JSON: curves over every axis, freezes, published scores."""
-    by_arm = colors(lines)
+    by_arm = styles(lines)
     return [
         {
             "task": task,
             "curves": [
                 {
                     "arm": line.arm,
-                    "color": by_arm[line.arm],
+                    "color": by_arm[line.arm][0],
+                    "dash": by_arm[line.arm][1],
                     "seeds": line.seeds,
                     "x": {field: line.x[field].tolist() for field in AXES},
                     "mean": line.mean.tolist(),
@@ -56,7 +59,7 @@ def draw(path: pathlib.Path, lines: Sequence[Curve], references: Sequence[Refere
       references: published scores; those of the paper that SEER comes from are drawn.
       x: field of `AXES`.
     """
-    tasks, by_arm = list(dict.fromkeys(line.task for line in lines)), colors(lines)
+    tasks, by_arm = list(dict.fromkeys(line.task for line in lines)), styles(lines)
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     size = columns * _PANEL_INCHES[0], rows * _PANEL_INCHES[1] + 0.5
@@ -66,12 +69,12 @@ def draw(path: pathlib.Path, lines: Sequence[Curve], references: Sequence[Refere
         ax.remove()
     for task, ax in zip(tasks, axes.flat, strict=False):
         for line in (line for line in lines if line.task == task):
-            color = by_arm[line.arm]
-            ax.plot(line.x[x], line.mean, color=color, label=f"{line.arm} ({len(line.seeds)} seeds)")
+            color, dash = by_arm[line.arm]
+            ax.plot(line.x[x], line.mean, color=color, ls=dash, label=f"{line.arm} ({len(line.seeds)} seeds)")
             ax.fill_between(line.x[x], line.mean - line.std, line.mean + line.std, color=color, alpha=0.2, lw=0)
             if line.freeze is not None:
                 ax.axvline(line.freeze[x], color=color, ls=":", lw=1)
-        for reference in (r for r in references if r.task == task and r.label.startswith("Random")):
+        for reference in (r for r in references if r.task == task and r.is_random):
             ax.axhline(reference.mean, color="gray", ls="--", lw=1, label="random play")
         ax.set(title=task, xlabel=AXES[x], ylabel="return")
         ax.grid(alpha=0.3)

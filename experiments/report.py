@@ -1,9 +1,9 @@
-"""Turns records of runs into a page, a picture and a table.
+"""Turns records of runs into a page, a picture and tables.
 
 python -m experiments.report RUN_DIRS... [--out=report.html] [--title=TEXT] [--x=macs_total] [--budget=15e12]
 
-RUN_DIRS are directories of runs, finished or not, or files of records as in experiments/results/. Beside report.html
-come report.png and report.csv. The page needs no network.
+RUN_DIRS are directories of runs, finished or not, or files of records as in experiments/results/. Beside report.html,
+a page that needs no network, come report.png and report.csv with the curves and report.md with the tables.
 """
 
 import base64
@@ -18,10 +18,11 @@ import jinja2
 import plotly.offline
 from absl import flags
 from flax import traverse_util
+from matplotlib.ticker import EngFormatter
 
-from experiments import curves, figures, records, scores
+from experiments import curves, figures, records, references, tables
 from experiments.records import Records
-from experiments.spec import Section
+from experiments.spec import Comparison, Section
 from seer_jax import cli
 
 _HERE = pathlib.Path(__file__).parent
@@ -35,11 +36,11 @@ def write(
     title: str,
     command: str,
     x: str = "macs_total",
-    budget: float | None = None,
+    comparisons: Sequence[Comparison] = (Comparison(),),
     sections: Sequence[Section] = (),
     videos: Sequence[pathlib.Path] = (),
 ) -> None:
-    """Writes a page and, beside it, its curves as PNG and CSV.
+    """Writes a page and, beside it, its curves as PNG and CSV and its tables as Markdown.
 
     Args:
       path: of the page.
@@ -47,7 +48,7 @@ def write(
       title: of the page.
       command: that made the runs.
       x: field of `curves.AXES` to begin with.
-      budget: value of `x` at which scores are compared; None compares at the end of each run.
+      comparisons: tables of scores.
       sections: of the experiment's own.
       videos: MP4 files.
 
@@ -57,7 +58,9 @@ def write(
     lines = curves.curves(runs)
     if not lines:
         raise records.RecordsError("none of the runs was ever evaluated; train longer, or set eval_every lower")
-    references = scores.read_references({line.task for line in lines})
+    published = references.read({line.task for line in lines})
+    told = [table for comparison in comparisons for table in tables.scores(lines, comparison)]
+    costs = [tables.costs(found)] if (found := curves.costs(runs)) else []
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     html = page.from_string((_HERE / "report.html.jinja").read_text()).render(
         title=title,
@@ -65,10 +68,10 @@ def write(
         plotly=plotly.offline.get_plotlyjs(),
         axes=curves.AXES,
         first_axis=x,
-        panels=json.dumps(figures.panels(lines, references)).replace("</", "<\\/"),
+        panels=json.dumps(figures.panels(lines, published)).replace("</", "<\\/"),
         tasks=list(dict.fromkeys(line.task for line in lines)),
-        score_tables=scores.tables(lines, x, budget),
-        costs=curves.costs(runs),
+        score_tables=told,
+        cost_tables=costs,
         sections=[
             (s.title, s.text, [(caption, _data(png, "image/png")) for caption, png in s.images]) for s in sections
         ],
@@ -79,8 +82,10 @@ def write(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html)
-    figures.draw(path.with_suffix(".png"), lines, references, x)
+    figures.draw(path.with_suffix(".png"), lines, published, x)
     _write_csv(path.with_suffix(".csv"), lines)
+    texts = (f"{table.title}\n\n{table.to_markdown()}\n{table.note}\n" for table in [*told, *costs])
+    path.with_suffix(".md").write_text("\n".join(texts))
 
 
 def _data(content: bytes, kind: str) -> str:
@@ -123,7 +128,7 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("out", "report.html", "The page to write.", flag_values=values)
     flags.DEFINE_string("title", "Training runs", "Of the page.", flag_values=values)
     flags.DEFINE_enum("x", "macs_total", list(curves.AXES), "What curves are drawn over at first.", flag_values=values)
-    flags.DEFINE_float("budget", None, "Value of x at which scores are compared.", 0.0, flag_values=values)
+    flags.DEFINE_float("budget", None, "Value of x to compare scores at, not at the end.", 0.0, flag_values=values)
     paths = [argument for argument in argv[1:] if not argument.startswith("-")]
     rest = [argv[0], *(argument for argument in argv[1:] if argument.startswith("-"))]
     return cli.main(rest, __doc__, values, lambda values: _report(paths, values), (records.RecordsError,))
@@ -136,8 +141,12 @@ def _report(paths: Sequence[str], values: flags.FlagValues) -> None:
     videos = [video for path in paths for video in sorted((pathlib.Path(path) / "videos").glob("*.mp4"))]
     out = pathlib.Path(values.out)
     command = "python -m experiments.report " + " ".join(paths)
-    write(out, runs, title=values.title, command=command, x=values.x, budget=values.budget, videos=videos)
-    print(f"report: {out}, {out.with_suffix('.png')}, {out.with_suffix('.csv')}")
+    comparison = Comparison(x=values.x)
+    if values.budget is not None:
+        title = f"Scores at {EngFormatter(sep='')(values.budget)} {curves.AXES[values.x]}"
+        comparison = Comparison(title, x=values.x, budget=values.budget)
+    write(out, runs, title=values.title, command=command, x=values.x, comparisons=[comparison], videos=videos)
+    print(f"report: {out}, with .png, .csv and .md beside it")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 python -m experiments.run NAME --scale=smoke|cpu|paper [--out=DIR] [--workers=N] [--backend=local|ray]
 
 NAME is table1, fig2 to fig9, freeze_time, frozen_layers or latent_dtype. Runs that are done are not run again, those
-that were cut off go on; the same runs serve several figures. DIR gets NAME.html, NAME.png, NAME.csv, records/, runs/.
+that were cut off go on; the same runs serve several figures. DIR gets NAME.html with what `experiments.report` puts
+beside a page, records/NAME/ and runs/.
 """
 
 import importlib
@@ -41,7 +42,7 @@ def _run(name: str, values: flags.FlagValues) -> int:
     outcomes = pool.train_all(runs, out, workers=values.workers, backend=values.backend)
     done = [records.read(out / "runs" / run.name, run.arm) for run in runs if not outcomes[run.name].code]
     for run in done:
-        run.keep(out / "records" / f"{run.name}.jsonl")
+        run.keep(out / "records" / name / f"{run.name}.jsonl")
     if done:
         page = out / f"{name}.html"
         report.write(
@@ -50,10 +51,10 @@ def _run(name: str, values: flags.FlagValues) -> int:
             title=experiment.title,
             command=f"python -m experiments.run {name} --scale={values.scale}",
             x=experiment.x,
-            budget=experiment.budget.get(values.scale),
+            comparisons=experiment.comparisons(values.scale),
             sections=experiment.sections(values.scale, out / "runs"),
         )
-        print(f"run: {page}, with .png and .csv beside it; records of the runs in {out / 'records'}")
+        print(f"run: {page}, with .png, .csv and .md beside it; records of the runs in {out / 'records' / name}")
     return pool.tell_failures(outcomes)
 
 

@@ -56,6 +56,23 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A table of scores.
+
+    Attributes:
+      title: what it compares.
+      arms: that it shows, the baseline first; None shows all.
+      x: field of a record that `budget` is a value of.
+      budget: at which scores are compared; None compares at the end of each run.
+    """
+
+    title: str = "Scores at the end"
+    arms: Sequence[str] | None = None
+    x: str = "macs_total"
+    budget: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Section:
     """Something of an experiment's own between the scores and the costs.
 
@@ -78,14 +95,14 @@ class Experiment:
       title: what it shows.
       runs: by scale, what it trains.
       x: field of a record that its curves are drawn over.
-      budget: by scale, the value of `x` at which its table compares the arms; scales without one compare at the end.
+      comparisons: by scale, its tables of scores.
       sections: of its own, by scale, from the directory of all runs.
     """
 
     title: str
     runs: Callable[[str], list[Run]]
     x: str = "macs_total"
-    budget: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    comparisons: Callable[[str], list[Comparison]] = lambda scale: [Comparison()]
     sections: Callable[[str, pathlib.Path], list[Section]] = lambda scale, runs_dir: []
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from experiments import curves, pool, records, report, scores, spec, sweep
-from experiments.spec import Run
+from experiments import curves, pool, records, report, spec, sweep, tables
+from experiments.spec import Comparison, Run
 from seer_jax import cli, train
 from tests.runs import tiny_config
 
@@ -263,16 +263,16 @@ def test_tables_compare_arms_at_the_budget_and_normalise_games():
             for arm, low in (("A", random), ("B", human))
         ]
     )
-    by_task, aggregate = scores.tables(lines, "env_steps", 120)
-    assert by_task.head == ["task", "A", "B"]
-    assert by_task.rows[0] == ["krull", "1,598.0 ± 0.0", "2,665.5 ± 0.0"]
+    by_task, aggregate = tables.scores(lines, Comparison("here", x="env_steps", budget=120))
+    assert by_task.head == ["task", "A", "B", "random play"]
+    assert by_task.rows[0] == ["krull", "1,598.0 ± 0.0 (2)", "2,665.5 ± 0.0 (2)", "1,598.0"]
     assert aggregate.rows[0][:3] == ["A", "2 x 2", "0.000 [0.000, 0.000]"]
     assert aggregate.rows[1][2:] == ["1.000 [1.000, 1.000]"] * 4
 
 
 def test_tasks_without_human_scores_have_no_aggregate():
     lines = curves.curves([make_records("A", {100: 1.0}, task="walker-walk")])
-    assert [table.title for table in scores.tables(lines, "env_steps", None)] == ["Scores"]
+    assert [table.title for table in tables.scores(lines, Comparison("here"))] == ["here"]
 
 
 def test_a_report_needs_something_that_was_evaluated(tmp_path, capsys):

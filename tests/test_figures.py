@@ -36,7 +36,7 @@ def test_every_experiment_runs_at_its_smallest_scale(name, out, monkeypatch, cap
         monkeypatch.setattr(pool, "_train_locally", train_here)
     assert run.main(["run", name, "--scale=smoke", f"--out={out}"]) == 0, capsys.readouterr().err
     wanted = run.EXPERIMENTS[name].runs("smoke")
-    kept = [records.read(out / "records" / f"{each.name}.jsonl") for each in wanted]
+    kept = [records.read(out / "records" / name / f"{each.name}.jsonl") for each in wanted]
     assert all(each.finished for each in kept)
     assert [each.arm for each in kept] == [each.arm for each in wanted]
     page = (out / f"{name}.html").read_text()
@@ -135,7 +135,7 @@ def test_the_page_in_a_browser(browser, out, width):
 
 def test_the_command_reads_runs_and_their_records_alike(out, tmp_path, capsys):
     run_dirs = [str(out / "runs" / name) for name in ("krull-rainbow-s0", "krull-seer-s0")]
-    kept = [str(out / "records" / f"{name}.jsonl") for name in ("krull-rainbow-s0", "krull-seer-s0")]
+    kept = [str(out / "records" / "fig3" / f"{name}.jsonl") for name in ("krull-rainbow-s0", "krull-seer-s0")]
     tables = []
     for paths in (run_dirs, kept):
         assert (

@@ -13,6 +13,8 @@ TASKS = {
 SEEDS = {"smoke": (0,), "cpu": (0, 1), "paper": (0, 1, 2, 3, 4)}
 # Figures 6 and 7 show three.
 FEW_SEEDS = {"smoke": (0,), "cpu": (0,), "paper": (0, 1, 2)}
+# What runs with SEER have beside: steps after the freeze cost next to nothing where that is what is scarce.
+LONGER: dict[str, dict[str, Any]] = {"smoke": {}, "cpu": {"total_steps": 30_000}, "paper": {}}
 _SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "total_steps": 120,
@@ -81,6 +83,5 @@ def baseline(scale: str, task: str, seed: int) -> Run:
 
 
 def seer(scale: str, task: str, seed: int) -> Run:
-    """CURL with SEER; at the scale of a CPU, where steps after the freeze cost next to nothing, for longer."""
-    longer = {"total_steps": 30_000} if scale == "cpu" else {}
-    return make_run(scale, task, seed, name="curl-seer", arm=SEER, preset="paper", **longer)
+    """CURL with SEER."""
+    return make_run(scale, task, seed, name="curl-seer", arm=SEER, preset="paper", **LONGER[scale])

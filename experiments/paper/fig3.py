@@ -13,4 +13,4 @@ def runs(scale: str) -> list[Run]:
     ]
 
 
-EXPERIMENT = Experiment("Rainbow with and without SEER, over FLOPs", runs, budget=rainbow.BUDGETS)
+EXPERIMENT = Experiment("Rainbow with and without SEER, over FLOPs", runs, comparisons=rainbow.at_budget)

@@ -3,6 +3,7 @@
 from experiments.paper import rainbow
 from experiments.spec import Experiment, Run
 
+SMALL, SMALL_SEER, UNBOUNDED = "Rainbow, little memory", "Rainbow + SEER, little memory", "Rainbow, all memory"
 _STEPS = {"smoke": 240, "cpu": 50_000, "paper": 500_000}
 _CAPACITY = {"smoke": 100, "cpu": 10_000, "paper": 10_000}  # frames before the freeze
 
@@ -11,9 +12,9 @@ def runs(scale: str) -> list[Run]:
     steps, capacity = _STEPS[scale], _CAPACITY[scale]
     tasks = rainbow.TASKS[scale] if scale == "paper" else rainbow.FEW_TASKS[scale]
     arms = (
-        {"name": "small", "arm": "Rainbow, little memory", "preset": "constrained", "seer__enabled": False},
-        {"name": "small-seer", "arm": "Rainbow + SEER, little memory", "preset": "constrained"},
-        {"name": "unbounded", "arm": "Rainbow, all memory", "preset": "baseline", "replay__capacity": steps},
+        {"name": "small", "arm": SMALL, "preset": "constrained", "seer__enabled": False},
+        {"name": "small-seer", "arm": SMALL_SEER, "preset": "constrained"},
+        {"name": "unbounded", "arm": UNBOUNDED, "preset": "baseline", "replay__capacity": steps},
     )
     return [
         rainbow.make_run(scale, task, seed, **({"replay__capacity": capacity, "total_steps": steps} | arm))

@@ -1,27 +1,28 @@
-"""Figure 7: an encoder from walker-stand, frozen from the first step on, against training from scratch, over FLOPs."""
+"""Figure 7: an encoder from another task, frozen from the first step on, against training from scratch, over FLOPs."""
 
 from experiments.paper import curl
 from experiments.spec import Experiment, Run
 
+_SOURCE = {"smoke": "cartpole-swingup", "cpu": "cartpole-swingup", "paper": "walker-stand"}
 _SOURCE_STEPS = {"smoke": {}, "cpu": {"total_steps": 6000}, "paper": {"total_steps": 60_000}}
-_TASKS = {
-    "smoke": ("walker-walk",),
-    "cpu": ("walker-walk", "hopper-hop"),
-    "paper": ("walker-walk", "hopper-hop"),
-}
+_TASKS = {"smoke": ("cartpole-balance",), "cpu": ("cartpole-balance",), "paper": ("walker-walk", "hopper-hop")}
 
 
 def runs(scale: str) -> list[Run]:
-    found = []
+    found, task = [], _SOURCE[scale]
     for seed in curl.FEW_SEEDS[scale]:
         source = curl.make_run(
-            scale, "walker-stand", seed, name="source", arm="CURL", preset="baseline", **_SOURCE_STEPS[scale]
+            scale, task, seed, name="source", arm=curl.CURL, preset="baseline", **_SOURCE_STEPS[scale]
         )
+        transfer = {"name": f"from-{task}", "arm": f"CURL + SEER from {task}", "seer__freeze_step": 0}
         found.append(source)
-        for task in _TASKS[scale]:
-            transfer = {"name": "transfer", "arm": "CURL + SEER from walker-stand", "seer__freeze_step": 0}
-            found.append(curl.baseline(scale, task, seed))
-            found.append(curl.make_run(scale, task, seed, preset="paper", source=source.name, **transfer))
+        for target in _TASKS[scale]:
+            found.append(curl.baseline(scale, target, seed))
+            found.append(
+                curl.make_run(
+                    scale, target, seed, preset="paper", source=source.name, **(transfer | curl.LONGER[scale])
+                )
+            )
     return found
 
 

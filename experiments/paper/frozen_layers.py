@@ -1,15 +1,15 @@
 """Ablation of the boundary: the first convolution frozen alone, whose latents are larger, and both."""
 
-from experiments.paper import rainbow
-from experiments.spec import Experiment, Run
+from experiments.paper import ablation
+from experiments.spec import SCALES, Experiment, Run
+
+_STAGES = dict.fromkeys(SCALES, ("conv1", "conv2"))
 
 
 def runs(scale: str) -> list[Run]:
-    variants = [
-        {"name": f"through-{stage}", "arm": f"frozen through {stage}", "seer__freeze_through": stage}
-        for stage in ("conv1", "conv2")
-    ]
-    return rainbow.ablation(scale, [variant | {"replay__allow_more_memory": True} for variant in variants])
+    return ablation.of_rainbow(
+        scale, "seer.freeze_through", _STAGES, "frozen through {}", replay__allow_more_memory=True
+    )
 
 
-EXPERIMENT = Experiment("How much to freeze", runs, budget=rainbow.BUDGETS)
+EXPERIMENT = Experiment("How much to freeze", runs)

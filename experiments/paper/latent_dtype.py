@@ -1,18 +1,18 @@
 """Ablation of the precision in which latents are stored."""
 
-from experiments.paper import rainbow
-from experiments.spec import Experiment, Run
+from experiments.paper import ablation
+from experiments.spec import SCALES, Experiment, Run
 from seer_jax.config import LATENT_DTYPES
+
+_RAINBOW = dict.fromkeys(SCALES, LATENT_DTYPES)
+_CURL = {"smoke": ("float32",), "cpu": ("float32", "bfloat16"), "paper": LATENT_DTYPES}
 
 
 def runs(scale: str) -> list[Run]:
-    return rainbow.ablation(
-        scale,
-        [
-            {"name": f"latents-{dtype}", "arm": f"latents in {dtype}", "replay__latent_dtype": dtype}
-            for dtype in LATENT_DTYPES
-        ],
-    )
+    return [
+        *ablation.of_rainbow(scale, "replay.latent_dtype", _RAINBOW, "latents in {}"),
+        *ablation.of_curl(scale, "replay.latent_dtype", _CURL, "latents in {}"),
+    ]
 
 
 EXPERIMENT = Experiment("In which precision to store latents", runs, x="env_steps")

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.spec import Run, steps_for
+from experiments.spec import Comparison, Run, steps_for
 
 RAINBOW, SEER = "Rainbow", "Rainbow + SEER"
 TASKS = {
@@ -84,11 +84,9 @@ def seer(scale: str, task: str, seed: int) -> Run:
     return make_run(scale, task, seed, name="seer", arm=SEER, preset="paper", to_budget=True)
 
 
-def ablation(scale: str, variants: Sequence[dict[str, Any]]) -> list[Run]:
-    """Rainbow with SEER in several variants, each the arguments that `make_run` wants beside."""
-    return [
-        make_run(scale, task, seed, preset="paper", to_budget=True, **variant)
-        for task in FEW_TASKS[scale]
-        for seed in SEEDS[scale]
-        for variant in variants
-    ]
+def at_budget(scale: str, arms: Sequence[str] | None = None) -> list[Comparison]:
+    """Compares arms, all unless given, at the budget of a scale; smoke runs, which have none, at their ends."""
+    if scale not in BUDGETS:
+        return [Comparison(arms=arms)]
+    budget = BUDGETS[scale]
+    return [Comparison(f"Scores at {budget / 1e12:,.0f}T multiply-accumulates", arms, budget=budget)]

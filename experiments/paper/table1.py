@@ -1,11 +1,16 @@
 """Table 1: scores at equal FLOPs (the runs of figure 3) and, with 0.07 GB of replay, at equal steps (figure 4)."""
 
-from experiments.paper import fig3, fig4
-from experiments.spec import Experiment, Run
+from experiments.paper import fig3, fig4, rainbow
+from experiments.spec import Comparison, Experiment, Run
 
 
 def runs(scale: str) -> list[Run]:
-    return [*fig3.runs(scale), *(run for run in fig4.runs(scale) if run.arm != "Rainbow, all memory")]
+    return [*fig3.runs(scale), *(run for run in fig4.runs(scale) if run.arm != fig4.UNBOUNDED)]
 
 
-EXPERIMENT = Experiment("Scores of Rainbow at equal FLOPs, and at equal steps with little memory", runs)
+def comparisons(scale: str) -> list[Comparison]:
+    left = rainbow.at_budget(scale, (rainbow.RAINBOW, rainbow.SEER))
+    return [*left, Comparison("Scores at equal steps with little memory", (fig4.SMALL, fig4.SMALL_SEER))]
+
+
+EXPERIMENT = Experiment("Scores of Rainbow at equal FLOPs, and with little memory", runs, comparisons=comparisons)

@@ -1,0 +1,43 @@
+"""Published scores to compare with."""
+
+import csv
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+
+_FILE = pathlib.Path(__file__).parent / "reference_scores.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A published score.
+
+    Attributes:
+      task: that it was reached on.
+      label: method, setting and source.
+      mean: the score.
+    """
+
+    task: str
+    label: str
+    mean: float
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it is what random actions reach."""
+        return self.label.startswith("Random")
+
+
+def read(tasks: Iterable[str]) -> list[Reference]:
+    """Returns published scores on some tasks."""
+    tasks = set(tasks)
+    with _FILE.open(newline="") as f:
+        return [
+            Reference(
+                row["task"],
+                f"{row['method']}, {row['setting']} ({row['source']})",
+                float(row["mean"]),
+            )
+            for row in csv.DictReader(f)
+            if row["task"] in tasks
+        ]
