@@ -1,6 +1,8 @@
 """Evaluation: plays whole episodes with fixed parameters; also a command on a finished run.
 
-python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--video] [--encoder=haiku:MODULE:FUNCTION]
+python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--video] [--config=FILE]
+
+--config names the run's configuration file, if it is one with code of yours: an agent, a suite, a Haiku encoder.
 """
 
 import json
@@ -14,7 +16,7 @@ import numpy as np
 import rich.console
 import rich.table
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from seer_jax import checkpoint, cli, phases, replay
 from seer_jax import config as config_lib
@@ -81,8 +83,8 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_integer(
         "episodes", None, "Episodes to play; the run's eval_episodes unless given.", 1, 1000, flag_values=values
     )
-    flags.DEFINE_string(
-        "encoder", None, "encoder.name of a run whose encoder is a Haiku function of your own.", flag_values=values
+    config_flags.DEFINE_config_file(
+        "config", None, "The run's, to import code of yours that it uses.", flag_values=values, sys_argv=argv
     )
     flags.DEFINE_bool("video", False, "Write videos/episode.mp4 of the first episode.", flag_values=values)
     return cli.main(argv, __doc__, values, _evaluate)
@@ -94,7 +96,8 @@ def _evaluate(values: flags.FlagValues) -> None:
     run_dir = pathlib.Path(values.run_dir)
     if not (run_dir / "config.json").is_file():
         raise cli.UsageError(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
-    config, saved = _load(run_dir, values.encoder)
+    trusted = None if values.config is None else cli.loaded(values.config)
+    config, saved = _load(run_dir, trusted)
     config.eval_episodes = values.episodes or config.eval_episodes
     if values.video:
         _make_video_dir(run_dir)
@@ -113,16 +116,16 @@ def _make_video_dir(run_dir: pathlib.Path) -> None:
         raise cli.UsageError(f"--video cannot write into {run_dir}: {error.strerror}") from None
 
 
-def _load(run_dir: pathlib.Path, encoder: str | None) -> tuple[ConfigDict, dict]:
+def _load(run_dir: pathlib.Path, trusted: ConfigDict | None) -> tuple[ConfigDict, dict]:
     """Returns the run's configuration, and `env_steps` and `params` of its newest saved state.
 
-    A run's own word is not enough to import code: `encoder` is what the user says of it.
+    A run's own word is not enough to import code: `trusted` is what the user says of it.
     """
     try:
         config = ConfigDict(json.loads((run_dir / "config.json").read_text()))
         name = config.encoder.name
-        if name.startswith(haiku.PREFIX) and name != encoder:
-            raise cli.UsageError(f"--run_dir={run_dir} runs code of yours; if you trust it, add --encoder={name}")
+        if name.startswith(haiku.PREFIX) and (trusted is None or trusted.encoder.name != name):
+            raise cli.UsageError(f"--run_dir={run_dir} runs code of yours, {name}; if you trust it, add its --config")
         config = config_lib.resolve(config)
         trees, progress = checkpoint.load_newest_state(run_dir / checkpoint.DIRECTORY)
         return config.unlock(), {"env_steps": progress["env_steps"], "params": trees["train"]["params"]}

@@ -88,7 +88,7 @@ def _manifest(config: ConfigDict) -> dict:
         "git_commit": commit,
         "devices": [str(device) for device in jax.devices()],
         "seed": config.seed,
-        "protocol": config.env.protocol,
+        "protocol": config.env.protocol if "protocol" in config.env else None,
     }
 
 

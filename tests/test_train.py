@@ -119,6 +119,9 @@ class Recorder:
     def __init__(self, config, read, prefix=""):
         self._config, self._read, self._prefix = config, read, prefix
 
+    def __contains__(self, name):
+        return name in self._config
+
     def __getattr__(self, name):
         if name == "to_dict":
             return self._config.to_dict
@@ -256,8 +259,19 @@ def test_a_run_cannot_make_evaluate_import_code(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert evaluate.main(["evaluate", f"--run_dir={tmp_path}"]) == 2
     assert "if you trust it" in capsys.readouterr().err
-    assert evaluate.main(["evaluate", f"--run_dir={tmp_path}", "--encoder=haiku:nothing.at.all:encoder"]) == 2
-    assert "cannot be imported" in capsys.readouterr().err
+    for name, message in (("haiku:nothing.at.all:encoder", "cannot be imported"), ("haiku:other:f", "if you trust it")):
+        trusted = ["--config=configs/rainbow_atari.py", f"--config.encoder.name={name}"]
+        assert evaluate.main(["evaluate", f"--run_dir={tmp_path}", *trusted]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_evaluate_knows_the_agents_and_suites_of_the_configuration_file(tmp_path, capsys):
+    write_run(tmp_path, tiny_config())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["agent"]["name"] = "mine"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert evaluate.main(["evaluate", f"--run_dir={tmp_path}"]) == 2
+    assert "agent.name='mine' is unknown" in capsys.readouterr().err
 
 
 def test_logging_at_every_step_and_many_environments(fake_envs, tmp_path):

@@ -25,8 +25,31 @@ from ml_collections import ConfigDict
 from seer_jax import augment, flops, losses, replay
 from seer_jax.agents import base
 from seer_jax.agents.curl_networks import ACTOR, CRITIC, Networks, latent_shape, stage_names
+from seer_jax.fields import MANY, ConfigError, Number
 
-__all__ = ["latent_shape", "make_agent", "stage_names", "updates_per_cycle"]
+__all__ = ["DISCRETE_ACTIONS", "FIELDS", "check", "latent_shape", "make_agent", "stage_names", "updates_per_cycle"]
+
+DISCRETE_ACTIONS = False
+FIELDS = {
+    "agent.latent_size": Number("units of the dense layer after the convolutions", 1, 65_536),
+    "agent.target_update_every": Number("updates to a step of the targets", 1, 8),
+    "agent.actor_update_every": Number("updates to one of the actor and the temperature", 1, 8),
+    "agent.critic_tau": Number("step of the target Q-functions towards the Q-functions", 0.0, 1.0),
+    "agent.encoder_tau": Number("step of the target encoder towards the encoder", 0.0, 1.0),
+    "agent.initial_temperature": Number("of the entropy", 1e-6, 1e6),
+    "agent.temperature_learning_rate": Number("of Adam on the temperature's logarithm", 0.0, 1.0),
+    "agent.temperature_adam_b1": Number("of Adam on the temperature's logarithm", 0.0, 0.9999),
+    "agent.log_std_min": Number("least logarithm of the policy's standard deviation", -30.0, 10.0),
+    "agent.log_std_max": Number("greatest", -30.0, 10.0),
+    "agent.random_steps": Number("agent steps with random actions at first", 0, MANY),
+}
+
+
+def check(config: ConfigDict) -> None:
+    if config.agent.log_std_min > config.agent.log_std_max:
+        raise ConfigError(
+            f"agent.log_std_min={config.agent.log_std_min} is above agent.log_std_max={config.agent.log_std_max}"
+        )
 
 
 def updates_per_cycle(config: ConfigDict) -> int:

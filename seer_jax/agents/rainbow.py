@@ -17,7 +17,19 @@ from ml_collections import ConfigDict
 
 from seer_jax import augment, flops, replay
 from seer_jax.agents import base
+from seer_jax.fields import ConfigError, Number
 from seer_jax.networks import encoders, heads
+
+DISCRETE_ACTIONS = True
+FIELDS = {
+    "agent.adam_eps": Number("of Adam", 1e-12, 1.0),
+    "agent.max_grad_norm": Number("to which gradients are clipped, all parameters together", 1e-6, 1e9),
+    "agent.num_atoms": Number("of a return's distribution", 2, 1001),
+    "agent.v_max": Number("greatest return of the distribution, and the least with a minus", 1e-6, 1e9),
+    "agent.noise_std": Number("initial standard deviation of the noisy layers", 0.0, 10.0),
+    "agent.eval_epsilon": Number("probability of a random action in an evaluation", 0.0, 1.0),
+    "seer.num_copies": Number("latents stored of each row", 1, 1),
+}
 
 
 class Latents(NamedTuple):
@@ -32,6 +44,14 @@ class Latents(NamedTuple):
     obs: jax.Array
     selector: jax.Array
     target: jax.Array
+
+
+def check(config: ConfigDict) -> None:
+    if config.agent.target_update_every % config.update_every:
+        raise ConfigError(
+            f"agent.target_update_every={config.agent.target_update_every} agent steps is no whole number of"
+            f" updates at update_every={config.update_every}; make it a multiple"
+        )
 
 
 def stage_names(config: ConfigDict) -> tuple[str, ...]:

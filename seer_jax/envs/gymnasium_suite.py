@@ -1,0 +1,97 @@
+"""Any environment of Gymnasium that shows pixels, as a suite. `docs/tutorial.md` uses it."""
+
+from collections.abc import Callable
+
+import gymnasium
+import numpy as np
+from dm_env import specs
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from ml_collections import ConfigDict
+
+from seer_jax.envs import timestep
+from seer_jax.envs.suite import Suite
+from seer_jax.fields import ConfigError
+
+Make = Callable[[], gymnasium.Env]
+
+
+def make_suite(make: Make, *, channels: int, discrete_actions: bool) -> Suite:
+    """Returns a suite of one kind of environment, for `SUITES` of `seer_jax.envs.registry`.
+
+    Rewards are learned from as they come. A step of the environment is an agent step: one that repeats actions does so
+    itself, and `env.action_repeat` says how often, so that frames are counted right.
+
+    Args:
+      make: returns an environment whose observations are `[image_size, image_size, channels]` uint8.
+      channels: 1 or 3.
+      discrete_actions: whether its action space is `Discrete`; else it is a `Box` between -1 and 1.
+    """
+
+    def make_env(config: ConfigDict, *, training: bool, pool: int) -> GymnasiumEnv:
+        num_envs = config.num_envs if training else config.eval_episodes
+        seeds = timestep.environment_seeds(config.seed, num_envs, training=training, pool=pool)
+        return GymnasiumEnv(make, seeds)
+
+    def check(config: ConfigDict) -> None:
+        env = make()
+        try:
+            _check_spaces(env, (config.env.image_size, config.env.image_size, channels), discrete_actions)
+        finally:
+            env.close()
+
+    return Suite(make_env, channels, discrete_actions, check=check)
+
+
+def _check_spaces(env: gymnasium.Env, shape: tuple[int, int, int], discrete_actions: bool) -> None:
+    frames, actions = env.observation_space, env.action_space
+    if frames.shape != shape or frames.dtype != np.uint8:
+        raise ConfigError(
+            f"the environment shows {frames.dtype} {frames.shape} and the run wants uint8 {shape}; set env.image_size,"
+            " or wrap it in gymnasium.wrappers.ResizeObservation or GrayscaleObservation(keep_dim=True)"
+        )
+    if discrete_actions:
+        fits, cure = isinstance(actions, gymnasium.spaces.Discrete) and actions.start == 0, "Discrete from 0 on"
+    else:
+        fits = isinstance(actions, gymnasium.spaces.Box) and bool(np.all((actions.low == -1) & (actions.high == 1)))
+        cure = "a Box from -1 to 1: wrap it in gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)"
+    if not fits:
+        raise ConfigError(f"the environment's actions are {actions}; they must be {cure}")
+
+
+class GymnasiumEnv:
+    """Environments of Gymnasium stepped together in this process, as `timestep.VectorEnv` describes.
+
+    Args:
+      make: returns an environment whose spaces are as `make_suite` wants them.
+      seeds: of each environment, for its first episode.
+    """
+
+    def __init__(self, make: Make, seeds: list[int]):
+        self._envs = SyncVectorEnv([make] * len(seeds), autoreset_mode=AutoresetMode.NEXT_STEP)
+        self._seeds: list[int] | None = seeds
+        self._last = np.zeros(len(seeds), bool)
+        self.num_envs = len(seeds)
+        self.frame_shape = self._envs.single_observation_space.shape
+        actions = self._envs.single_action_space
+        if isinstance(actions, gymnasium.spaces.Discrete):
+            self.action_spec: specs.Array = specs.DiscreteArray(int(actions.n))
+        else:
+            self.action_spec = specs.BoundedArray(actions.shape, np.float32, -1.0, 1.0)
+
+    def reset(self) -> timestep.TimeStep:
+        frame, _ = self._envs.reset(seed=self._seeds)
+        self._seeds = None  # later episodes go on with the same generators
+        self._last = np.zeros(self.num_envs, bool)
+        zeros, false = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
+        return timestep.TimeStep(frame, zeros, zeros, false, false, false, ~false)
+
+    def step(self, action: np.ndarray) -> timestep.TimeStep:
+        frame, reward, terminated, truncated, _ = self._envs.step(np.asarray(action))
+        first, self._last = self._last, terminated | truncated
+        reward = reward.astype(np.float32)
+        return timestep.check(
+            timestep.TimeStep(frame, reward, reward, terminated, truncated & ~terminated, self._last, first)
+        )
+
+    def close(self) -> None:
+        self._envs.close()

@@ -1,0 +1,124 @@
+"""The tutorial's agent and environment, and the adapter that its environment comes through."""
+
+import json
+import re
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from configs import curl_dmc
+from docs.tutorial import catch
+from seer_jax import config as config_lib
+from seer_jax import evaluate, train
+from seer_jax.envs.gymnasium_suite import GymnasiumEnv, make_suite
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+class Counter(gymnasium.Env):
+    """Episodes of 3 to 6 steps, of which every second is truncated; pixels hold the age and the last action."""
+
+    def __init__(self, size=4, action_space=None):
+        self.observation_space = gymnasium.spaces.Box(0, 255, (size, size, 1), np.uint8)
+        self.action_space = action_space or gymnasium.spaces.Discrete(5)
+        self._episode = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._age, self._end = 0, int(self.np_random.integers(3, 7))
+        self._episode += 1
+        return self._frame(9), {}
+
+    def step(self, action):
+        self._age += 1
+        over, cut = self._age == self._end, self._episode % 2 == 0
+        return self._frame(action), self._age / 10, over and not cut, over and cut, {}
+
+    def _frame(self, action):
+        frame = np.zeros(self.observation_space.shape, np.uint8)
+        frame[0], frame[1] = self._age, action
+        return frame
+
+
+def test_gymnasium_environments_are_those_that_one_steps_oneself():
+    seeds, rng = [3, 8], np.random.default_rng(0)
+    together, alone = GymnasiumEnv(Counter, seeds), [Counter() for _ in seeds]
+    step = together.reset()
+    frames = [env.reset(seed=seed)[0] for env, seed in zip(alone, seeds, strict=True)]
+    np.testing.assert_array_equal(step.frame, frames)
+    assert step.first.all()
+    assert not step.last.any()
+    ended, kinds = [False, False], set()
+    for _ in range(40):
+        actions = rng.integers(5, size=2)
+        step = together.step(actions)
+        for i, env in enumerate(alone):
+            if ended[i]:
+                frame, reward, terminated, truncated = env.reset()[0], 0.0, False, False
+            else:
+                frame, reward, terminated, truncated, _ = env.step(actions[i])
+            np.testing.assert_array_equal(step.frame[i], frame)
+            assert step.reward[i] == step.score[i] == np.float32(reward)
+            assert (step.terminated[i], step.truncated[i], step.first[i]) == (terminated, truncated, ended[i])
+            ended[i] = terminated or truncated
+            assert step.last[i] == ended[i]
+            kinds.add((terminated, truncated))
+    assert kinds == {(False, False), (True, False), (False, True)}
+    assert step.frame.dtype == np.uint8
+    assert step.reward.dtype == np.float32
+    together.close()
+
+
+BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+
+
+@pytest.mark.parametrize(
+    ("make", "discrete", "message"),
+    [
+        (lambda: Counter(size=60), True, r"shows uint8 \(60, 60, 1\) and the run wants uint8 \(50, 50, 1\)"),
+        (lambda: Counter(50, gymnasium.spaces.Discrete(3, start=1)), True, "must be Discrete from 0 on"),
+        (lambda: Counter(50, BOX), True, "must be Discrete"),
+        (lambda: Counter(50, gymnasium.spaces.Box(0.0, 1.0, (2,))), False, "RescaleAction"),
+        (lambda: Counter(50), False, "RescaleAction"),
+    ],
+)
+def test_environments_that_do_not_fit_are_refused_with_the_cure(make, discrete, message):
+    with pytest.raises(config_lib.ConfigError, match=message):
+        make_suite(make, channels=1, discrete_actions=discrete).check(catch.get_config())
+
+
+def test_continuous_actions_are_vectors():
+    env = GymnasiumEnv(lambda: Counter(50, BOX), [0])
+    assert (env.action_spec.shape, env.action_spec.minimum, env.action_spec.maximum) == ((2,), -1.0, 1.0)
+
+
+def test_an_agent_for_other_actions_is_refused_by_the_names_that_fit():
+    config = catch.get_config().unlock()
+    config.agent = curl_dmc.get_config().agent
+    with pytest.raises(config_lib.ConfigError, match=r"needs continuous actions .* use rainbow or dqn"):
+        config_lib.resolve(config)
+
+
+def test_the_tutorial_trains_freezes_and_is_evaluated(tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    changes = ["total_steps=1000", "seer.freeze_step=800", "eval_every=500", "eval_episodes=4", "checkpoint_every=0"]
+    arguments = ["--config=docs/tutorial/catch.py", *(f"--config.{change}" for change in changes)]
+    assert train.main(["train", f"--run_dir={run_dir}", *arguments]) == 0
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    end = lines[-1]
+    assert (end["kind"], end["phase"], end["frozen_replay_capacity"]) == ("end", "frozen", 3000 * 2500 // (4 * 256))
+    assert end["frozen_macs_per_step"] < 0.1 * end["full_macs_per_step"]
+    capsys.readouterr()
+    assert evaluate.main(["evaluate", f"--run_dir={run_dir}", "--config=docs/tutorial/catch.py"]) == 0
+    assert "catch after 1,000 agent steps" in capsys.readouterr().out
+
+
+def test_code_in_the_tutorial_is_the_code_that_runs():
+    source = "".join(path.read_text() for path in sorted((DOCS / "tutorial").glob("*.py")))
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "tutorial.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) >= 4
+    for block in blocks:
+        for part in block.split("...\n"):  # what a block leaves out
+            assert part.strip("\n") in source, part
