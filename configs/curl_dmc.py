@@ -99,14 +99,14 @@ def get_config(preset_and_task: str = "paper,cartpole-swingup") -> config_dict.C
             init_from=config_dict.placeholder(str),
         ),
     )
-    presets = _presets(constrained_capacity)
-    if preset not in presets:
-        raise ValueError(f"preset {preset!r} is unknown; it is one of {', '.join(presets)}")
-    config.update(presets[preset])
+    known = presets(constrained_capacity)
+    if preset not in known:
+        raise ValueError(f"preset {preset!r} is unknown; it is one of {', '.join(known)}")
+    config.update(known[preset])
     return config.lock()
 
 
-def _presets(constrained_capacity: int) -> dict[str, dict]:
+def presets(constrained_capacity: int) -> dict[str, dict]:
     small_images = {"image_size": 50, "crop_size": 42}
     return {
         "paper": {},

@@ -80,14 +80,14 @@ def get_config(preset: str = "paper") -> config_dict.ConfigDict:
             init_from=config_dict.placeholder(str),
         ),
     )
-    presets = _presets()
-    if preset not in presets:
-        raise ValueError(f"preset {preset!r} is unknown; it is one of {', '.join(presets)}")
-    config.update(presets[preset])
+    known = presets()
+    if preset not in known:
+        raise ValueError(f"preset {preset!r} is unknown; it is one of {', '.join(known)}")
+    config.update(known[preset])
     return config.lock()
 
 
-def _presets() -> dict[str, dict]:
+def presets() -> dict[str, dict]:
     return {
         "paper": {},
         "baseline": {"seer": {"enabled": False}},

@@ -12,9 +12,9 @@ from seer_jax.networks import encoders, haiku
 LATENT_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def all_fields(suite: str, agent: str) -> dict[str, Field]:
-    """Returns the fields of a run's configuration by dotted name."""
-    general = {
+def general_fields() -> dict[str, Field]:
+    """Returns the fields of every run's configuration by dotted name; suites and agents have others beside."""
+    return {
         "seed": Number("of everything", 0, MANY),
         "total_steps": Number("agent steps of the run", 1, MANY),
         "learn_start": Number("agent steps before the first update", 1, MANY),
@@ -55,7 +55,6 @@ def all_fields(suite: str, agent: str) -> dict[str, Field]:
         "seer.sync_target_heads": Flag("whether target heads are set to the heads at the freeze"),
         "seer.init_from": Name("directory of a run whose encoder to start from", optional=True),
     }
-    return general | dict(SUITES[suite].fields) | dict(AGENTS[agent].FIELDS)
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -70,7 +69,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for name, known in (("env.suite", SUITES), ("agent.name", AGENTS)):
         Choice("", tuple(known)).check(name, fields.get(config, name))
     suite, algorithm = SUITES[config.env.suite], AGENTS[config.agent.name]
-    known_fields = all_fields(config.env.suite, config.agent.name)
+    known_fields = {**general_fields(), **suite.fields, **algorithm.FIELDS}
     fields.check(config, known_fields, Choice, Name)
     if suite.discrete_actions != algorithm.DISCRETE_ACTIONS:
         kinds = {True: "discrete", False: "continuous"}

@@ -3,14 +3,18 @@
 import contextlib
 
 import pytest
+from flax import traverse_util
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import curl_dmc, rainbow_atari
+from docs import configuration
 from seer_jax import config as config_lib
 from seer_jax import envs, handover, train
+from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import dmc
+from seer_jax.envs.registry import SUITES
 
 PRESETS = ("paper", "baseline", "constrained", "quick")
 
@@ -285,6 +289,19 @@ def test_a_directory_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert train.main(["train", CONFIG, f"--run_dir={tmp_path / 'file' / 'run'}"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [rainbow_atari, curl_dmc])
+def test_every_field_has_a_meaning_and_no_meaning_is_without_a_field(module):
+    config = module.get_config()
+    own = {**SUITES[config.env.suite].fields, **AGENTS[config.agent.name].FIELDS}
+    described = {**config_lib.general_fields(), **own}
+    assert described.keys() == traverse_util.flatten_dict(config.to_dict(), sep=".").keys()
+    assert all(field.meaning for field in described.values())
+
+
+def test_the_reference_of_the_configuration_is_up_to_date():
+    assert configuration.PAGE.read_text() == configuration.text()
 
 
 FIELDS = tuple(rainbow_atari.get_config().to_dict())

@@ -9,12 +9,21 @@ import numpy as np
 import pytest
 
 from configs import curl_dmc
-from docs.tutorial import catch
 from seer_jax import config as config_lib
-from seer_jax import evaluate, train
+from seer_jax import cli, evaluate, train
+from seer_jax.agents.registry import AGENTS
 from seer_jax.envs.gymnasium_suite import GymnasiumEnv, make_suite
+from seer_jax.envs.registry import SUITES
 
 DOCS = Path(__file__).parents[1] / "docs"
+CONFIG = "--config=docs/tutorial/catch.py"
+
+
+@pytest.fixture
+def catch_config():
+    """The tutorial's configuration; what its file registers is forgotten afterwards."""
+    yield cli.read_config([CONFIG])
+    del AGENTS["dqn"], SUITES["catch"]
 
 
 class Counter(gymnasium.Env):
@@ -84,9 +93,9 @@ BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,))
         (lambda: Counter(50), False, "RescaleAction"),
     ],
 )
-def test_environments_that_do_not_fit_are_refused_with_the_cure(make, discrete, message):
+def test_environments_that_do_not_fit_are_refused_with_the_cure(make, discrete, message, catch_config):
     with pytest.raises(config_lib.ConfigError, match=message):
-        make_suite(make, channels=1, discrete_actions=discrete).check(catch.get_config())
+        make_suite(make, channels=1, discrete_actions=discrete).check(catch_config)
 
 
 def test_continuous_actions_are_vectors():
@@ -94,24 +103,24 @@ def test_continuous_actions_are_vectors():
     assert (env.action_spec.shape, env.action_spec.minimum, env.action_spec.maximum) == ((2,), -1.0, 1.0)
 
 
-def test_an_agent_for_other_actions_is_refused_by_the_names_that_fit():
-    config = catch.get_config().unlock()
+def test_an_agent_for_other_actions_is_refused_by_the_names_that_fit(catch_config):
+    config = catch_config.unlock()
     config.agent = curl_dmc.get_config().agent
     with pytest.raises(config_lib.ConfigError, match=r"needs continuous actions .* use rainbow or dqn"):
         config_lib.resolve(config)
 
 
-def test_the_tutorial_trains_freezes_and_is_evaluated(tmp_path, capsys):
+def test_the_tutorial_trains_freezes_and_is_evaluated(catch_config, tmp_path, capsys):
     run_dir = tmp_path / "run"
     changes = ["total_steps=1000", "seer.freeze_step=800", "eval_every=500", "eval_episodes=4", "checkpoint_every=0"]
-    arguments = ["--config=docs/tutorial/catch.py", *(f"--config.{change}" for change in changes)]
+    arguments = [CONFIG, *(f"--config.{change}" for change in changes)]
     assert train.main(["train", f"--run_dir={run_dir}", *arguments]) == 0
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     end = lines[-1]
     assert (end["kind"], end["phase"], end["frozen_replay_capacity"]) == ("end", "frozen", 3000 * 2500 // (4 * 256))
     assert end["frozen_macs_per_step"] < 0.1 * end["full_macs_per_step"]
     capsys.readouterr()
-    assert evaluate.main(["evaluate", f"--run_dir={run_dir}", "--config=docs/tutorial/catch.py"]) == 0
+    assert evaluate.main(["evaluate", f"--run_dir={run_dir}", CONFIG]) == 0
     assert "catch after 1,000 agent steps" in capsys.readouterr().out
 
 
