@@ -8,11 +8,13 @@ import time
 
 import numpy as np
 import pytest
+from dm_env import specs
 from flax import traverse_util
 
-from experiments import curves, pool, records, report, spec, sweep, tables
+from experiments import blind, curves, pool, records, report, spec, sweep, tables
 from experiments.spec import Comparison, Run
 from seer_jax import cli, train
+from tests import fake_env
 from tests.runs import tiny_config
 
 
@@ -282,3 +284,15 @@ def test_a_report_needs_something_that_was_evaluated(tmp_path, capsys):
     assert report.main(["report"]) == 2
     assert report.main(["report", str(tmp_path / "nothing")]) == 2
     assert not (tmp_path / "r.html").exists()
+
+
+def test_policies_that_look_at_nothing():
+    env = fake_env.FakeEnv([3, 5], num_actions=2)
+    found = dict(blind.policies(env.action_spec, env.num_envs, np.random.default_rng(0)))
+    assert list(found) == ["random", "always 0", "always 1"]
+    np.testing.assert_array_equal(found["always 1"](), [1, 1])
+    np.testing.assert_array_equal(blind.play(env, found["random"]), [30, 50])
+    found = dict(blind.policies(specs.BoundedArray((3,), np.float32, -1, 1), 2, np.random.default_rng(0)))
+    assert list(found) == ["random", "no force"]
+    assert found["random"]().shape == found["no force"]().shape == (2, 3)
+    assert blind.main(["blind"]) == 2
