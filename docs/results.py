@@ -1,4 +1,4 @@
-"""Writes `results.md`, its pictures in `figures/` and the README's tables of scores from the records in `experiments/results/`.
+"""Writes `results.md`, `figures/` and the README's tables of scores from the records in `experiments/results/`.
 
 python -m docs.results
 """

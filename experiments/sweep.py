@@ -44,13 +44,14 @@ def _sweep(values: flags.FlagValues) -> int:
     base = cli.loaded(values.config)
     config_file = config_flags.get_config_filename(values["config"])
     fixed = config_flags.get_override_values(values["config"])
-    runs = make_runs(config_file, fixed, parse_grid(values.grid), range(base.seed, base.seed + values.seeds))
+    grid = parse_grid(values.grid)
+    runs = make_runs(config_file, fixed, grid, range(base.seed, base.seed + values.seeds))
     for run in runs:
         run.load()  # refuses it before any of them starts
     out = pathlib.Path(values.out)
     cli.use_compilation_cache()
     outcomes = pool.train_all(runs, out, workers=values.workers, backend=values.backend)
-    rich.console.Console().print(_table(runs, out, outcomes))
+    rich.console.Console().print(_table(runs, list(grid), out, outcomes))
     return pool.tell_failures(outcomes)
 
 
@@ -92,22 +93,27 @@ def make_runs(
     return runs
 
 
-def _table(runs: list[Run], out: pathlib.Path, outcomes: Mapping[str, pool.Outcome]) -> rich.table.Table:
-    table = rich.table.Table(title=f"last evaluation of the runs in {out}")
-    for column in ("", "runs", "return", "over seeds", "TFLOP (XLA)", "T multiply-accumulates", "steps/s, last phase"):
-        table.add_column(column, justify="right" if column else "left")
+def _table(
+    runs: list[Run], fields: list[str], out: pathlib.Path, outcomes: Mapping[str, pool.Outcome]
+) -> rich.table.Table:
+    """Returns a row for each combination of the values of `fields`."""
+    caption = "TFLOP is XLA's count, TMAC the paper's, in multiply-accumulates; steps/s are of the last phase."
+    table = rich.table.Table(title=f"last evaluation of the runs in {out}", caption=caption)
+    for column in (*fields, "runs", "return", "TFLOP", "TMAC", "steps/s"):
+        table.add_column(column.rpartition(".")[2], justify="right")
     for arm in dict.fromkeys(run.arm for run in runs):
-        done = [run for run in runs if run.arm == arm and outcomes[run.name].code == 0]
+        members = [run for run in runs if run.arm == arm]
+        done = [run for run in members if outcomes[run.name].code == 0]
         ends = [records.read(out / "runs" / run.name).of_kind("end")[-1] for run in done]
+        values = [members[0].overrides[field] for field in fields]
         if not ends:
-            table.add_row(arm, "0", *["-"] * 5)
+            table.add_row(*values, "0", *["-"] * 4)
             continue
         returns = [end["eval_return_mean"] for end in ends]
-        spread = f"± {np.std(returns, ddof=1):,.1f}" if len(returns) > 1 else ""
-        means = {name: np.mean([end[name] for end in ends]) for name in ("flops_total", "macs_total")}
+        spread = f" ± {np.std(returns, ddof=1):,.1f}" if len(returns) > 1 else ""
+        totals = (f"{np.mean([end[name] for end in ends]) / 1e12:,.2f}" for name in ("flops_total", "macs_total"))
         speed = np.mean([end[f"{end['phase']}_steps_per_second"] for end in ends])
-        totals = (f"{mean / 1e12:,.2f}" for mean in means.values())
-        table.add_row(arm, str(len(ends)), f"{np.mean(returns):,.1f}", spread, *totals, f"{speed:,.0f}")
+        table.add_row(*values, str(len(ends)), f"{np.mean(returns):,.1f}{spread}", *totals, f"{speed:,.0f}")
     return table
 
 

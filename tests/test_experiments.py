@@ -156,6 +156,27 @@ def test_bad_sweeps_are_refused_before_anything_starts(arguments, message, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_sweep_tells_what_came_out_in_80_columns_and_which_failed(monkeypatch, tmp_path, capsys):
+    def train(runs, out, **where):
+        codes = {run.name: int(run.overrides["replay.latent_dtype"] == "float16") for run in runs}
+        for run in runs:
+            if not codes[run.name]:
+                end = evaluation(1000, 100.0 * (1 + run.overrides["seed"]), "end", full_steps_per_second=7.0)
+                write_run_dir(out / "runs" / run.name, [end])
+        return {name: pool.Outcome(code, "bad") for name, code in codes.items()}
+
+    monkeypatch.setattr(pool, "train_all", train)
+    grid = ["--grid=config.seer.freeze_step=4000,8000", "--grid=config.replay.latent_dtype=float32,float16"]
+    arguments = ["--config=configs/rainbow_atari.py:quick", f"--out={tmp_path}", "--seeds=2", *grid]
+    assert sweep.main(["sweep", *arguments]) == 1
+    told = capsys.readouterr()
+    assert told.err.count("failed with exit code 1: bad") == 4
+    lines = told.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if "4000" in line and "float32" in line and "2 " in line and "150.0 ± 70.7" in line]
+    assert [line for line in lines if "8000" in line and "float16" in line and "0 " in line]
+
+
 @pytest.mark.parametrize("enabled", [False, True])
 def test_a_budget_is_spent_and_hardly_more(fake_envs, tmp_path, enabled):
     tiny = {

@@ -16,10 +16,10 @@ FEW_SEEDS = {"smoke": (0,), "cpu": (0,), "paper": (0, 1, 2)}
 # What runs with SEER have beside: steps after the freeze cost next to nothing where that is what is scarce.
 LONGER: dict[str, dict[str, Any]] = {"smoke": {}, "cpu": {"total_steps": 30_000}, "paper": {}}
 _SCALES: dict[str, dict[str, Any]] = {
+    # Cheap to compile, and full replay before the freeze: programs are the same for most runs.
     "smoke": {
         "total_steps": 120,
         "learn_start": 40,
-        "num_envs": 2,
         "log_every": 20,
         "eval_every": 40,
         "eval_episodes": 1,
@@ -29,10 +29,13 @@ _SCALES: dict[str, dict[str, Any]] = {
         "env.image_size": 34,
         "env.crop_size": 30,
         "env.render_quality": "fast",
+        "encoder.name": "data_efficient",
         "agent.hidden": 8,
         "agent.batch_size": 4,
         "agent.random_steps": 20,
-        "replay.capacity": 120,
+        "agent.actor_update_every": 1,
+        "agent.target_update_every": 1,
+        "replay.capacity": 60,
         "seer.freeze_step": 60,
     },
     # Smaller pictures without shadows, batches, hidden layers and runs: what 2 cores train in hours.

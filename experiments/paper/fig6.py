@@ -12,7 +12,7 @@ def runs(scale: str) -> list[Run]:
         {"name": "impala-seer", "arm": "CURL + SEER, IMPALA"},
     )
     return [
-        curl.make_run(scale, task, seed, preset="impala", **arm)
+        curl.make_run(scale, task, seed, preset="paper", encoder__name="impala", **arm)
         for task in _TASKS[scale]
         for seed in curl.FEW_SEEDS[scale]
         for arm in arms

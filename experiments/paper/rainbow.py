@@ -19,10 +19,10 @@ SEEDS = {"smoke": (0,), "cpu": (0, 1), "paper": (0, 1, 2, 3, 4)}
 # Multiply-accumulates, as the paper counts FLOPs, at which scores are compared.
 BUDGETS = {"cpu": 15e12, "paper": 45e12}
 _SCALES: dict[str, dict[str, Any]] = {
+    # Full replay before the freeze: programs are the same for most runs.
     "smoke": {
         "total_steps": 240,
         "learn_start": 60,
-        "num_envs": 2,
         "log_every": 40,
         "eval_every": 80,
         "eval_episodes": 1,
@@ -34,7 +34,7 @@ _SCALES: dict[str, dict[str, Any]] = {
         "agent.hidden": 16,
         "agent.batch_size": 4,
         "agent.n_step": 3,
-        "replay.capacity": 240,
+        "replay.capacity": 100,
         "seer.freeze_step": 120,
     },
     # The paper's hyperparameters. It publishes no freeze time but Alien's, a third of what the baseline's budget buys.
