@@ -44,6 +44,8 @@ def _score_tables(name: str) -> list[tables.Table]:
 def _section(name: str) -> Iterator[str]:
     yield f"## {EXPERIMENTS[name].title}\n"
     yield f"`python -m experiments.run {name} --scale=cpu`\n\n![{EXPERIMENTS[name].title}](figures/{name}.png)\n"
+    for picture in sorted(_PICTURES.glob(f"{name}-*.png")):
+        yield f"![{picture.stem}](figures/{picture.name})\n"
     for table in (*_score_tables(name), tables.costs(curves.costs(_runs(name)))):
         yield f"{table.title}:\n\n{table.to_markdown()}\n{table.note}\n"
 

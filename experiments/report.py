@@ -10,6 +10,7 @@ import base64
 import csv
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def write(
     sections: Sequence[Section] = (),
     videos: Sequence[pathlib.Path] = (),
 ) -> None:
-    """Writes a page and, beside it, its curves as PNG and CSV and its tables as Markdown.
+    """Writes a page and, beside it, its curves as PNG and CSV, its tables as Markdown and its sections' pictures.
 
     Args:
       path: of the page.
@@ -84,8 +85,15 @@ def write(
     path.write_text(html)
     figures.draw(path.with_suffix(".png"), lines, published, x)
     _write_csv(path.with_suffix(".csv"), lines)
+    for section in sections:
+        for i, (_, png) in enumerate(section.images, start=1):
+            path.with_name(f"{path.stem}-{_slug(section.title)}-{i}.png").write_bytes(png)
     texts = (f"{table.title}\n\n{table.to_markdown()}\n{table.note}\n" for table in [*told, *costs])
     path.with_suffix(".md").write_text("\n".join(texts))
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"\W+", "-", title.lower())
 
 
 def _data(content: bytes, kind: str) -> str:

@@ -124,12 +124,12 @@ def costs(found: Sequence[Cost]) -> Table:
             "task",
             "arm",
             "steps/s",
-            "M multiply-accumulates per step",
+            "MMAC per step",
             "replay rows",
             "replay MB",
             "agent steps",
-            "T multiply-accumulates",
-            "TFLOP (XLA)",
+            "TMAC",
+            "TFLOP",
             "hours",
         ],
         rows=[
@@ -149,7 +149,8 @@ def costs(found: Sequence[Cost]) -> Table:
         ],
         note=(
             "Means over seeds of the runs that came to their end; two values are of the full and of the frozen phase."
-            " Steps per second and hours are of whatever else the machine did."
+            " MAC are multiply-accumulates, the paper's FLOPs, and FLOP those that XLA counts. Steps per second and"
+            " hours are of whatever else the machine did."
         ),
     )
 

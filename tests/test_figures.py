@@ -43,6 +43,7 @@ def test_every_experiment_runs_at_its_smallest_scale(name, out, monkeypatch, cap
     assert all(f"<td>{each.name}</td>" in page for each in wanted)
     assert len(page) < 8e6
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert bool(list(out.glob(f"{name}-*.png"))) == (name == "fig8")
     assert (out / f"{name}.csv").read_text().count("\n") == 1 + sum(len(each.of_kind("eval")) for each in kept)
 
 
