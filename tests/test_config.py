@@ -323,7 +323,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.dictionaries(st.sampled_from(LEAVES), VALUES, min_size=1, max_size=4))
 def test_whatever_a_configuration_holds_it_resolves_or_is_refused(changes):
     config = rainbow_atari.get_config().to_dict()

@@ -1,6 +1,5 @@
 """Every figure and table of the paper at its smallest scale, and the page that tells of it in a real browser."""
 
-import os
 import shutil
 
 import pytest
@@ -10,8 +9,6 @@ from seer_jax import envs, train
 from tests.runs import tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-# All of them take ten minutes of a core; SEER_JAX_TEST_FIGURES=all runs them.
-FIGURES = sorted(run.EXPERIMENTS) if os.environ.get("SEER_JAX_TEST_FIGURES") == "all" else ["fig3"]
 NEEDS_EGL = ("fig2", "fig5", "fig6", "fig7", "fig8", "fig9")
 
 
@@ -28,7 +25,7 @@ def train_here(runs, out, workers):
     return {each.name: pool.Outcome(0) for each in runs}
 
 
-@pytest.mark.parametrize("name", sorted(FIGURES, key=lambda name: name != "fig3"))
+@pytest.mark.parametrize("name", sorted(run.EXPERIMENTS, key=lambda name: name != "fig3"))
 def test_every_experiment_runs_at_its_smallest_scale(name, out, monkeypatch, capsys):
     if name in NEEDS_EGL and not envs.HAS_EGL:
         pytest.skip("this machine has no EGL to render with")

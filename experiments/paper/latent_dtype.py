@@ -1,10 +1,10 @@
 """Ablation of the precision in which latents are stored."""
 
 from experiments.paper import ablation
-from experiments.spec import SCALES, Experiment, Run
+from experiments.spec import Experiment, Run
 from seer_jax.config import LATENT_DTYPES
 
-_RAINBOW = dict.fromkeys(SCALES, LATENT_DTYPES)
+_RAINBOW = {"smoke": ("float32", "bfloat16"), "cpu": LATENT_DTYPES, "paper": LATENT_DTYPES}
 _CURL = {"smoke": ("float32",), "cpu": ("float32", "bfloat16"), "paper": LATENT_DTYPES}
 
 
