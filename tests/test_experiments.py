@@ -11,7 +11,7 @@ import pytest
 from dm_env import specs
 from flax import traverse_util
 
-from experiments import blind, curves, pool, records, report, spec, sweep, tables
+from experiments import blind, curves, figures, pool, records, report, spec, sweep, tables
 from experiments.spec import Comparison, Run
 from seer_jax import cli, train
 from tests import fake_env
@@ -317,3 +317,35 @@ def test_policies_that_look_at_nothing():
     assert list(found) == ["random", "no force"]
     assert found["random"]().shape == found["no force"]().shape == (2, 3)
     assert blind.main(["blind"]) == 2
+
+
+def test_a_page_shows_small_videos_and_compares_at_the_budget(tmp_path, capsys):
+    write_run_dir(tmp_path / "run", [evaluation(100, 1.0), evaluation(200, 7.0), {"kind": "train"}])
+    videos = tmp_path / "run" / "videos"
+    videos.mkdir()
+    (videos / "small.mp4").write_bytes(b"12")
+    (videos / "large.mp4").write_bytes(bytes(1_000_001))
+    out = tmp_path / "out" / "page.html"
+    arguments = [str(tmp_path / "run"), f"--out={out}", "--x=env_steps", "--budget=120"]
+    assert report.main(["report", *arguments]) == 0, capsys.readouterr().err
+    page = out.read_text()
+    assert page.count("data:video/mp4;base64,") == 1
+    assert "data:video/mp4;base64,MTI=" in page
+    assert "<h2>Scores at 120 agent steps</h2>" in page
+    told = out.with_suffix(".md").read_text()
+    assert "| task | Rainbow + SEER | random play |\n| --- | ---: | ---: |\n| krull | 1.0 (1) | 1,598.0 |" in told
+    assert "Costs" not in told  # of a run that goes on there are none yet
+
+
+def test_a_comparison_leaves_out_arms_whose_runs_failed():
+    lines = curves.curves([make_records(arm, {100: 1.0}, task="walker-walk") for arm in ("A", "B", "C")])
+    (table,) = tables.scores(lines, Comparison("some", ("C", "D", "A")))
+    assert table.head == ["task", "C", "A"]
+    assert tables.scores(lines, Comparison("none", ("D",))) == []
+
+
+def test_seventeen_arms_are_told_apart_sixteen_times():
+    lines = curves.curves([make_records(str(i), {100: 1.0}) for i in range(17)])
+    styles = figures.styles(lines)
+    assert len(set(styles.values())) == 16
+    assert styles["16"] == styles["0"]
