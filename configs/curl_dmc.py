@@ -18,7 +18,7 @@ The paper publishes no freeze time but cartpole's (10,000): treat `seer.freeze_s
 from ml_collections import config_dict
 
 # Agent steps, and frames of the constrained replay. Runs end after 500,000 control steps, cartpole's as published.
-_TASKS = {
+TASKS = {
     "cartpole-swingup": (80_000, 1000),
     "finger-spin": (250_000, 1000),
     "reacher-easy": (125_000, 2000),
@@ -33,9 +33,9 @@ _TASKS = {
 def get_config(preset_and_task: str = "paper,cartpole-swingup") -> config_dict.ConfigDict:
     preset, _, task = preset_and_task.partition(",")
     task = task or "cartpole-swingup"
-    if task not in _TASKS:
-        raise ValueError(f"task {task!r} has no preset; set --config.env.task, or choose from {', '.join(_TASKS)}")
-    total_steps, constrained_capacity = _TASKS[task]
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} has no preset; set --config.env.task, or choose from {', '.join(TASKS)}")
+    total_steps, constrained_capacity = TASKS[task]
     config = config_dict.create(
         seed=0,
         total_steps=total_steps,

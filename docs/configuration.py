@@ -32,6 +32,8 @@ def text() -> str:
     general = config_lib.general_fields()
     own = [{**SUITES[values["env.suite"]].fields, **AGENTS[values["agent.name"]].FIELDS} for values in (rainbow, curl)]
     shared = {name: field for name, field in general.items() if not any(name in fields for fields in own)}
+    # What an algorithm or a suite defines anew is told with each.
+    own = [{name: field for name, field in general.items() if name not in shared} | fields for fields in own]
     parts = [
         _HEAD,
         "## Every run\n",
@@ -42,6 +44,8 @@ def text() -> str:
         "\n## CURL and Control: `configs/curl_dmc.py`\n",
         *_fields(own[1], {"value": curl}),
         *_presets(curl_dmc.get_config, curl_dmc.presets(1000)),
+        "\nTasks with lengths and replays of their own go behind the preset, as `:constrained,walker-walk`:\n",
+        *_tasks(),
     ]
     return "\n".join(parts) + "\n"
 
@@ -59,6 +63,12 @@ def _presets(get_config: Callable[[str], ConfigDict], presets: Iterable[str]) ->
     for preset in presets:
         changed = (f"`{name}={value}`" for name, value in _flat(get_config(preset)).items() if value != paper[name])
         yield f"| `{preset}` | {', '.join(changed) or 'nothing'} |"
+
+
+def _tasks() -> Iterator[str]:
+    yield "| task | `total_steps` | `replay.capacity` if constrained |\n|---|---|---|"
+    for task, (total_steps, constrained_capacity) in curl_dmc.TASKS.items():
+        yield f"| `{task}` | {total_steps:,} | {constrained_capacity:,} |"
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:

@@ -18,7 +18,9 @@ _MARKED = re.compile(r"(<!-- scores of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL
 _HEAD = """# Results
 
 Written by `python -m docs.results` from `experiments/results/`: what came out of experiments at the scale `cpu`, on 2
-cores. Lines are means over seeds, bands one standard deviation, and dotted lines mark the freeze.
+cores. Lines are means over seeds, bands one standard deviation, and dotted lines mark the freeze. Pictures with longer
+names are those that `experiments.run` puts beside its page, copied to `figures/`: attention maps of the first
+convolution at four times of training, and the similarity (SVCCA) of each layer with itself 10,000 agent steps later.
 """
 
 

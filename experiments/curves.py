@@ -27,7 +27,7 @@ class Curve:
       task: of the environment.
       arm: that was trained.
       seeds: of the runs behind it.
-      x: `[P]` means over seeds of each field of `AXES`.
+      x: `[S, P]` of each field of `AXES`.
       scores: `[S, P]` mean returns of the evaluations.
       freeze: mean over seeds of each field of `AXES` at the freeze; None if the arm has none.
     """
@@ -39,6 +39,10 @@ class Curve:
     scores: np.ndarray
     freeze: dict[str, float] | None
 
+    def mean_x(self, field: str) -> np.ndarray:
+        """Returns means over seeds of a field of `AXES`, `[P]`."""
+        return self.x[field].mean(axis=0)
+
     @property
     def mean(self) -> np.ndarray:
         return self.scores.mean(axis=0)
@@ -49,8 +53,11 @@ class Curve:
         return self.scores.std(axis=0, ddof=1) if len(self.scores) > 1 else np.zeros(self.scores.shape[1])
 
     def at(self, field: str, value: float | None) -> np.ndarray:
-        """Returns `[S]` scores of the evaluation nearest to `value` of a field of `AXES`, or of the last."""
-        return self.scores[:, -1 if value is None else int(np.abs(self.x[field] - value).argmin())]
+        """Returns `[S]` scores of each seed's evaluation nearest to `value` of a field of `AXES`, or of the last."""
+        if value is None:
+            return self.scores[:, -1]
+        nearest = np.abs(self.x[field] - value).argmin(axis=1)
+        return np.take_along_axis(self.scores, nearest[:, None], axis=1)[:, 0]
 
 
 def curves(runs: Sequence[Records]) -> list[Curve]:
@@ -74,7 +81,7 @@ def _curve(task: str, arm: str, runs: Sequence[Records]) -> Curve:
         task=task,
         arm=arm,
         seeds=[run.seed for run in runs],
-        x={field: np.mean([[line[field] for line in lines] for lines in rows], axis=0) for field in AXES},
+        x={field: np.array([[line[field] for line in lines] for lines in rows], float) for field in AXES},
         scores=np.array([[line["eval_return_mean"] for line in lines] for lines in rows]),
         freeze={field: float(np.mean([line[field] for line in freezes])) for field in AXES} if freezes else None,
     )

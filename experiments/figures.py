@@ -35,7 +35,7 @@ def panels(lines: Sequence[Curve], references: Sequence[Reference]) -> list[dict
                     "color": by_arm[line.arm][0],
                     "dash": by_arm[line.arm][1],
                     "seeds": line.seeds,
-                    "x": {field: line.x[field].tolist() for field in AXES},
+                    "x": {field: line.mean_x(field).tolist() for field in AXES},
                     "mean": line.mean.tolist(),
                     "low": (line.mean - line.std).tolist(),
                     "high": (line.mean + line.std).tolist(),
@@ -56,7 +56,7 @@ def draw(path: pathlib.Path, lines: Sequence[Curve], references: Sequence[Refere
     Args:
       path: of the picture.
       lines: the curves.
-      references: published scores; those of the paper that SEER comes from are drawn.
+      references: scores to compare with; those of random play are drawn.
       x: field of `AXES`.
     """
     tasks, by_arm = list(dict.fromkeys(line.task for line in lines)), styles(lines)
@@ -70,8 +70,9 @@ def draw(path: pathlib.Path, lines: Sequence[Curve], references: Sequence[Refere
     for task, ax in zip(tasks, axes.flat, strict=False):
         for line in (line for line in lines if line.task == task):
             color, dash = by_arm[line.arm]
-            ax.plot(line.x[x], line.mean, color=color, ls=dash, label=f"{line.arm} ({len(line.seeds)} seeds)")
-            ax.fill_between(line.x[x], line.mean - line.std, line.mean + line.std, color=color, alpha=0.2, lw=0)
+            steps = line.mean_x(x)
+            ax.plot(steps, line.mean, color=color, ls=dash, label=line.arm)
+            ax.fill_between(steps, line.mean - line.std, line.mean + line.std, color=color, alpha=0.2, lw=0)
             if line.freeze is not None:
                 ax.axvline(line.freeze[x], color=color, ls=":", lw=1)
         for reference in (r for r in references if r.task == task and r.is_random):
@@ -80,6 +81,7 @@ def draw(path: pathlib.Path, lines: Sequence[Curve], references: Sequence[Refere
         ax.grid(alpha=0.3)
         ax.set_xlim(left=0)
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    drawn = [ax.get_legend_handles_labels() for ax in axes.flat[: len(tasks)]]
+    by_label = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
+    figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=min(4, len(by_label)), frameon=False)
     figure.savefig(path, dpi=120)

@@ -19,7 +19,7 @@ from absl import flags
 
 from experiments import records
 from experiments.spec import Run
-from seer_jax import assembly, plan
+from seer_jax import assembly, plan, run_dir
 from seer_jax.envs import registry
 
 _ROOT = pathlib.Path(__file__).parents[1]  # from which a configuration file is found
@@ -88,9 +88,16 @@ def tell_failures(outcomes: Mapping[str, Outcome]) -> int:
 
 
 def is_done(out: pathlib.Path, run: Run) -> bool:
-    """Whether a run came to its end."""
+    """Whether a run came to its end.
+
+    Raises:
+      ConfigError: the directory holds a run of this name with another configuration.
+    """
+    directory = out / "runs" / run.name
     with contextlib.suppress(records.RecordsError):
-        return records.read(out / "runs" / run.name).finished
+        if records.read(directory, run.arm).finished:
+            run_dir.check_same(run.load(out.absolute() / "runs"), directory)
+            return True
     return False
 
 

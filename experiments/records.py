@@ -84,5 +84,6 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _arm(config: dict[str, Any]) -> str:
-    name = {"rainbow": "Rainbow", "curl_sac": "CURL"}[config["agent"]["name"]]
+    name = config["agent"]["name"]
+    name = {"rainbow": "Rainbow", "curl_sac": "CURL"}.get(name, name)
     return f"{name} + SEER" if config["seer"]["enabled"] else name

@@ -8,6 +8,7 @@ a page that needs no network, come report.png and report.csv with the curves and
 
 import base64
 import csv
+import dataclasses
 import json
 import pathlib
 import re
@@ -27,6 +28,8 @@ from experiments.spec import Comparison, Section
 from seer_jax import cli
 
 _HERE = pathlib.Path(__file__).parent
+# Fields in which runs of one arm may differ.
+_NO_ARM = ("seed", "total_steps", "log_every", "eval_every", "checkpoint_every", "params_every")
 _LARGEST_VIDEO_BYTES = 1_000_000  # a page is to stay below 8 MB
 
 
@@ -88,7 +91,8 @@ def write(
     for section in sections:
         for i, (_, png) in enumerate(section.images, start=1):
             path.with_name(f"{path.stem}-{_slug(section.title)}-{i}.png").write_bytes(png)
-    texts = (f"{table.title}\n\n{table.to_markdown()}\n{table.note}\n" for table in [*told, *costs])
+    texts = [f"{table.title}\n\n{table.to_markdown()}\n{table.note}\n" for table in [*told, *costs]]
+    texts += [f"{section.title}\n\n{section.text}\n" for section in sections]
     path.with_suffix(".md").write_text("\n".join(texts))
 
 
@@ -109,9 +113,9 @@ def _write_csv(path: pathlib.Path, lines: Sequence[curves.Curve]) -> None:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(["task", "arm", "seed", *curves.AXES, "eval_return_mean"])
         for line in lines:
-            for seed, returns in zip(line.seeds, line.scores, strict=True):
+            for s, (seed, returns) in enumerate(zip(line.seeds, line.scores, strict=True)):
                 for i, value in enumerate(returns):
-                    writer.writerow([line.task, line.arm, seed, *(line.x[field][i] for field in curves.AXES), value])
+                    writer.writerow([line.task, line.arm, seed, *(line.x[field][s][i] for field in curves.AXES), value])
 
 
 def _differing_fields(runs: Sequence[Records]) -> list[tuple[str, list[Any]]]:
@@ -145,7 +149,7 @@ def main(argv: list[str]) -> int:
 def _report(paths: Sequence[str], values: flags.FlagValues) -> None:
     if not paths:
         raise cli.UsageError("RUN_DIRS are missing: directories of runs, or files of their records")
-    runs = [records.read(pathlib.Path(path)) for path in paths]
+    runs = _told_apart([records.read(pathlib.Path(path)) for path in paths])
     videos = [video for path in paths for video in sorted((pathlib.Path(path) / "videos").glob("*.mp4"))]
     out = pathlib.Path(values.out)
     command = "python -m experiments.report " + " ".join(paths)
@@ -155,6 +159,17 @@ def _report(paths: Sequence[str], values: flags.FlagValues) -> None:
         comparison = Comparison(title, x=values.x, budget=values.budget)
     write(out, runs, title=values.title, command=command, x=values.x, comparisons=[comparison], videos=videos)
     print(f"report: {out}, with .png, .csv and .md beside it")
+
+
+def _told_apart(runs: Sequence[Records]) -> list[Records]:
+    """Returns the runs with what differs between runs of an arm, but for seeds and lengths, added to their arms."""
+    told = []
+    for run in runs:
+        alike = [other for other in runs if (other.task, other.arm) == (run.task, run.arm)]
+        position = next(i for i, other in enumerate(alike) if other is run)
+        fields = [(name, row[position]) for name, row in _differing_fields(alike) if name not in _NO_ARM]
+        told.append(dataclasses.replace(run, arm=", ".join([run.arm, *(f"{name}={value}" for name, value in fields)])))
+    return told
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def _run(name: str, values: flags.FlagValues) -> int:
             command=f"python -m experiments.run {name} --scale={values.scale}",
             x=experiment.x,
             comparisons=experiment.comparisons(values.scale),
-            sections=experiment.sections(values.scale, out / "runs"),
+            sections=experiment.sections(values.scale, [out / "runs" / run.name for run in done]),
         )
         print(f"run: {page}, with .png, .csv and .md beside it; records of the runs in {out / 'records' / name}")
     return pool.tell_failures(outcomes)

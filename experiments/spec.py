@@ -89,21 +89,21 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A figure or a table of the paper.
+    """A figure or a table of the paper, or an ablation.
 
     Attributes:
       title: what it shows.
       runs: by scale, what it trains.
       x: field of a record that its curves are drawn over.
       comparisons: by scale, its tables of scores.
-      sections: of its own, by scale, from the directory of all runs.
+      sections: of its own, by scale, from the directories of the runs that are done.
     """
 
     title: str
     runs: Callable[[str], list[Run]]
     x: str = "macs_total"
     comparisons: Callable[[str], list[Comparison]] = lambda scale: [Comparison()]
-    sections: Callable[[str, pathlib.Path], list[Section]] = lambda scale, runs_dir: []
+    sections: Callable[[str, Sequence[pathlib.Path]], list[Section]] = lambda scale, directories: []
 
 
 def steps_for(run: Run, macs: float) -> int:

@@ -66,6 +66,8 @@ def parse_grid(texts: Iterable[str]) -> dict[str, list[str]]:
         field, separator, values = text.partition("=")
         if not field.startswith(_PREFIX) or not separator or not all(values.split(",")):
             raise cli.UsageError(f"--grid {text!r} does not look like config.FIELD=VALUE,VALUE,...")
+        if field == f"{_PREFIX}seed":
+            raise cli.UsageError("--grid config.seed: say how many with --seeds=N, and the first with --config.seed=K")
         if field.removeprefix(_PREFIX) in grid:
             raise cli.UsageError(f"--grid names {field} twice")
         grid[field.removeprefix(_PREFIX)] = values.split(",")

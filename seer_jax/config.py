@@ -38,7 +38,6 @@ def general_fields() -> dict[str, Field]:
         "agent.discount": Number("of one agent step", 0.0, 1.0),
         "agent.learning_rate": Number("of Adam", 1e-12, 1.0),
         "agent.hidden": Number("units of a hidden layer", 1, 65_536),
-        "agent.target_update_every": Number("agent steps to a copy of the target network", 1, MANY),
         "encoder.name": Name(f"{', '.join(encoders.ENCODERS)} or {haiku.PREFIX}MODULE:FUNCTION"),
         "encoder.compute_dtype": Choice("in which the encoder computes", ("float32", "bfloat16")),
         "replay.capacity": Number("rows, one for each agent step", 1, MANY),
@@ -129,9 +128,8 @@ def _check_schedule(config: ConfigDict) -> None:
     cycle = AGENTS[config.agent.name].updates_per_cycle(config)
     if cycle > 8:
         raise ConfigError(
-            f"agent.actor_update_every={config.agent.actor_update_every} and agent.target_update_every="
-            f"{config.agent.target_update_every} repeat only after {cycle} updates, which are compiled as one program;"
-            " choose them to repeat after at most 8"
+            f"updates of agent.name={config.agent.name} repeat only after {cycle} updates, which are compiled as one"
+            " program; choose how often its parts are updated so that they repeat after at most 8"
         )
     at_once = max(1, config.num_envs // config.update_every)
     if at_once > cycle and at_once % cycle:

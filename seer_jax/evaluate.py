@@ -20,10 +20,10 @@ from ml_collections import ConfigDict, config_flags
 
 from seer_jax import checkpoint, cli, phases, replay
 from seer_jax import config as config_lib
+from seer_jax import run_dir as run_dir_lib
 from seer_jax.agents import base
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import atari_scores, registry, timestep
-from seer_jax.networks import haiku
 
 _VIDEO_SCALE = 4  # a stored frame is small: repeat its pixels
 _FRAMES_PER_SECOND = 60
@@ -117,15 +117,11 @@ def _make_video_dir(run_dir: pathlib.Path) -> None:
 
 
 def _load(run_dir: pathlib.Path, trusted: ConfigDict | None) -> tuple[ConfigDict, dict]:
-    """Returns the run's configuration, and `env_steps` and `params` of its newest saved state.
-
-    A run's own word is not enough to import code: `trusted` is what the user says of it.
-    """
+    """Returns the run's configuration, and `env_steps` and `params` of its newest saved state."""
     try:
         config = ConfigDict(json.loads((run_dir / "config.json").read_text()))
-        name = config.encoder.name
-        if name.startswith(haiku.PREFIX) and (trusted is None or trusted.encoder.name != name):
-            raise cli.UsageError(f"--run_dir={run_dir} runs code of yours, {name}; if you trust it, add its --config")
+        if code := run_dir_lib.code_of_others(config, trusted):
+            raise cli.UsageError(f"--run_dir={run_dir} runs code of yours, {code}; if you trust it, add its --config")
         config = config_lib.resolve(config)
         trees, progress = checkpoint.load_newest_state(run_dir / checkpoint.DIRECTORY)
         return config.unlock(), {"env_steps": progress["env_steps"], "params": trees["train"]["params"]}

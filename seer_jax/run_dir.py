@@ -12,6 +12,9 @@ from ml_collections import ConfigDict
 
 from seer_jax import checkpoint
 from seer_jax import config as config_lib
+from seer_jax.agents.registry import AGENTS
+from seer_jax.envs.registry import SUITES
+from seer_jax.networks import haiku
 
 CONFIG_FILE = "config.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
@@ -61,6 +64,25 @@ def read_config(run_dir: pathlib.Path) -> ConfigDict:
         return ConfigDict(json.loads((run_dir / CONFIG_FILE).read_text()))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise config_lib.ConfigError(f"run_dir={run_dir} holds no {CONFIG_FILE} that can be read ({error})") from None
+
+
+def code_of_others(config: ConfigDict, trusted: ConfigDict | None) -> str | None:
+    """Returns what a run uses that is no part of this package and that its user did not name, if anything.
+
+    A directory's own word is not enough to import code.
+
+    Args:
+      config: of the run, as its directory has it.
+      trusted: what the user's `--config` gave, whose file has registered its agents and suites by now; None without it.
+    """
+    named = {name: value for name, value in _flat(config).items() if isinstance(value, str)}
+    encoder = named.get("encoder.name", "")
+    if encoder.startswith(haiku.PREFIX) and (trusted is None or trusted.encoder.name != encoder):
+        return f"encoder.name={encoder}"
+    for field, known in (("agent.name", AGENTS), ("env.suite", SUITES)):
+        if trusted is None and field in named and named[field] not in known:
+            return f"{field}={named[field]}"
+    return None
 
 
 def check_same(config: ConfigDict, run_dir: pathlib.Path) -> None:

@@ -18,7 +18,6 @@ from seer_jax import config as config_lib
 from seer_jax import run_dir as run_dir_lib
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import BadTimeStep
-from seer_jax.networks import haiku
 from seer_jax.trainer import NotFinite, NotSaved, Stopped, Trainer
 
 _REFUSALS = (config_lib.ConfigError, transfer.TransferError, checkpoint.CheckpointError)
@@ -134,10 +133,10 @@ def _config(values: flags.FlagValues) -> ConfigDict:
     if not values.resume:
         raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
     config = run_dir_lib.read_config(pathlib.Path(values.run_dir))
-    encoder = config.get("encoder")
-    if isinstance(encoder, ConfigDict) and str(encoder.get("name")).startswith(haiku.PREFIX):
-        # A directory's own word is not enough to import code.
-        raise cli.UsageError(f"--run_dir={values.run_dir} runs code of yours; if you trust it, add its --config")
+    if code := run_dir_lib.code_of_others(config, trusted=None):
+        raise cli.UsageError(
+            f"--run_dir={values.run_dir} runs code of yours, {code}; if you trust it, add its --config"
+        )
     return config_lib.resolve(config)
 
 

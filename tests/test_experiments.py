@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from dm_env import specs
 from flax import traverse_util
+from matplotlib.figure import Figure
 
 from experiments import blind, curves, figures, pool, records, report, spec, sweep, tables
 from experiments.spec import Comparison, Run
 from seer_jax import cli, train
+from seer_jax import config as config_lib
 from tests import fake_env
 from tests.runs import tiny_config
 
@@ -26,6 +28,13 @@ def sleeper(run, out):
         f"sys.exit('no luck' if 'bad' in {run.name!r} else 0)"
     )
     return [sys.executable, "-c", code]
+
+
+def test_a_finished_run_of_another_configuration_is_refused(sleepers, tmp_path):
+    (run,) = make_runs("a")
+    write_run_dir(tmp_path / "runs" / "a", [{"kind": "end"}], run.load().to_dict() | {"seed": 9})
+    with pytest.raises(config_lib.ConfigError, match=r"another configuration \(seed=9 there and 0 here"):
+        pool.train_all([run], tmp_path)
 
 
 def make_runs(*names, source=None):
@@ -80,9 +89,10 @@ def test_a_run_waits_for_the_one_that_it_starts_from(sleepers, tmp_path):
 
 
 def test_what_is_done_is_not_trained_again(sleepers, tmp_path):
-    write_run_dir(tmp_path / "runs" / "a", [{"kind": "end"}])
+    runs = make_runs("a", "b")
+    write_run_dir(tmp_path / "runs" / "a", [{"kind": "end"}], runs[0].load().to_dict())
     write_run_dir(tmp_path / "runs" / "b", [{"kind": "train"}])
-    pool.train_all(make_runs("a", "b"), tmp_path)
+    pool.train_all(runs, tmp_path)
     assert not (tmp_path / "runs" / "a.log").exists()
     assert (tmp_path / "runs" / "b.log").exists()
 
@@ -136,6 +146,11 @@ def test_a_sweep_is_every_combination_with_every_seed():
 def test_bad_grids_are_refused(text):
     with pytest.raises(cli.UsageError, match="does not look like"):
         sweep.parse_grid([text])
+
+
+def test_seeds_are_no_grid():
+    with pytest.raises(cli.UsageError, match="--seeds=N"):
+        sweep.parse_grid(["config.seed=1,2"])
 
 
 @pytest.mark.parametrize(
@@ -267,11 +282,16 @@ def test_curves_are_means_over_seeds_as_far_as_all_of_them_went():
     assert (first.task, first.arm, first.seeds) == ("krull", "A", [0, 1])
     np.testing.assert_array_equal(first.mean, [2.0, 5.0])
     np.testing.assert_allclose(first.std, [np.sqrt(2), np.sqrt(8)])
-    np.testing.assert_array_equal(first.x["env_steps"], [101, 200])
-    np.testing.assert_array_equal(first.x["replay_used"], [500, 500])
+    np.testing.assert_array_equal(first.x["env_steps"], [[100, 200], [102, 200]])
+    np.testing.assert_array_equal(first.mean_x("env_steps"), [101, 200])
+    np.testing.assert_array_equal(first.x["replay_used"], [[500, 500]] * 2)
     assert first.freeze is None
     np.testing.assert_array_equal(first.at("macs_total", 1.1e8), [1.0, 3.0])
     np.testing.assert_array_equal(first.at("macs_total", None), [3.0, 7.0])
+    (uneven,) = curves.curves(
+        [make_records("A", {100: 1.0, 200: 2.0}), make_records("A", {100: 3.0, 400: 4.0}, seed=1)]
+    )
+    np.testing.assert_array_equal(uneven.at("env_steps", 210), [2.0, 3.0])  # each seed's nearest
     assert second.freeze["env_steps"] == 50
     np.testing.assert_array_equal(second.std, [0.0])
     assert third.task == "qbert"
@@ -349,3 +369,11 @@ def test_seventeen_arms_are_told_apart_sixteen_times():
     styles = figures.styles(lines)
     assert len(set(styles.values())) == 16
     assert styles["16"] == styles["0"]
+
+
+def test_a_pictures_legend_has_the_arms_of_all_tasks(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Figure, "legend", lambda figure, handles, labels, **style: shown.extend(labels))
+    lines = curves.curves([make_records("A", {1: 1.0}), make_records("B", {1: 1.0}, task="qbert")])
+    figures.draw(tmp_path / "x.png", lines, [], "env_steps")
+    assert shown == ["A", "B"]

@@ -9,13 +9,20 @@ from seer_jax import envs, train
 from tests.runs import tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-NEEDS_EGL = ("fig2", "fig5", "fig6", "fig7", "fig8", "fig9")
+NEEDS_EGL = ("fig2", "fig5", "fig6", "fig7", "fig8", "fig9", "freeze_time", "latent_dtype")
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """Shared by all figures, as its users share it: no run is made twice."""
     return tmp_path_factory.mktemp("experiments")
+
+
+@pytest.fixture(scope="module")
+def fig3(out):
+    """Figure 3, whose runs are processes as everybody's are; returns its page."""
+    assert run.main(["run", "fig3", "--scale=smoke", f"--out={out}"]) == 0
+    return out / "fig3.html"
 
 
 def train_here(runs, out, workers):
@@ -25,12 +32,11 @@ def train_here(runs, out, workers):
     return {each.name: pool.Outcome(0) for each in runs}
 
 
-@pytest.mark.parametrize("name", sorted(run.EXPERIMENTS, key=lambda name: name != "fig3"))
-def test_every_experiment_runs_at_its_smallest_scale(name, out, monkeypatch, capsys):
+@pytest.mark.parametrize("name", sorted(run.EXPERIMENTS))
+def test_every_experiment_runs_at_its_smallest_scale(name, fig3, out, monkeypatch, capsys):
     if name in NEEDS_EGL and not envs.HAS_EGL:
         pytest.skip("this machine has no EGL to render with")
-    if name != "fig3":  # whose runs are processes, as everybody's
-        monkeypatch.setattr(pool, "_train_locally", train_here)
+    monkeypatch.setattr(pool, "_train_locally", train_here)
     assert run.main(["run", name, "--scale=smoke", f"--out={out}"]) == 0, capsys.readouterr().err
     wanted = run.EXPERIMENTS[name].runs("smoke")
     kept = [records.read(out / "records" / name / f"{each.name}.jsonl") for each in wanted]
@@ -44,11 +50,16 @@ def test_every_experiment_runs_at_its_smallest_scale(name, out, monkeypatch, cap
     assert (out / f"{name}.csv").read_text().count("\n") == 1 + sum(len(each.of_kind("eval")) for each in kept)
 
 
-def test_what_is_done_is_told_again_without_training(out, monkeypatch):
+def test_what_is_done_is_told_again_without_training(fig3, out, monkeypatch):
     monkeypatch.setattr(pool, "_train_locally", pytest.fail)
-    (out / "fig3.html").unlink()
+    fig3.unlink()
     assert run.main(["run", "fig3", "--scale=smoke", f"--out={out}"]) == 0
-    assert (out / "fig3.html").exists()
+    assert fig3.exists()
+
+
+def test_a_directory_with_runs_of_another_scale_is_refused(fig3, out, capsys):
+    assert run.main(["run", "fig3", "--scale=cpu", f"--out={out}"]) == 2
+    assert "holds a run of another configuration" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -100,13 +111,13 @@ def browser():
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_in_a_browser(browser, out, width):
+def test_the_page_in_a_browser(browser, fig3, width):
     page = browser.new_page(viewport={"width": width, "height": 900})
     errors, requests = [], []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("request", lambda request: requests.append(request.url))
-    page.goto((out / "fig3.html").as_uri())
+    page.goto(fig3.as_uri())
     page.wait_for_selector("#plot0 .scatterlayer .trace", state="attached")
     ticks = {}
     for field in ("macs_total", "env_steps", "seconds", "frames", "flops_total", "replay_used"):
@@ -127,11 +138,11 @@ def test_the_page_in_a_browser(browser, out, width):
     assert overflowing == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert errors == []
-    assert requests == [(out / "fig3.html").as_uri()]
+    assert requests == [fig3.as_uri()]
     page.close()
 
 
-def test_the_command_reads_runs_and_their_records_alike(out, tmp_path, capsys):
+def test_the_command_reads_runs_and_their_records_alike(fig3, out, tmp_path):
     run_dirs = [str(out / "runs" / name) for name in ("krull-rainbow-s0", "krull-seer-s0")]
     kept = [str(out / "records" / "fig3" / f"{name}.jsonl") for name in ("krull-rainbow-s0", "krull-seer-s0")]
     tables = []

@@ -265,12 +265,14 @@ def test_a_run_cannot_make_evaluate_import_code(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_evaluate_knows_the_agents_and_suites_of_the_configuration_file(tmp_path, capsys):
+def test_a_run_of_an_agent_that_is_not_known_wants_its_configuration_file(tmp_path, capsys):
     write_run(tmp_path, tiny_config())
     config = json.loads((tmp_path / "config.json").read_text())
     config["agent"]["name"] = "mine"
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert evaluate.main(["evaluate", f"--run_dir={tmp_path}"]) == 2
+    assert "runs code of yours, agent.name=mine; if you trust it" in capsys.readouterr().err
+    assert evaluate.main(["evaluate", f"--run_dir={tmp_path}", "--config=configs/rainbow_atari.py"]) == 2
     assert "agent.name='mine' is unknown" in capsys.readouterr().err
 
 

@@ -99,8 +99,18 @@ def test_environments_that_do_not_fit_are_refused_with_the_cure(make, discrete, 
 
 
 def test_continuous_actions_are_vectors():
-    env = GymnasiumEnv(lambda: Counter(50, BOX), [0])
+    class Sum(Counter):
+        def step(self, action):
+            assert action.shape == (2,)
+            frame, _, *rest = super().step(0)
+            return frame, float(action.sum()), *rest
+
+    env = GymnasiumEnv(lambda: Sum(50, BOX), [0, 1])
     assert (env.action_spec.shape, env.action_spec.minimum, env.action_spec.maximum) == ((2,), -1.0, 1.0)
+    env.reset()
+    actions = np.array([[0.5, 0.25], [-1.0, 1.0]], np.float32)
+    np.testing.assert_array_equal(env.step(actions).reward, [0.75, 0.0])
+    env.close()
 
 
 def test_an_agent_for_other_actions_is_refused_by_the_names_that_fit(catch_config):

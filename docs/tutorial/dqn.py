@@ -13,15 +13,20 @@ from ml_collections import ConfigDict
 
 from seer_jax import augment, flops, replay
 from seer_jax.agents import base
-from seer_jax.fields import Number
+from seer_jax.fields import MANY, ConfigError, Number
 from seer_jax.networks import encoders
 
 DISCRETE_ACTIONS = True
-FIELDS = {"agent.epsilon": Number("probability of a random action in training", 0.0, 1.0)}
+FIELDS = {
+    "agent.epsilon": Number("probability of a random action in training", 0.0, 1.0),
+    "agent.target_update_every": Number("agent steps to a copy of the target network", 1, MANY),
+    "seer.num_copies": Number("latents stored of each row", 1, 1),
+}
 
 
 def check(config: ConfigDict) -> None:
-    del config  # any values go together
+    if config.agent.target_update_every % config.update_every:
+        raise ConfigError("agent.target_update_every must be a multiple of update_every")
 
 
 def _encoder(config: ConfigDict) -> encoders.Encoder:

@@ -11,7 +11,7 @@ TASKS = {
     "paper": ("cartpole-swingup", "finger-spin", "reacher-easy", "walker-walk"),
 }
 SEEDS = {"smoke": (0,), "cpu": (0, 1), "paper": (0, 1, 2, 3, 4)}
-# Figures 6 and 7 show three.
+# Of figures 6 and 7, and of the ablations.
 FEW_SEEDS = {"smoke": (0,), "cpu": (0,), "paper": (0, 1, 2)}
 # What runs with SEER have beside: steps after the freeze cost next to nothing where that is what is scarce.
 LONGER: dict[str, dict[str, Any]] = {"smoke": {}, "cpu": {"total_steps": 30_000}, "paper": {}}

@@ -3,15 +3,21 @@
 from experiments.paper import curl
 from experiments.spec import Experiment, Run
 
-_CAPACITY = {"smoke": {"replay__capacity": 60}, "cpu": {"replay__capacity": 1000}, "paper": {}}  # paper: by task
+# The paper's capacity is by task, and its curves are over steps.
+_SMALL = {
+    "smoke": {"replay__capacity": 60},
+    "cpu": {"replay__capacity": 1000, "total_steps": 30_000},
+    "paper": {},
+}
+_ALL = {"smoke": {}, "cpu": {"total_steps": 30_000}, "paper": {}}
 
 
 def runs(scale: str) -> list[Run]:
-    capacity = _CAPACITY[scale]
+    small = _SMALL[scale]
     arms = (
-        {"name": "small", "arm": "CURL, little memory", "preset": "constrained", "seer__enabled": False} | capacity,
-        {"name": "small-seer", "arm": "CURL + SEER, little memory", "preset": "constrained"} | capacity,
-        {"name": "curl", "arm": "CURL, all memory", "preset": "baseline"},
+        {"name": "small", "arm": "CURL, little memory", "preset": "constrained", "seer__enabled": False} | small,
+        {"name": "small-seer", "arm": "CURL + SEER, little memory", "preset": "constrained"} | small,
+        {"name": "unbounded", "arm": "CURL, all memory", "preset": "baseline"} | _ALL[scale],
     )
     return [
         curl.make_run(scale, task, seed, **arm)

@@ -9,7 +9,7 @@ _TASKS = curl.TASKS | {"paper": ("cartpole-swingup", "walker-walk")}
 def runs(scale: str) -> list[Run]:
     arms = (
         {"name": "impala", "arm": "CURL, IMPALA", "seer__enabled": False},
-        {"name": "impala-seer", "arm": "CURL + SEER, IMPALA"},
+        {"name": "impala-seer", "arm": "CURL + SEER, IMPALA"} | curl.LONGER[scale],
     )
     return [
         curl.make_run(scale, task, seed, preset="paper", encoder__name="impala", **arm)

@@ -1,6 +1,7 @@
 """Figure 8: where encoders look at several times of training, and how similar each layer is to itself later on."""
 
 import pathlib
+from collections.abc import Sequence
 
 from experiments import encoder_analysis
 from experiments.paper import curl, rainbow
@@ -18,11 +19,11 @@ def runs(scale: str) -> list[Run]:
     ]
 
 
-def sections(scale: str, runs_dir: pathlib.Path) -> list[Section]:
+def sections(scale: str, directories: Sequence[pathlib.Path]) -> list[Section]:
     return [
         section
-        for run in runs(scale)
-        for section in encoder_analysis.analyse(runs_dir / run.name, observations=_OBSERVATIONS[scale])
+        for directory in directories
+        for section in encoder_analysis.analyse(directory, observations=_OBSERVATIONS[scale])
     ]
 
 

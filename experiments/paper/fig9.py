@@ -5,6 +5,7 @@ from experiments.spec import Experiment, Run
 
 # Half of what each scale's pictures are; the smoke runs' are as small as an encoder reads.
 _RAINBOW_PIXELS = {"smoke": 30, "cpu": 42, "paper": 42}
+_CURL_TASKS = curl.TASKS | {"paper": ("cartpole-swingup", "walker-walk")}
 _CURL_PIXELS = {"smoke": (32, 28), "cpu": (28, 24), "paper": (50, 42)}
 
 
@@ -25,7 +26,7 @@ def runs(scale: str) -> list[Run]:
             )
             found += [rainbow.baseline(scale, task, seed), half, rainbow.seer(scale, task, seed)]
     image, crop = _CURL_PIXELS[scale]
-    for task in curl.TASKS[scale][:2]:
+    for task in _CURL_TASKS[scale]:
         for seed in curl.SEEDS[scale]:
             half = curl.make_run(
                 scale,

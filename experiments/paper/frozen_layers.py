@@ -4,12 +4,13 @@ from experiments.paper import ablation
 from experiments.spec import SCALES, Experiment, Run
 
 _STAGES = dict.fromkeys(SCALES, ("conv1", "conv2"))
+# A row of the first convolution's latents takes 33 kB; at the scale of a CPU no run has as many rows as this.
+_CAPACITY = {"smoke": {}, "cpu": {"replay__capacity": 150_000}, "paper": {}}
 
 
 def runs(scale: str) -> list[Run]:
-    return ablation.of_rainbow(
-        scale, "seer.freeze_through", _STAGES, "frozen through {}", replay__allow_more_memory=True
-    )
+    changes = {"replay__allow_more_memory": True} | _CAPACITY[scale]
+    return ablation.of_rainbow(scale, "seer.freeze_through", _STAGES, "frozen through {}", **changes)
 
 
 EXPERIMENT = Experiment("How much to freeze", runs)

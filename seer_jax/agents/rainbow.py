@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 
 from seer_jax import augment, flops, replay
 from seer_jax.agents import base
-from seer_jax.fields import ConfigError, Number
+from seer_jax.fields import MANY, ConfigError, Number
 from seer_jax.networks import encoders, heads
 
 DISCRETE_ACTIONS = True
 FIELDS = {
     "agent.adam_eps": Number("of Adam", 1e-12, 1.0),
     "agent.max_grad_norm": Number("to which gradients are clipped, all parameters together", 1e-6, 1e9),
+    "agent.target_update_every": Number("agent steps to a copy of the target network", 1, MANY),
     "agent.num_atoms": Number("of a return's distribution", 2, 1001),
     "agent.v_max": Number("greatest return of the distribution, and the least with a minus", 1e-6, 1e9),
     "agent.noise_std": Number("initial standard deviation of the noisy layers", 0.0, 10.0),
