@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from configs import rainbow_atari
-from seer_jax import assembly, checkpoint, cli, envs, evaluate, train
+from seer_jax import assembly, checkpoint, cli, envs, evaluate, phases, train
 from seer_jax import config as config_lib
-from tests.fake_env import FakeEnv
+from tests import fake_env
 from tests.runs import records, run_killed_after, tiny_config, tiny_control_config, untimed, write_run
 
 KINDS = {"train", "episode", "eval", "freeze", "checkpoint", "end"}
@@ -78,7 +78,7 @@ def test_episode_records_hold_raw_scores(fake_envs, tmp_path):
     assert all(line["return"] == 10 * line["length"] for line in episodes)
 
 
-@pytest.mark.parametrize(("num_envs", "update_every", "updates"), [(1, 1, 120), (4, 1, 120), (4, 2, 60), (2, 4, 30)])
+@pytest.mark.parametrize(("num_envs", "update_every", "updates"), [(1, 1, 120), (4, 2, 60), (2, 4, 30)])
 def test_updates_per_agent_step_do_not_depend_on_batching(fake_envs, tmp_path, num_envs, update_every, updates):
     config = tiny_config(
         total_steps=200, num_envs=num_envs, update_every=update_every, seer__enabled=False, agent__target_update_every=4
@@ -235,10 +235,9 @@ def test_a_real_control_task(control_run):
         jax.tree.map(np.testing.assert_array_equal, after[part], before[part])
 
 
-@pytest.mark.parametrize("kill_after", [35, 60])
-def test_a_resumed_control_task_is_the_uninterrupted_one(control_run, tmp_path, monkeypatch, kill_after):
-    """From a checkpoint before the freeze, and from one after it."""
-    run_killed_after(tiny_control_config(), tmp_path / "run", kill_after, monkeypatch)
+def test_a_resumed_control_task_is_the_uninterrupted_one(control_run, tmp_path, monkeypatch):
+    """From a checkpoint before the freeze; `tests/test_resume.py` has those after it."""
+    run_killed_after(tiny_control_config(), tmp_path / "run", 35, monkeypatch)
     train.run(tiny_control_config(), tmp_path / "run", resume=True)
     assert untimed(tmp_path / "run") == untimed(control_run[0])
 
@@ -287,21 +286,14 @@ def test_the_guard_of_the_runs_here_sees_accidental_transfers():
 
 
 @pytest.mark.parametrize("prioritized", [False, True])
-def test_programs_own_their_buffers(fake_envs, tmp_path, monkeypatch, prioritized):
+def test_programs_own_their_buffers(prioritized):
     """Neither program of either phase copies the ring: outputs alias inputs, temporaries are smaller."""
-    compiled, compile_phase = [], assembly.Assembly.compile
-
-    def keeping(parts, phase):
-        compiled.append((compile_phase(parts, phase), parts.ring(phase).num_bytes))
-        return compiled[-1][0]
-
-    monkeypatch.setattr(assembly.Assembly, "compile", keeping)
     config = tiny_config(replay__prioritized=prioritized, replay__capacity=40_000, replay__grow_after_freeze=False)
-    config.update_from_flattened_dict({"seer.freeze_step": 4000, "total_steps": 4100, "learn_start": 3990})
-    config.update_from_flattened_dict({"eval_every": 5000, "log_every": 5000})
-    train.run(config, tmp_path / "run")
-    assert len(compiled) == 2
-    for programs, ring_bytes in compiled:
+    config.update_from_flattened_dict({"seer.freeze_step": 4000, "total_steps": 4100})
+    config = config_lib.resolve(config)
+    parts = assembly.assemble(config, fake_env.make_env(config, training=True).action_spec)
+    for phase in (phases.FULL, phases.FROZEN):
+        programs, ring_bytes = parts.compile(phase), parts.ring(phase).num_bytes
         for program in (programs.interact, programs.learn):
             memory = program.memory_analysis()
             assert memory.alias_size_in_bytes >= ring_bytes
@@ -346,7 +338,7 @@ def test_bad_evaluate_commands(arguments, message, capsys):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(fake_envs, tmp_path, monkeypatch, capsys, number, code):
-    real_step, calls = FakeEnv.step, []
+    real_step, calls = fake_env.FakeEnv.step, []
 
     def step(self, action):
         calls.append(1)
@@ -354,7 +346,7 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(fake_envs, tmp_path,
             signal.raise_signal(number)
         return real_step(self, action)
 
-    monkeypatch.setattr(FakeEnv, "step", step)
+    monkeypatch.setattr(fake_env.FakeEnv, "step", step)
     monkeypatch.setattr(config_lib, "resolve", lambda config, real=config_lib.resolve: real(tiny_config()))
     run_dir = tmp_path / "run"
     assert train.main(["train", "--config=configs/rainbow_atari.py", f"--run_dir={run_dir}"]) == code

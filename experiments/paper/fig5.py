@@ -9,7 +9,7 @@ _SMALL = {
     "cpu": {"replay__capacity": 1000, "total_steps": 30_000},
     "paper": {},
 }
-_ALL = {"smoke": {}, "cpu": {"total_steps": 30_000}, "paper": {}}
+_ALL = {"smoke": {"name": "curl"}, "cpu": {"name": "unbounded", "total_steps": 30_000}, "paper": {"name": "curl"}}
 
 
 def runs(scale: str) -> list[Run]:
@@ -17,7 +17,7 @@ def runs(scale: str) -> list[Run]:
     arms = (
         {"name": "small", "arm": "CURL, little memory", "preset": "constrained", "seer__enabled": False} | small,
         {"name": "small-seer", "arm": "CURL + SEER, little memory", "preset": "constrained"} | small,
-        {"name": "unbounded", "arm": "CURL, all memory", "preset": "baseline"} | _ALL[scale],
+        {"arm": "CURL, all memory", "preset": "baseline"} | _ALL[scale],
     )
     return [
         curl.make_run(scale, task, seed, **arm)
