@@ -3,24 +3,26 @@
 import os
 import tempfile
 
+# Compile fast rather than well, and each program once in a session: its workers, and the processes that tests start,
+# share what was compiled. Loops that LLVM gets from the older emitters compile in half the time.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="seer_jax-tests-")
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip(),
+    }
+
+# The official DeepMind Control package decides at its import what it renders with.
+os.environ.setdefault("MUJOCO_GL", "egl")
+
 import jax
 import pytest
 
 from seer_jax.envs import registry
 from seer_jax.trainer import Trainer
 from tests import fake_env
-
-# Compile fast rather than well, and each program once in a session, whose workers share what was compiled.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="seer_jax-tests-")
-    os.environ["SEER_JAX_TESTS_CACHE"] = _CACHE.name
-
-# The official DeepMind Control package decides at its import what it renders with.
-os.environ.setdefault("MUJOCO_GL", "egl")
-
-jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-jax.config.update("jax_compilation_cache_dir", os.environ["SEER_JAX_TESTS_CACHE"])
 
 
 @pytest.fixture

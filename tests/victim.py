@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 
-import jax
 import numpy as np
 
 from seer_jax import handover, metrics, train
@@ -31,8 +30,6 @@ _MOMENTS = [
 
 
 def main(run_dir, die_at):
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     registry.make_env = make_env
     moments = 0
 
