@@ -95,7 +95,13 @@ BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,))
 )
 def test_environments_that_do_not_fit_are_refused_with_the_cure(make, discrete, message, catch_config):
     with pytest.raises(config_lib.ConfigError, match=message):
-        make_suite(make, channels=1, discrete_actions=discrete).check(catch_config)
+        make_suite({"catch": make}, channels=1, discrete_actions=discrete).check(catch_config)
+
+
+def test_a_task_that_a_suite_does_not_have_is_refused(catch_config):
+    catch_config.env.task = "cetch"
+    with pytest.raises(config_lib.ConfigError, match=r"no task of this suite; did you mean catch\?"):
+        config_lib.resolve(catch_config)
 
 
 def test_continuous_actions_are_vectors():

@@ -45,7 +45,7 @@ class Catch(gymnasium.Env):
         return board.repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)
 
 
-SUITES["catch"] = make_suite(Catch, channels=1, discrete_actions=True)
+SUITES["catch"] = make_suite({"catch": Catch}, channels=1, discrete_actions=True)
 AGENTS["dqn"] = dqn
 
 

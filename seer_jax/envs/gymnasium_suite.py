@@ -1,6 +1,6 @@
 """Any environment of Gymnasium that shows pixels, as a suite. `docs/tutorial.md` uses it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import gymnasium
 import numpy as np
@@ -9,31 +9,33 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from ml_collections import ConfigDict
 
 from seer_jax.envs import timestep
-from seer_jax.envs.suite import Suite
+from seer_jax.envs.suite import Suite, unknown_task
 from seer_jax.fields import ConfigError
 
 Make = Callable[[], gymnasium.Env]
 
 
-def make_suite(make: Make, *, channels: int, discrete_actions: bool) -> Suite:
-    """Returns a suite of one kind of environment, for `SUITES` of `seer_jax.envs.registry`.
+def make_suite(tasks: Mapping[str, Make], *, channels: int, discrete_actions: bool) -> Suite:
+    """Returns a suite, for `SUITES` of `seer_jax.envs.registry`.
 
     Rewards are learned from as they come. A step of the environment is an agent step: one that repeats actions does so
     itself, and `env.action_repeat` says how often, so that frames are counted right.
 
     Args:
-      make: returns an environment whose observations are `[image_size, image_size, channels]` uint8.
+      tasks: by name, what returns an environment whose observations are `[image_size, image_size, channels]` uint8.
       channels: 1 or 3.
-      discrete_actions: whether its action space is `Discrete`; else it is a `Box` between -1 and 1.
+      discrete_actions: whether action spaces are `Discrete`; else they are a `Box` between -1 and 1.
     """
 
     def make_env(config: ConfigDict, *, training: bool, pool: int) -> GymnasiumEnv:
         num_envs = config.num_envs if training else config.eval_episodes
         seeds = timestep.environment_seeds(config.seed, num_envs, training=training, pool=pool)
-        return GymnasiumEnv(make, seeds)
+        return GymnasiumEnv(tasks[config.env.task], seeds)
 
     def check(config: ConfigDict) -> None:
-        env = make()
+        if config.env.task not in tasks:
+            raise unknown_task(config.env.task, tasks, "task of this suite")
+        env = tasks[config.env.task]()
         try:
             _check_spaces(env, (config.env.image_size, config.env.image_size, channels), discrete_actions)
         finally:
