@@ -7,6 +7,8 @@ import pathlib
 import re
 from collections.abc import Iterator
 
+from PIL import Image
+
 from experiments import curves, figures, records, references, tables
 from experiments.run import EXPERIMENTS
 
@@ -18,9 +20,8 @@ _MARKED = re.compile(r"(<!-- scores of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL
 _HEAD = """# Results
 
 Written by `python -m docs.results` from `experiments/results/`: what came out of experiments at the scale `cpu`, on 2
-cores. Lines are means over seeds, bands one standard deviation, and dotted lines mark the freeze. Pictures with longer
-names are those that `experiments.run` puts beside its page, copied to `figures/`: attention maps of the first
-convolution at four times of training, and the similarity (SVCCA) of each layer with itself 10,000 agent steps later.
+cores. Lines are means over seeds, bands one standard deviation, and dotted lines mark the freeze. Pictures other than
+curves are those that `experiments.run` puts beside its page, copied to `figures/`.
 """
 
 
@@ -46,8 +47,14 @@ def _score_tables(name: str) -> list[tables.Table]:
 def _section(name: str) -> Iterator[str]:
     yield f"## {EXPERIMENTS[name].title}\n"
     yield f"`python -m experiments.run {name} --scale=cpu`\n\n![{EXPERIMENTS[name].title}](figures/{name}.png)\n"
+    told = None
     for picture in sorted(_PICTURES.glob(f"{name}-*.png")):
-        yield f"![{picture.stem}](figures/{picture.name})\n"
+        with Image.open(picture) as image:
+            title, description = image.text["Title"], image.text["Description"]
+        if title != told:
+            yield f"{title}. {description}\n"
+        told = title
+        yield f"![{title}](figures/{picture.name})\n"
     for table in (*_score_tables(name), tables.costs(curves.costs(_runs(name)))):
         yield f"{table.title}:\n\n{table.to_markdown()}\n{table.note}\n"
 

@@ -44,7 +44,7 @@ def panels(lines: Sequence[Curve], references: Sequence[Reference]) -> list[dict
                 for line in lines
                 if line.task == task
             ],
-            "references": [{"label": r.label, "mean": r.mean} for r in references if r.task == task],
+            "references": [{"label": r.label, "mean": r.mean, "std": r.std} for r in references if r.task == task],
         }
         for task in dict.fromkeys(line.task for line in lines)
     ]

@@ -16,11 +16,13 @@ class Reference:
       task: that it was reached on.
       label: method, setting and source.
       mean: the score.
+      std: over seeds, where it was published.
     """
 
     task: str
     label: str
     mean: float
+    std: float | None
 
     @property
     def is_random(self) -> bool:
@@ -37,6 +39,7 @@ def read(tasks: Iterable[str]) -> list[Reference]:
                 row["task"],
                 f"{row['method']}, {row['setting']} ({row['source']})",
                 float(row["mean"]),
+                float(row["std"]) if row["std"] else None,
             )
             for row in csv.DictReader(f)
             if row["task"] in tasks

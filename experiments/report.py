@@ -9,9 +9,11 @@ a page that needs no network, come report.png and report.csv with the curves and
 import base64
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +23,7 @@ import plotly.offline
 from absl import flags
 from flax import traverse_util
 from matplotlib.ticker import EngFormatter
+from PIL import Image, PngImagePlugin
 
 from experiments import curves, figures, records, references, tables
 from experiments.records import Records
@@ -45,6 +48,8 @@ def write(
     videos: Sequence[pathlib.Path] = (),
 ) -> None:
     """Writes a page and, beside it, its curves as PNG and CSV, its tables as Markdown and its sections' pictures.
+
+    The pictures' PNG text chunks `Title` and `Description` say what they show.
 
     Args:
       path: of the page.
@@ -81,6 +86,7 @@ def write(
         ],
         videos=[(str(v), _data(v.read_bytes(), "video/mp4")) for v in videos if _is_small(v)],
         runs=runs,
+        commands=_commands(runs),
         differing=_differing_fields(runs),
         versions=_versions(runs),
     )
@@ -89,8 +95,12 @@ def write(
     figures.draw(path.with_suffix(".png"), lines, published, x)
     _write_csv(path.with_suffix(".csv"), lines)
     for section in sections:
-        for i, (_, png) in enumerate(section.images, start=1):
-            path.with_name(f"{path.stem}-{_slug(section.title)}-{i}.png").write_bytes(png)
+        for i, (caption, png) in enumerate(section.images, start=1):
+            about = PngImagePlugin.PngInfo()
+            about.add_itxt("Title", f"{section.title}, {caption}")
+            about.add_itxt("Description", section.text)
+            picture = path.with_name(f"{path.stem}-{_slug(section.title)}-{i}.png")
+            Image.open(io.BytesIO(png)).save(picture, pnginfo=about, optimize=True)
     texts = [f"{table.title}\n\n{table.to_markdown()}\n{table.note}\n" for table in [*told, *costs]]
     texts += [f"{section.title}\n\n{section.text}\n" for section in sections]
     path.with_suffix(".md").write_text("\n".join(texts))
@@ -126,6 +136,12 @@ def _differing_fields(runs: Sequence[Records]) -> list[tuple[str, list[Any]]]:
     return [(name, row) for name, row in values.items() if any(value != row[0] for value in row)]
 
 
+def _commands(runs: Sequence[Records]) -> list[str]:
+    """Returns the command that trained each run, of those that a command trained."""
+    arguments = [run.manifest["arguments"] for run in runs if run.manifest.get("arguments")]
+    return [shlex.join(["python", "-m", "seer_jax.train", *each]) for each in arguments]
+
+
 def _versions(runs: Sequence[Records]) -> dict[str, str]:
     """Returns versions by package; all that there are, if runs were made with different ones."""
     found: dict[str, list[str]] = {}
@@ -141,12 +157,10 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("title", "Training runs", "Of the page.", flag_values=values)
     flags.DEFINE_enum("x", "macs_total", list(curves.AXES), "What curves are drawn over at first.", flag_values=values)
     flags.DEFINE_float("budget", None, "Value of x to compare scores at, not at the end.", 0.0, flag_values=values)
-    paths = [argument for argument in argv[1:] if not argument.startswith("-")]
-    rest = [argv[0], *(argument for argument in argv[1:] if argument.startswith("-"))]
-    return cli.main(rest, __doc__, values, lambda values: _report(paths, values), (records.RecordsError,))
+    return cli.main(argv, __doc__, values, _report, (records.RecordsError,), takes_operands=True)
 
 
-def _report(paths: Sequence[str], values: flags.FlagValues) -> None:
+def _report(values: flags.FlagValues, *paths: str) -> None:
     if not paths:
         raise cli.UsageError("RUN_DIRS are missing: directories of runs, or files of their records")
     runs = _told_apart([records.read(pathlib.Path(path)) for path in paths])

@@ -26,13 +26,13 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("scale", None, "smoke (minutes), cpu (hours on 2 cores) or paper.", flag_values=values)
     flags.DEFINE_string("out", None, "Directory; runs/experiments/SCALE unless given.", flag_values=values)
     pool.define_flags(values)
-    name, rest = ("", argv[1:]) if len(argv) < 2 or argv[1].startswith("-") else (argv[1], argv[2:])
-    return cli.main([argv[0], *rest], __doc__, values, lambda values: _run(name, values), (config_lib.ConfigError,))
+    return cli.main(argv, __doc__, values, _run, (config_lib.ConfigError,), takes_operands=True)
 
 
-def _run(name: str, values: flags.FlagValues) -> int:
-    if name not in EXPERIMENTS:
-        raise cli.UsageError(f"NAME={name} is no experiment; choose from {', '.join(EXPERIMENTS)}")
+def _run(values: flags.FlagValues, *names: str) -> int:
+    if len(names) != 1 or names[0] not in EXPERIMENTS:
+        raise cli.UsageError(f"NAME={' '.join(names)} is no experiment; choose one of {', '.join(EXPERIMENTS)}")
+    name = names[0]
     if values.scale not in spec.SCALES:
         raise cli.UsageError(f"--scale={values.scale} is missing or unknown; choose from {', '.join(spec.SCALES)}")
     experiment = EXPERIMENTS[name]

@@ -23,6 +23,7 @@ class UsageError(Exception):
 def make_flags() -> flags.FlagValues:
     """Returns a set of flags that holds `--help` alone, apart from absl's global one."""
     values = flags.FlagValues()
+    values.set_gnu_getopt()  # flags may follow what is no flag
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
 
@@ -31,8 +32,10 @@ def main(
     argv: list[str],
     doc: str,
     values: flags.FlagValues,
-    command: Callable[[flags.FlagValues], int | None],
+    command: Callable[..., int | None],
     refusals: tuple[type[Exception], ...] = (),
+    *,
+    takes_operands: bool = False,
 ) -> int:
     """Parses a command line and runs its command; returns an exit code.
 
@@ -40,16 +43,19 @@ def main(
       argv: the first element is the program's name, or path.
       doc: is shown with the flags by `--help`.
       values: the flags, from `make_flags`.
-      command: gives an exit code, or None for 0.
+      command: is given `values` and, one by one, the operands; gives an exit code, or None for 0.
       refusals: what it raises, beside `UsageError`, before it did anything: one line and exit code 2.
+      takes_operands: whether there may be arguments that are no flags.
     """
     program = pathlib.Path(argv[0]).stem
     try:
-        parse(values, argv)
+        operands = parse(values, argv)
         if values.help:
             print(doc, values.get_help(), sep="\n")
             return 0
-        return command(values) or 0
+        if operands and not takes_operands:
+            raise UsageError(f"unexpected argument {operands[0]!r}; flags look like --name=value")
+        return command(values, *operands) or 0
     except (UsageError, *refusals) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
@@ -58,21 +64,19 @@ def main(
         return 130
 
 
-def parse(values: flags.FlagValues, argv: list[str]) -> None:
-    """Parses `argv`, whose first element is the program's name, into `values`.
+def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """Parses `argv`, whose first element is the program's name, into `values`; returns what is no flag.
 
     Raises:
-      UsageError: a flag is unknown or has a bad value, or an argument is left over.
+      UsageError: a flag is unknown or has a bad value.
     """
     try:
-        rest = values([_EXPONENT.sub(_whole, argument) for argument in argv])[1:]
+        return values([_EXPONENT.sub(_whole, argument) for argument in argv])[1:]
     except flags.Error as error:
         # Some errors inside a configuration file arrive as a whole traceback, whose last line says what is wrong.
         raise UsageError(last_line(error)) from None
     except Exception as error:  # others, and overrides of fields that do not exist, as they were raised there
         raise UsageError(f"the configuration cannot be read: {type(error).__name__}: {last_line(error)}") from None
-    if rest:
-        raise UsageError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
 
 
 def _whole(match: re.Match) -> str:

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import pathlib
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,12 +21,13 @@ CONFIG_FILE = "config.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
 
 
-def start(config: ConfigDict, run_dir: pathlib.Path) -> None:
+def start(config: ConfigDict, run_dir: pathlib.Path, arguments: Sequence[str]) -> None:
     """Makes the directory and writes what the run is.
 
     Args:
       config: a resolved configuration.
       run_dir: does not exist yet, or is empty.
+      arguments: of the command line that gave the configuration, if one did.
 
     Raises:
       ConfigError: it cannot be used; nothing in it was changed.
@@ -36,7 +38,7 @@ def start(config: ConfigDict, run_dir: pathlib.Path) -> None:
                 f"run_dir={run_dir} already exists; name a new directory, or go on with the run in it with --resume"
             )
         run_dir.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_whole(run_dir / "manifest.json", _json(_manifest(config)))
+        checkpoint.write_whole(run_dir / "manifest.json", _json(_manifest(config, arguments)))
         # Last: with it the directory is a run's.
         checkpoint.write_whole(run_dir / CONFIG_FILE, _json(config.to_dict()))
     except OSError as error:
@@ -97,7 +99,7 @@ def check_same(config: ConfigDict, run_dir: pathlib.Path) -> None:
         )
 
 
-def _manifest(config: ConfigDict) -> dict:
+def _manifest(config: ConfigDict, arguments: Sequence[str]) -> dict:
     """What a reader needs to know to run this again, apart from the configuration."""
     try:
         here = pathlib.Path(__file__).parent
@@ -106,6 +108,7 @@ def _manifest(config: ConfigDict) -> dict:
     except (OSError, subprocess.CalledProcessError):
         commit = None
     return {
+        "arguments": list(arguments),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "git_commit": commit,
         "devices": [str(device) for device in jax.devices()],

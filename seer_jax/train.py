@@ -7,7 +7,7 @@ python -m seer_jax.train --run_dir=DIR --resume    # goes on with the run in DIR
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import rich.console
 from absl import flags
@@ -29,6 +29,7 @@ def run(
     *,
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    arguments: Sequence[str] = (),
 ) -> dict:
     """Trains an agent and leaves everything about the run in `run_dir`.
 
@@ -37,6 +38,7 @@ def run(
       run_dir: a directory that does not exist yet, or is empty, unless a run is resumed.
       resume: go on with the run that `run_dir` holds, if it holds one, from its newest checkpoint, if it has one.
       stop: asked before each step whether to write a checkpoint and stop.
+      arguments: of the command line that gave `config`, for the run's manifest.
 
     Returns:
       The record of kind `end` in `metrics.jsonl`.
@@ -69,7 +71,7 @@ def run(
         if not started:
             if resume:
                 run_dir_lib.clear_unstarted(directory)
-            run_dir_lib.start(config, directory)
+            run_dir_lib.start(config, directory, arguments)
         trainer = Trainer(parts, env, directory, encoder, saved, _warn)
     except BaseException:
         env.close()
@@ -106,7 +108,8 @@ def _train(values: flags.FlagValues) -> int:
             return 0
         with cli.signals() as received:
             try:
-                run(config, run_dir, resume=values.resume, stop=lambda: bool(received))
+                arguments = _config_arguments(values["config"])
+                run(config, run_dir, resume=values.resume, stop=lambda: bool(received), arguments=arguments)
             except Stopped:
                 print(f"train: stopped; {go_on}", file=sys.stderr)
                 return 128 + received[0]
@@ -138,6 +141,17 @@ def _config(values: flags.FlagValues) -> ConfigDict:
             f"--run_dir={values.run_dir} runs code of yours, {code}; if you trust it, add its --config"
         )
     return config_lib.resolve(config)
+
+
+def _config_arguments(flag: flags.Flag) -> list[str]:
+    """Returns the arguments that give the configuration again: its file and the fields that were set."""
+    if not flag.present:
+        return []
+    fields = config_flags.get_override_values(flag)
+    return [
+        f"--config={config_flags.get_config_filename(flag)}",
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+    ]
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ def test_a_directory_with_runs_of_another_scale_is_refused(fig3, out, capsys):
     ("arguments", "message"),
     [
         ([], "NAME= is no experiment"),
-        (["fig1", "--scale=smoke"], "choose from table1, fig2"),
+        (["fig1", "--scale=smoke"], "choose one of table1, fig2"),
+        (["fig3", "fig4", "--scale=smoke"], "NAME=fig3 fig4 is no experiment"),
         (["fig3"], "--scale=None is missing or unknown"),
         (["fig3", "--scale=huge"], "choose from smoke, cpu, paper"),
         (["fig3", "--scale=smoke", "--backend=slurm"], "backend"),
@@ -148,8 +149,11 @@ def test_the_command_reads_runs_and_their_records_alike(fig3, out, tmp_path):
     tables = []
     for paths in (run_dirs, kept):
         assert (
-            report.main(["report", *paths, f"--out={tmp_path / 'page.html'}", "--title=<b>&</b>", "--x=env_steps"]) == 0
+            report.main(["report", "--x=env_steps", *paths, "--out", f"{tmp_path / 'page.html'}", "--title=<b>&</b>"])
+            == 0
         )
         tables.append((tmp_path / "page.csv").read_text())
     assert tables[0] == tables[1]
-    assert "<title>&lt;b&gt;&amp;&lt;/b&gt;</title>" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "<title>&lt;b&gt;&amp;&lt;/b&gt;</title>" in page
+    assert page.count("python -m seer_jax.train --config=configs/rainbow_atari.py") == 2

@@ -29,6 +29,10 @@ COMMON = {
 }
 
 
+def manifest(run_dir):
+    return json.loads((run_dir / "manifest.json").read_text())
+
+
 def test_a_run_from_frames_to_latents(fake_envs, tmp_path, monkeypatch):
     compiled, compile_phase = [], assembly.Assembly.compile
 
@@ -62,7 +66,8 @@ def test_a_run_from_frames_to_latents(fake_envs, tmp_path, monkeypatch):
 
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["env"]["task"] == "krull"
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["seed"] == 0
+    assert manifest(tmp_path / "run")["seed"] == 0
+    assert manifest(tmp_path / "run")["arguments"] == []
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     saved, progress = checkpoint.load_newest_state(tmp_path / "run" / "checkpoints")
     assert progress["env_steps"] == end["env_steps"]
@@ -349,12 +354,14 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(fake_envs, tmp_path,
     monkeypatch.setattr(fake_env.FakeEnv, "step", step)
     monkeypatch.setattr(config_lib, "resolve", lambda config, real=config_lib.resolve: real(tiny_config()))
     run_dir = tmp_path / "run"
-    assert train.main(["train", "--config=configs/rainbow_atari.py", f"--run_dir={run_dir}"]) == code
+    where = [f"--run_dir={run_dir}"]
+    assert train.main(["train", "--config", "configs/rainbow_atari.py:quick", "--config.seed=3", *where]) == code
     assert f"go on with --run_dir={run_dir} --resume" in capsys.readouterr().err
+    assert manifest(run_dir)["arguments"] == ["--config=configs/rainbow_atari.py:quick", "--config.seed=3"]
     assert records(run_dir)[-1]["kind"] == "checkpoint"
     assert all(env.closed for env in fake_envs)
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
-    assert train.main(["train", "--resume", f"--run_dir={run_dir}"]) == 0
+    assert train.main(["train", "--resume", *where]) == 0
     assert records(run_dir)[-1]["env_steps"] >= 400
 
 
