@@ -1,4 +1,4 @@
-"""Where a run's numbers go: JSON lines, TensorBoard, and the terminal."""
+"""A run's numbers on disk, as JSON lines and for TensorBoard, and its clock."""
 
 import contextlib
 import errno
@@ -8,9 +8,6 @@ import os
 import pathlib
 import time
 
-import rich.console
-import rich.live
-import rich.table
 from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
@@ -88,56 +85,6 @@ class MetricsWriter:
         self._lines.close()
         with contextlib.suppress(OSError):  # of an event that could not be written before, either
             self._events.close()
-
-
-class Display:
-    """The state of a run: a live table on a terminal, a line at each `update` elsewhere."""
-
-    def __init__(self, title: str):
-        self.console = rich.console.Console()
-        self._title = title
-        self._shown: dict[str, str] = {}
-        self._live = rich.live.Live(console=self.console, auto_refresh=False, transient=True)
-
-    def update(self, **fields: str) -> None:
-        """Replaces the named fields; the others stay as they are."""
-        self._shown |= fields
-        if not self.console.is_terminal:
-            print("  ".join(f"{name} {value}" for name, value in self._shown.items()), flush=True)
-            return
-        self._live.start()
-        table = rich.table.Table(title=self._title, show_header=False, min_width=60)
-        for name, value in self._shown.items():
-            table.add_row(name.replace("_", " "), value)
-        self._live.update(table, refresh=True)
-
-    def close(self) -> None:
-        self._live.stop()
-
-
-def phase_table(title: str, record: dict, phases: list[str]) -> rich.table.Table:
-    """Returns what the phases of a run cost, side by side.
-
-    Args:
-      title: of the table.
-      record: holds `PHASE_steps_per_second`, `PHASE_flops_per_step`, `PHASE_replay_capacity` and
-        `PHASE_replay_bytes` for each phase.
-      phases: one, or two to compare.
-    """
-    table = rich.table.Table(title=title)
-    table.add_column("")
-    for column in (*(f"{phase} phase" for phase in phases), "ratio")[: 2 * len(phases) - 1]:
-        table.add_column(column, justify="right")
-    for label, name, unit in (
-        ("agent steps/s", "steps_per_second", 1),
-        ("MFLOP per agent step", "flops_per_step", 1e6),
-        ("replay rows", "replay_capacity", 1),
-        ("replay MB", "replay_bytes", 1e6),
-    ):
-        values = [record[f"{phase}_{name}"] / unit for phase in phases]
-        ratio = [f"{values[1] / values[0]:.2f}x"] if len(values) == 2 else []
-        table.add_row(label, *(f"{value:,.0f}" for value in values), *ratio)
-    return table
 
 
 class Clock:

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import datetime
 import functools
 import pathlib
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import numpy as np
 from seer_jax import (
     assembly,
     checkpoint,
+    display,
     evaluate,
     flops,
     handover,
@@ -91,7 +91,7 @@ class Trainer:
         self.resumed = saved is not None
         offset = saved.progress["metrics_bytes"] if saved else 0
         self.writer = metrics.MetricsWriter(run_dir, offset=offset, env_steps=self.env_steps)
-        self.display = metrics.Display(f"{config.env.task} -> {run_dir}")
+        self.display = display.Display(config, run_dir)
 
     def _begin(self, k_agent: jax.Array, k_actor: jax.Array, encoder: base.Params | None) -> None:
         self.state = jax.jit(self.agent.init)(k_agent)
@@ -273,7 +273,7 @@ class Trainer:
         self.ledger.add({"handover": flops.cost_of(encode, self.state.params, obs, self.k_freeze) * rows_before})
         self.phase = phases.FROZEN
         self._compile()
-        before, after = self.costs[phases.FULL], self.costs[phases.FROZEN]
+        before = self.costs[phases.FULL]
         self._write(
             "freeze",
             {
@@ -282,11 +282,6 @@ class Trainer:
                 "replay_bytes_before": before["replay_bytes"],
                 "replay_capacity_before": before["replay_capacity"],
             },
-        )
-        self.display.update(
-            phase=self.phase,
-            froze=f"{rows_before:,} rows, {before['replay_bytes'] / 1e6:,.0f} MB of frames"
-            f" -> {after['replay_bytes'] / 1e6:,.0f} MB of latents",
         )
 
     def _evaluate(self) -> None:
@@ -298,16 +293,15 @@ class Trainer:
             played = evaluate.play(self.eval_act, self.state.params, env, key, frame_stack=config.env.frame_stack)
         finally:
             env.close()
-        mean, std = float(played.scores.mean()), float(played.scores.std())
+        mean = float(played.scores.mean())
         evaluation = {
             "eval_return_mean": mean,
-            "eval_return_std": std,
+            "eval_return_std": float(played.scores.std()),
             "eval_returns": played.scores.tolist(),
             "eval_length_mean": float(played.lengths.mean()),
             "human_normalized": atari_scores.human_normalized(config.env.task, mean),
         }
         self.evals = [*self.evals[:1], self._write("eval", evaluation)]
-        self.display.update(evaluation=f"{mean:,.1f} ± {std:,.1f} after {self.env_steps:,} steps")
 
     def _refuse_bad_numbers(self) -> None:
         if self.config.on_nan == "ignore" or _all_finite((self.state.params, self.info)):
@@ -325,21 +319,6 @@ class Trainer:
         info = {name: float(value) for name, value in self.info.items()}
         recent = float(np.mean(self.recent)) if self.recent else None
         self._write("train", info | {"steps_per_second": rate, "return_mean": recent} | self.ledger.by_kind())
-        self.display.update(
-            phase=self.phase,
-            steps=f"{self.env_steps:,}/{self.config.total_steps:,}",
-            steps_per_second=f"{rate:,.0f}" if rate else "-",
-            time_left=self._time_left(rate),
-            recent_return="-" if recent is None else f"{recent:,.1f}",
-            loss=f"{info['loss']:.3f}" if info else "-",
-            replay=f"{self.rows:,}/{self.spec.capacity:,} rows, {self.ring.num_bytes / 1e6:,.0f} MB",
-        )
-
-    def _time_left(self, rate: float | None) -> str:
-        if rate is None:
-            return "-"
-        seconds = max(self.config.total_steps - self.env_steps, 0) / rate
-        return str(datetime.timedelta(seconds=round(seconds)))
 
     def _keep_params(self) -> None:
         """Keeps a copy of the parameters for who looks into the encoder later; no part of the run needs it."""
@@ -377,7 +356,6 @@ class Trainer:
         self._write("checkpoint", {})
 
     def _end(self) -> dict:
-        config = self.config
         kept = ("eval_return_mean", "eval_return_std", "eval_length_mean", "human_normalized")
         summary = {name: self.evals[-1][name] for name in kept}
         for phase, cost in self.costs.items():
@@ -386,19 +364,7 @@ class Trainer:
             } | {f"{phase}_{name}": value for name, value in cost.items()}
         checksum = {"params_sha256": checkpoint.params_sha256(self.state.params)}
         record = self._write("end", summary | self.ledger.by_kind() | checksum)
-        self.display.close()
-        console = self.display.console
-        console.print(
-            metrics.phase_table(f"{config.env.task}, {self.env_steps:,} agent steps", record, list(self.costs))
-        )
-        reference = atari_scores.REFERENCE_SCORES.get(config.env.task)
-        random = f"; random play scores {reference.random:,.1f}" if reference else ""
-        first, last = self.evals[0], self.evals[-1]
-        console.print(
-            f"evaluation of {config.eval_episodes} episodes: {first['eval_return_mean']:,.1f} after"
-            f" {first['env_steps']:,} steps, {last['eval_return_mean']:,.1f} ± {last['eval_return_std']:,.1f} after"
-            f" {last['env_steps']:,}{random}"
-        )
+        self.display.end(record, self.evals, list(self.costs))
         return record
 
     def _write(self, kind: str, fields: dict) -> dict:
@@ -416,6 +382,7 @@ class Trainer:
             "replay_size": self.rows,
         } | fields
         self.writer.write(kind, record)
+        self.display.show(kind, record)
         return record
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Settings of the whole suite, most of whose time is compilation of small programs."""
 
 import os
+import signal
 import tempfile
 
 # Compile fast rather than well, and each program once in a session: its workers, and the processes that tests start,
@@ -23,6 +24,9 @@ import pytest
 from seer_jax.envs import registry
 from seer_jax.trainer import Trainer
 from tests import fake_env
+
+# A shell that starts the suite in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

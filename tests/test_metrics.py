@@ -58,11 +58,3 @@ def test_clock_books_phases_apart_and_skips_what_is_not_training(monkeypatch):
     assert clock.steps_per_second("full") == pytest.approx(100 / 15)
     assert clock.steps_per_second("frozen") == pytest.approx(60 / 2)
     assert clock.elapsed == pytest.approx(3017)
-
-
-def test_without_a_terminal_each_update_is_a_line(capsys):
-    display = metrics.Display("title")
-    display.update(phase="full", steps="1/2")
-    display.update(steps="2/2")
-    display.close()
-    assert capsys.readouterr().out == "phase full  steps 1/2\nphase full  steps 2/2\n"

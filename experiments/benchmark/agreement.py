@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ml_collections import ConfigDict
 
-from experiments import torch_twin
+from experiments.benchmark import torch_twin
 from seer_jax import replay
 from seer_jax.agents import base
 from seer_jax.networks import heads

@@ -1,0 +1,121 @@
+"""A run on the terminal, told from the records that it writes."""
+
+import datetime
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import rich.console
+import rich.live
+import rich.table
+from ml_collections import ConfigDict
+
+from seer_jax.envs import atari_scores
+
+Record = dict[str, Any]
+
+
+class Display:
+    """The state of a run: a live table on a terminal, a line for each record that changes it elsewhere.
+
+    Args:
+      config: a resolved configuration.
+      run_dir: of the run.
+    """
+
+    def __init__(self, config: ConfigDict, run_dir: pathlib.Path):
+        self._config = config
+        self._title = f"{config.env.task} -> {run_dir}"
+        self._console = rich.console.Console()
+        self._live = rich.live.Live(console=self._console, auto_refresh=False, transient=True)
+        self._fields: dict[str, str] = {}
+
+    def show(self, kind: str, record: Record) -> None:
+        """Shows what a record of kind `train`, `freeze` or `eval` says; others change nothing."""
+        if kind == "train":
+            self._fields |= self._progress(record)
+        elif kind == "freeze":
+            self._fields |= {"phase": record["phase"], "froze": _moved(record)}
+        elif kind == "eval":
+            spread = f"{record['eval_return_mean']:,.1f} ± {record['eval_return_std']:,.1f}"
+            self._fields |= {"evaluation": f"{spread} after {record['env_steps']:,} steps"}
+        else:
+            return
+        if not self._console.is_terminal:
+            print("  ".join(f"{name} {value}" for name, value in self._fields.items()), flush=True)
+            return
+        self._live.start()
+        table = rich.table.Table(title=self._title, show_header=False, min_width=60)
+        for name, value in self._fields.items():
+            table.add_row(name.replace("_", " "), value)
+        self._live.update(table, refresh=True)
+
+    def _progress(self, record: Record) -> dict[str, str]:
+        rate, recent, loss = record["steps_per_second"], record["return_mean"], record.get("loss")
+        rows = f"{record['replay_size']:,}/{record['replay_capacity']:,} rows"
+        return {
+            "phase": record["phase"],
+            "steps": f"{record['env_steps']:,}/{self._config.total_steps:,}",
+            "steps_per_second": f"{rate:,.0f}" if rate else "-",
+            "time_left": self._time_left(record["env_steps"], rate),
+            "recent_return": "-" if recent is None else f"{recent:,.1f}",
+            "loss": "-" if loss is None else f"{loss:.3f}",
+            "replay": f"{rows}, {record['replay_bytes'] / 1e6:,.0f} MB",
+        }
+
+    def _time_left(self, env_steps: int, rate: float | None) -> str:
+        if rate is None:
+            return "-"
+        return str(datetime.timedelta(seconds=round(max(self._config.total_steps - env_steps, 0) / rate)))
+
+    def end(self, record: Record, evals: Sequence[Record], phases: Sequence[str]) -> None:
+        """Prints what the run cost and how it played.
+
+        Args:
+          record: of kind `end`.
+          evals: the records of its first and its last evaluation, which may be the same.
+          phases: that it went through.
+        """
+        self.close()
+        task, first, last = self._config.env.task, evals[0], evals[-1]
+        self._console.print(phase_table(f"{task}, {record['env_steps']:,} agent steps", record, phases))
+        reference = atari_scores.REFERENCE_SCORES.get(task)
+        random = f"; random play scores {reference.random:,.1f}" if reference else ""
+        self._console.print(
+            f"evaluation of {self._config.eval_episodes} episodes: {first['eval_return_mean']:,.1f} after"
+            f" {first['env_steps']:,} steps, {last['eval_return_mean']:,.1f} ± {last['eval_return_std']:,.1f} after"
+            f" {last['env_steps']:,}{random}"
+        )
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def _moved(record: Record) -> str:
+    before, after = (record[name] / 1e6 for name in ("replay_bytes_before", "replay_bytes"))
+    return f"{record['rows_moved']:,} rows, {before:,.0f} MB of frames -> {after:,.0f} MB of latents"
+
+
+def phase_table(title: str, record: Record, phases: Sequence[str]) -> rich.table.Table:
+    """Returns what the phases of a run cost, side by side.
+
+    Args:
+      title: of the table.
+      record: holds `PHASE_steps_per_second`, `PHASE_flops_per_step`, `PHASE_replay_capacity` and
+        `PHASE_replay_bytes` for each phase.
+      phases: one, or two to compare.
+    """
+    table = rich.table.Table(title=title)
+    table.add_column("")
+    for column in (*(f"{phase} phase" for phase in phases), "ratio")[: 2 * len(phases) - 1]:
+        table.add_column(column, justify="right")
+    for label, name, unit in (
+        ("agent steps/s", "steps_per_second", 1),
+        ("MFLOP per agent step", "flops_per_step", 1e6),
+        ("replay rows", "replay_capacity", 1),
+        ("replay MB", "replay_bytes", 1e6),
+    ):
+        values = [record[f"{phase}_{name}"] / unit for phase in phases]
+        ratio = [f"{values[1] / values[0]:.2f}x"] if len(values) == 2 else []
+        table.add_row(label, *(f"{value:,.0f}" for value in values), *ratio)
+    return table

@@ -1,0 +1,52 @@
+"""What a run tells its terminal, or who reads its output."""
+
+import pytest
+
+from seer_jax import display
+from tests.runs import tiny_config
+
+TRAIN = {
+    "env_steps": 100,
+    "phase": "full",
+    "steps_per_second": None,
+    "return_mean": None,
+    "replay_size": 110,
+    "replay_capacity": 300,
+    "replay_bytes": 2e6,
+}
+FREEZE = {"phase": "frozen", "rows_moved": 1234, "replay_bytes_before": 3e6, "replay_bytes": 1e6}
+EVAL = {"env_steps": 400, "eval_return_mean": 95.0, "eval_return_std": 25.0}
+COSTS = {"steps_per_second": 10.0, "flops_per_step": 4e6, "replay_capacity": 300, "replay_bytes": 2e6}
+
+
+@pytest.fixture
+def shown(tmp_path):
+    made = display.Display(tiny_config(), tmp_path)
+    yield made
+    made.close()
+
+
+def test_without_a_terminal_each_record_that_tells_something_is_a_line(shown, capsys):
+    shown.show("train", TRAIN)
+    shown.show("episode", {"return": 3.0})
+    shown.show("train", TRAIN | {"steps_per_second": 7.5, "return_mean": 1.25, "loss": 0.5})
+    shown.show("freeze", FREEZE)
+    shown.show("eval", EVAL)
+    first, second, third, fourth = capsys.readouterr().out.splitlines()
+    assert first == (
+        "phase full  steps 100/400  steps_per_second -  time_left -  recent_return -  loss -  replay 110/300 rows, 2 MB"
+    )
+    assert "steps_per_second 8  time_left 0:00:40  recent_return 1.2  loss 0.500" in second
+    assert third.startswith("phase frozen  steps 100/400")
+    assert third.endswith("froze 1,234 rows, 3 MB of frames -> 1 MB of latents")
+    assert fourth.endswith("evaluation 95.0 ± 25.0 after 400 steps")
+
+
+@pytest.mark.parametrize("phases", [["full"], ["full", "frozen"]])
+def test_the_end_compares_phases_and_evaluations(shown, capsys, phases):
+    costs = {f"full_{name}": value for name, value in COSTS.items()}
+    costs |= {f"frozen_{name}": 2 * value for name, value in COSTS.items()}
+    shown.end({"env_steps": 400} | costs, [EVAL | {"env_steps": 200, "eval_return_mean": 5.0}, EVAL], phases)
+    out = capsys.readouterr().out
+    assert ("2.00x" in out) == ("frozen phase" in out) == (phases[-1] == "frozen")
+    assert "5.0 after 200 steps, 95.0 ± 25.0 after 400; random" in out
