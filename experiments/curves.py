@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records import Records
+from experiments.records import Records, RecordsError
 
 # Fields of an evaluation's record that a curve may be drawn over, and what an axis calls them.
 AXES = {
     "env_steps": "agent steps",
     "frames": "frames",
-    "macs_total": "FLOPs, paper's count",
-    "flops_total": "FLOPs, XLA's count",
+    "macs_total": "FLOPs (multiply-accumulates)",
+    "flops_total": "FLOPs (XLA's count)",
     "seconds": "wall-clock seconds",
     "replay_used": "replay bytes in use",
 }
@@ -53,22 +53,35 @@ class Curve:
         return self.scores.std(axis=0, ddof=1) if len(self.scores) > 1 else np.zeros(self.scores.shape[1])
 
     def at(self, field: str, value: float | None) -> np.ndarray:
-        """Returns `[S]` scores of each seed's evaluation nearest to `value` of a field of `AXES`, or of the last."""
+        """Returns scores of each seed's evaluation nearest to `value` of a field of `AXES`, `[S]`, or of the last.
+
+        Seeds that ended more than the time between two evaluations before it are left out.
+        """
         if value is None:
             return self.scores[:, -1]
-        nearest = np.abs(self.x[field] - value).argmin(axis=1)
-        return np.take_along_axis(self.scores, nearest[:, None], axis=1)[:, 0]
+        x = self.x[field]
+        reached = x[:, -1] + np.diff(x, axis=1, prepend=0.0)[:, -1] >= value
+        nearest = np.abs(x - value).argmin(axis=1)
+        return np.take_along_axis(self.scores, nearest[:, None], axis=1)[reached, 0]
 
 
 def curves(runs: Sequence[Records]) -> list[Curve]:
     """Returns a curve for each arm on each task, in the order in which they first appear.
 
     Runs of an arm that were cut off at different points are compared as far as all of them went.
+
+    Raises:
+      RecordsError: two runs of an arm on a task have the same seed.
     """
     groups: dict[tuple[str, str], list[Records]] = {}
     for run in runs:
         if run.of_kind("eval"):
-            groups.setdefault((run.task, run.arm), []).append(run)
+            members = groups.setdefault((run.task, run.arm), [])
+            if twin := next((other for other in members if other.seed == run.seed), None):
+                raise RecordsError(
+                    f"{twin.name} and {run.name} are both of seed {run.seed} of {run.arm} on {run.task}; leave one out"
+                )
+            members.append(run)
     return [_curve(task, arm, members) for (task, arm), members in groups.items()]
 
 

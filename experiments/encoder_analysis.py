@@ -81,6 +81,8 @@ def analyse(directory: pathlib.Path, *, observations: int) -> list[Section]:
     copies, layers = kept_params(directory), layers_of(directory)
     watched = watch(directory, copies[max(copies)], observations)
     task = run_dir.read_config(directory).env.task
+    untrained = similarities({0: copies[max(copies)], 1: _untrained(directory)}, layers, watched)
+    floors = ", ".join(f"{name} {value:.2f}" for name, [(_, value)] in untrained.items())
     return [
         Section(
             f"Where the encoder looks, {task}",
@@ -91,7 +93,8 @@ def analyse(directory: pathlib.Path, *, observations: int) -> list[Section]:
         Section(
             f"How layers settle, {task}",
             "SVCCA (99% of the variance, mean correlation) of each layer with itself at the next copy of the"
-            f" parameters, on {observations:,} observations of the last policy. A layer that has settled is near 1.",
+            f" parameters, on {observations:,} observations of the last policy. A layer that has settled is near 1. How"
+            f" much of that says little shows in the newest parameters against an untrained agent's: {floors}.",
             [(f"{directory.name}", similarity_image(similarities(copies, layers, watched)))],
         ),
     ]
@@ -121,6 +124,15 @@ def similarities(
             found.setdefault(name, []).append((step, _svcca(now[name], later[name])))
         now = later
     return found
+
+
+def _untrained(directory: pathlib.Path) -> base.Params:
+    """Returns the parameters of a run's agent before any update, from another seed."""
+    config = config_lib.resolve(run_dir.read_config(directory))
+    env = registry.make_env(config, training=False)
+    env.close()
+    agent = AGENTS[config.agent.name].make_agent(config, env.action_spec)
+    return jax.jit(agent.init)(jax.random.PRNGKey(config.seed + 1)).params
 
 
 def _representations(layers: activations.ActivationsFn, params: base.Params, watched: Watched) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from experiments.curves import AXES, Curve
-from experiments.references import Reference
+from experiments.references import BLIND, Reference
 
 # Told apart with every kind of colour vision (Okabe and Ito 2008), baseline first; where they end, dashes begin.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
@@ -56,7 +56,7 @@ def draw(path: pathlib.Path, lines: Sequence[Curve], references: Sequence[Refere
     Args:
       path: of the picture.
       lines: the curves.
-      references: scores to compare with; those of random play are drawn.
+      references: scores to compare with; those of policies that look at nothing are drawn.
       x: field of `AXES`.
     """
     tasks, by_arm = list(dict.fromkeys(line.task for line in lines)), styles(lines)
@@ -75,8 +75,9 @@ def draw(path: pathlib.Path, lines: Sequence[Curve], references: Sequence[Refere
             ax.fill_between(steps, line.mean - line.std, line.mean + line.std, color=color, alpha=0.2, lw=0)
             if line.freeze is not None:
                 ax.axvline(line.freeze[x], color=color, ls=":", lw=1)
-        for reference in (r for r in references if r.task == task and r.is_random):
-            ax.axhline(reference.mean, color="gray", ls="--", lw=1, label="random play")
+        for reference in (r for r in references if r.task == task and r.method in BLIND):
+            dash = "--" if reference.method == "Random" else "-."
+            ax.axhline(reference.mean, color="gray", ls=dash, lw=1, label=BLIND[reference.method])
         ax.set(title=task, xlabel=AXES[x], ylabel="return")
         ax.grid(alpha=0.3)
         ax.set_xlim(left=0)

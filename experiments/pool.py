@@ -200,5 +200,13 @@ def _train_on_ray(runs: Sequence[Run], out: pathlib.Path, workers: int | None) -
             done = subprocess.run(command(run, out), stdout=f, stderr=subprocess.STDOUT, check=False, cwd=_ROOT)
         return _outcome(done.returncode, log)
 
-    futures = {run.name: train.options(memory=memory_needed(run)).remote(run) for run in runs}
-    return {name: ray.get(future) for name, future in futures.items()}
+    # A run that needs more than any machine has is tried on the largest, as the local pool tries it alone.
+    largest = max(node["Resources"].get("memory", 0.0) for node in ray.nodes())
+    futures = {run.name: train.options(memory=min(memory_needed(run), int(largest))).remote(run) for run in runs}
+    outcomes = {}
+    for name, future in futures.items():
+        try:
+            outcomes[name] = ray.get(future)
+        except ray.exceptions.RayError as error:  # its machine was lost, or cannot read the directory
+            outcomes[name] = Outcome(1, str(error).strip().splitlines()[-1])
+    return outcomes

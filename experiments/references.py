@@ -5,6 +5,8 @@ import dataclasses
 import pathlib
 from collections.abc import Iterable
 
+# What policies reach that look at nothing, as `experiments.blind` plays them: methods, and what tables call them.
+BLIND = {"Random": "random play", "No force": "no force"}
 _FILE = pathlib.Path(__file__).parent / "reference_scores.csv"
 
 
@@ -14,20 +16,17 @@ class Reference:
 
     Attributes:
       task: that it was reached on.
+      method: that reached it.
       label: method, setting and source.
       mean: the score.
       std: over seeds, where it was published.
     """
 
     task: str
+    method: str
     label: str
     mean: float
     std: float | None
-
-    @property
-    def is_random(self) -> bool:
-        """Whether it is what random actions reach."""
-        return self.label.startswith("Random")
 
 
 def read(tasks: Iterable[str]) -> list[Reference]:
@@ -37,6 +36,7 @@ def read(tasks: Iterable[str]) -> list[Reference]:
         return [
             Reference(
                 row["task"],
+                row["method"],
                 f"{row['method']}, {row['setting']} ({row['source']})",
                 float(row["mean"]),
                 float(row["std"]) if row["std"] else None,

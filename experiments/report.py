@@ -33,7 +33,7 @@ from seer_jax import cli
 _HERE = pathlib.Path(__file__).parent
 # Fields in which runs of one arm may differ.
 _NO_ARM = ("seed", "total_steps", "log_every", "eval_every", "checkpoint_every", "params_every")
-_LARGEST_VIDEO_BYTES = 1_000_000  # a page is to stay below 8 MB
+_LARGEST_VIDEO_BYTES = 1_000_000
 
 
 def write(
@@ -46,6 +46,7 @@ def write(
     comparisons: Sequence[Comparison] = (Comparison(),),
     sections: Sequence[Section] = (),
     videos: Sequence[pathlib.Path] = (),
+    note: str = "",
 ) -> None:
     """Writes a page and, beside it, its curves as PNG and CSV, its tables as Markdown and its sections' pictures.
 
@@ -59,7 +60,8 @@ def write(
       x: field of `curves.AXES` to begin with.
       comparisons: tables of scores.
       sections: of the experiment's own.
-      videos: MP4 files.
+      videos: MP4 files; those of over 1 MB are left out, so that the page stays below 8.
+      note: what a reader must know first.
 
     Raises:
       RecordsError: nothing was evaluated.
@@ -73,6 +75,7 @@ def write(
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     html = page.from_string((_HERE / "report.html.jinja").read_text()).render(
         title=title,
+        note=note,
         command=command,
         plotly=plotly.offline.get_plotlyjs(),
         axes=curves.AXES,

@@ -4,7 +4,7 @@ python -m experiments.run NAME --scale=smoke|cpu|paper [--out=DIR] [--workers=N]
 
 NAME is table1, fig2 to fig9, freeze_time, frozen_layers or latent_dtype. Runs that are done are not run again, those
 that were cut off go on; the same runs serve several figures. DIR gets NAME.html with what `experiments.report` puts
-beside a page, records/NAME/ and runs/.
+beside a page, records/NAME/ and runs/. Videos that `seer_jax.evaluate --video` made of the runs are on the page.
 """
 
 import importlib
@@ -44,7 +44,7 @@ def _run(values: flags.FlagValues, *names: str) -> int:
     for run in done:
         run.keep(out / "records" / name / f"{run.name}.jsonl")
     if done:
-        page = out / f"{name}.html"
+        page, directories = out / f"{name}.html", [out / "runs" / run.name for run in done]
         report.write(
             page,
             done,
@@ -52,7 +52,9 @@ def _run(values: flags.FlagValues, *names: str) -> int:
             command=f"python -m experiments.run {name} --scale={values.scale}",
             x=experiment.x,
             comparisons=experiment.comparisons(values.scale),
-            sections=experiment.sections(values.scale, [out / "runs" / run.name for run in done]),
+            sections=experiment.sections(values.scale, directories),
+            videos=[video for directory in directories for video in sorted(directory.glob("videos/*.mp4"))],
+            note=experiment.note,
         )
         print(f"run: {page}, with .png, .csv and .md beside it; records of the runs in {out / 'records' / name}")
     return pool.tell_failures(outcomes)

@@ -1,6 +1,7 @@
 """What an experiment is made of: training runs, each a configuration file and overrides, as a command line has them."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ class Run:
       config: configuration file with `:PRESET`.
       overrides: values by dotted name.
       source: name of the run whose encoder this one starts from; None starts from a new one.
+      budget: multiply-accumulates, the paper's FLOPs, that it spends and then ends, whatever `total_steps` says; None
+        leaves it to that.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Run:
     config: str
     overrides: Mapping[str, Any]
     source: str | None = None
+    budget: float | None = None
 
     def arguments(self, runs_dir: pathlib.Path) -> list[str]:
         """Returns the flags of `seer_jax.train` that say what this run is.
@@ -43,6 +47,9 @@ class Run:
         overrides = dict(self.overrides)
         if self.source is not None:
             overrides["seer.init_from"] = str(runs_dir / self.source)
+        if self.budget is not None:
+            unseeded = tuple(sorted((overrides | {"seed": 0}).items()))
+            overrides["total_steps"] = _steps_within(self.config, unseeded, self.budget)
         return [f"--config={self.config}", *(f"--config.{name}={_text(value)}" for name, value in overrides.items())]
 
     def load(self, runs_dir: pathlib.Path = pathlib.Path()) -> ConfigDict:
@@ -97,6 +104,7 @@ class Experiment:
       x: field of a record that its curves are drawn over.
       comparisons: by scale, its tables of scores.
       sections: of its own, by scale, from the directories of the runs that are done.
+      note: how it differs from the paper's, if it does.
     """
 
     title: str
@@ -104,16 +112,13 @@ class Experiment:
     x: str = "macs_total"
     comparisons: Callable[[str], list[Comparison]] = lambda scale: [Comparison()]
     sections: Callable[[str, Sequence[pathlib.Path]], list[Section]] = lambda scale, directories: []
+    note: str = ""
 
 
-def steps_for(run: Run, macs: float) -> int:
-    """Returns the agent steps in which a run spends at least `macs` multiply-accumulates, the paper's FLOPs.
-
-    Args:
-      run: whose `total_steps` is not looked at.
-      macs: to spend, no less than the full phase of a run with SEER takes.
-    """
-    config = run.load()
+@functools.cache
+def _steps_within(config_file: str, overrides: tuple[tuple[str, Any], ...], budget: float) -> int:
+    """Returns the agent steps in which a run spends at least `budget`, no less than its full phase with SEER takes."""
+    config = Run("", "", config_file, dict(overrides)).load()
     env = registry.make_env(config, training=True)
     try:
         parts = assembly.assemble(config, env.action_spec)
@@ -121,8 +126,8 @@ def steps_for(run: Run, macs: float) -> int:
         env.close()
     full = _macs_per_step(parts, phases.FULL)
     if not config.seer.enabled:
-        return config.learn_start + math.ceil(macs / full)
-    left = macs - (config.seer.freeze_step - config.learn_start) * full
+        return config.learn_start + math.ceil(budget / full)
+    left = budget - (config.seer.freeze_step - config.learn_start) * full
     return config.seer.freeze_step + math.ceil(left / _macs_per_step(parts, phases.FROZEN))
 
 

@@ -51,21 +51,31 @@ def scores(lines: Sequence[Curve], comparison: Comparison) -> list[Table]:
 
 
 def _by_task(title: str, tasks: Sequence[str], arms: Sequence[str], found: Mapping[tuple[str, str], Scores]) -> Table:
-    random = {reference.task: f"{reference.mean:,.1f}" for reference in references.read(tasks) if reference.is_random}
-    rows = [[task, *(_told(found.get((task, arm))) for arm in arms)] for task in tasks]
-    if random:
-        rows = [[*row, random.get(row[0], "")] for row in rows]
+    blind = {(r.task, r.method): f"{r.mean:,.1f}" for r in references.read(tasks) if r.method in references.BLIND}
+    methods = [method for method in references.BLIND if any((task, method) in blind for task in tasks)]
     return Table(
         title=title,
-        head=["task", *arms, *(["random play"] if random else [])],
-        rows=rows,
-        note="Mean ± sample standard deviation over seeds, in brackets how many, of the mean return of an evaluation.",
+        head=["task", *arms, *(references.BLIND[method] for method in methods)],
+        rows=[
+            [
+                task,
+                *(_told(found.get((task, arm))) for arm in arms),
+                *(blind.get((task, method), "") for method in methods),
+            ]
+            for task in tasks
+        ],
+        note=(
+            "Mean ± sample standard deviation over seeds, in brackets how many, of the mean return of an evaluation, as"
+            " far as all seeds of an arm went."
+        ),
     )
 
 
 def _told(scores: Scores | None) -> str:
     if scores is None:
         return ""
+    if not len(scores):
+        return "not reached"
     mean, std = (float(value[0]) for value in statistics.mean_and_std(scores[:, None]))
     return f"{mean:,.1f} (1)" if np.isnan(std) else f"{mean:,.1f} ± {std:,.1f} ({len(scores)})"
 
@@ -79,17 +89,17 @@ def _aggregates(
     normalised = {}
     for arm in arms:
         by_task = [found[task, arm] for task in tasks if (task, arm) in found]
-        if len(by_task) < len(tasks):
+        runs = min(map(len, by_task), default=0)  # a rectangle, as the statistics want it
+        if len(by_task) < len(tasks) or not runs:
             continue  # nothing to compare the others with
-        runs = min(map(len, by_task))  # a rectangle, as the statistics want it
         normalised[arm] = np.array(
             [
                 [atari_scores.human_normalized(task, score) for score in scores[:runs]]
                 for task, scores in zip(tasks, by_task, strict=True)
             ]
         ).T
-    if not normalised:
-        return []
+    if all(values.size == 1 for values in normalised.values()):
+        return []  # no aggregates
     first = next(iter(normalised))
     rows = []
     for arm, values in normalised.items():
@@ -104,16 +114,20 @@ def _aggregates(
             head=["arm", "seeds x tasks", "interquartile mean", "median", "mean", f"P(better than {first})"],
             rows=rows,
             note=(
-                "0 is random play and 1 a human's score. In brackets 95% intervals of a stratified bootstrap over"
-                " seeds; of few seeds they are too narrow."
+                "0 is random play and 1 a human's score. Seeds are those that an arm has on every task. In brackets"
+                " 95% intervals of a stratified bootstrap over seeds, where there are several; of few they are too"
+                " narrow."
             ),
         )
     ]
 
 
 def _interval(statistic, *arms: np.ndarray) -> str:
+    told = f"{float(statistic(*arms)):.3f}"
+    if any(len(values) == 1 for values in arms):
+        return told
     low, high = statistics.confidence_interval(statistic, *arms)
-    return f"{float(statistic(*arms)):.3f} [{float(low):.3f}, {float(high):.3f}]"
+    return f"{told} [{float(low):.3f}, {float(high):.3f}]"
 
 
 def costs(found: Sequence[Cost]) -> Table:
@@ -149,8 +163,9 @@ def costs(found: Sequence[Cost]) -> Table:
         ],
         note=(
             "Means over seeds of the runs that came to their end; two values are of the full and of the frozen phase."
-            " MAC are multiply-accumulates, the paper's FLOPs, and FLOP those that XLA counts. Steps per second and"
-            " hours are of whatever else the machine did."
+            " MAC are multiply-accumulates, which the paper's FLOPs are by all that fits its figures, and FLOP those"
+            " that XLA counts. Replay is as allocated: what the run can fill with SEER, all that is configured without."
+            " Steps per second and hours are of whatever else the machine did."
         ),
     )
 

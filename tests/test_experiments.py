@@ -1,5 +1,6 @@
 """What experiments train, where they train it, and what they say of it."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ from dm_env import specs
 from flax import traverse_util
 from matplotlib.figure import Figure
 
-from experiments import blind, curves, figures, pool, records, report, spec, sweep, tables
+from experiments import blind, curves, figures, pool, records, report, sweep, tables
+from experiments.run import EXPERIMENTS
 from experiments.spec import Comparison, Run
 from seer_jax import cli, train
 from seer_jax import config as config_lib
@@ -22,6 +24,8 @@ from tests.runs import tiny_config
 
 def sleeper(run, out):
     """Takes the place of `pool.command`: says when it lived and where, and fails if its name says so."""
+    if "lost" in run.name:
+        raise OSError("no such directory")
     code = (
         "import json, os, sys, time; began = time.time(); time.sleep(0.7);"
         "print(json.dumps([began, time.time(), sorted(os.sched_getaffinity(0))]), flush=True);"
@@ -120,13 +124,62 @@ def test_an_interrupted_pool_lets_runs_write_their_checkpoints(monkeypatch, tmp_
     assert log.read_text().split() == ["up", "saved"]
 
 
-def test_ray_trains_what_the_local_pool_trains(sleepers, tmp_path):
+def test_ray_trains_what_the_local_pool_trains(sleepers, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
+    monkeypatch.setattr(pool, "memory_needed", lambda run: 10**15 if run.name == "large" else 10**9)
     try:
-        outcomes = pool.train_all(make_runs("a", "bad"), tmp_path, workers=2, backend="ray")
+        outcomes = pool.train_all(make_runs("a", "bad", "large", "lost"), tmp_path, workers=2, backend="ray")
     finally:
         ray.shutdown()
-    assert outcomes == {"a": pool.Outcome(0), "bad": pool.Outcome(1, "no luck")}
+    assert [outcomes[name] for name in ("a", "bad", "large")] == [
+        pool.Outcome(0),
+        pool.Outcome(1, "no luck"),
+        pool.Outcome(0),
+    ]
+    assert outcomes["lost"] == pool.Outcome(1, "OSError: no such directory")
+
+
+@pytest.mark.parametrize("scale", ["cpu", "paper"])
+def test_runs_of_one_name_are_one_run_and_can_be_read(scale):
+    by_name = {}
+    for experiment in EXPERIMENTS.values():
+        for run in experiment.runs(scale):
+            known = by_name.setdefault(run.name, run)
+            assert dataclasses.replace(run, arm=known.arm) == known
+    for run in {run.arm: run for run in by_name.values()}.values():
+        dataclasses.replace(run, budget=None).load()  # or it raises
+
+
+def test_settings_of_the_paper():
+    """As its text, tables and captions give them."""
+
+    def settings(name):
+        runs = [run for run in EXPERIMENTS[name].runs("paper") if run.overrides["seed"] == 0]
+        assert {run.budget for run in runs} == {45e12 if name == "fig3" else None}
+        return {run.name.removesuffix("-s0"): dataclasses.replace(run, budget=None).load() for run in runs}
+
+    games = {"alien", "amidar", "bank_heist", "crazy_climber", "krull", "qbert", "road_runner", "seaquest"}
+    rainbow = settings("fig3")
+    assert {config.env.task for config in rainbow.values()} == games
+    assert {config.seer.freeze_step for config in rainbow.values() if config.seer.enabled} == {50_000}
+    small = settings("fig4")
+    assert {config.total_steps for config in small.values()} == {500_000}
+    assert {config.replay.capacity for name, config in small.items() if "small" in name} == {10_000}
+    assert {config.replay.grow_after_freeze for name, config in small.items() if "seer" in name} == {True}
+    control = settings("fig2")
+    assert {config.env.task for config in control.values()} == {
+        "cartpole-swingup",
+        "finger-spin",
+        "reacher-easy",
+        "walker-walk",
+    }
+    assert {config.env.image_size for config in control.values()} == {100}
+    assert len({run.overrides["seed"] for run in EXPERIMENTS["fig2"].runs("paper")}) == 5
+    assert {config.encoder.name for config in settings("fig6").values()} == {"impala"}
+    transfer = settings("fig7")
+    assert transfer["walker-stand-source"].total_steps == 60_000
+    assert {config.env.task for config in transfer.values()} == {"walker-stand", "walker-walk", "hopper-hop"}
+    assert transfer["hopper-hop-from-walker-stand"].seer.freeze_step == 0
 
 
 def test_a_sweep_is_every_combination_with_every_seed():
@@ -200,10 +253,9 @@ def test_a_budget_is_spent_and_hardly_more(fake_envs, tmp_path, enabled):
         if value is not None
     }
     overrides = tiny | {"seer.enabled": enabled, "checkpoint_every": 0}
-    run = Run("", "", "configs/rainbow_atari.py:quick", overrides)
     budget = 1.5e9 if enabled else 2.5e9  # a run with SEER is frozen when it ends
-    config = tiny_config(total_steps=spec.steps_for(run, budget), seer__enabled=enabled, checkpoint_every=0)
-    end = train.run(config, tmp_path / "run")
+    run = Run("", "", "configs/rainbow_atari.py:quick", overrides, budget=budget)
+    end = train.run(run.load(), tmp_path / "run")
     assert end["phase"] == ("frozen" if enabled else "full")
     # What is more was spent at the handover and before learning: much of so small a run.
     assert 1.0 <= end["macs_total"] / budget < 1.15, end
@@ -292,6 +344,8 @@ def test_curves_are_means_over_seeds_as_far_as_all_of_them_went():
         [make_records("A", {100: 1.0, 200: 2.0}), make_records("A", {100: 3.0, 400: 4.0}, seed=1)]
     )
     np.testing.assert_array_equal(uneven.at("env_steps", 210), [2.0, 3.0])  # each seed's nearest
+    np.testing.assert_array_equal(uneven.at("env_steps", 390), [4.0])  # the other ended at 200
+    assert uneven.at("env_steps", 900).size == 0
     assert second.freeze["env_steps"] == 50
     np.testing.assert_array_equal(second.std, [0.0])
     assert third.task == "qbert"
@@ -313,9 +367,30 @@ def test_tables_compare_arms_at_the_budget_and_normalise_games():
     assert aggregate.rows[1][2:] == ["1.000 [1.000, 1.000]"] * 4
 
 
+def test_one_seed_has_no_interval_and_one_run_no_aggregate():
+    runs = [make_records("A", {100: score}, task=task) for task, score in (("krull", 2665.5), ("qbert", 163.9))]
+    _, aggregate = tables.scores(curves.curves(runs), Comparison("here"))
+    assert aggregate.rows == [["A", "1 x 2", "0.500", "0.500", "0.500", ""]]
+    assert len(tables.scores(curves.curves(runs[:1]), Comparison("here"))) == 1
+
+
+def test_a_budget_that_no_seed_came_to_is_no_score():
+    lines = curves.curves([make_records("A", {100: 1.0, 200: 2.0}), make_records("B", {100: 3.0, 400: 4.0})])
+    (by_task,) = tables.scores(lines, Comparison("here", x="env_steps", budget=390))
+    assert by_task.rows == [["krull", "not reached", "4.0 (1)", "1,598.0"]]
+
+
+def test_two_runs_of_one_seed_are_refused():
+    runs = [make_records("A", {100: 1.0}), make_records("A", {100: 2.0})]
+    with pytest.raises(records.RecordsError, match="both of seed 0 of A on krull; leave one out"):
+        curves.curves(runs)
+
+
 def test_tasks_without_human_scores_have_no_aggregate():
-    lines = curves.curves([make_records("A", {100: 1.0}, task="walker-walk")])
-    assert [table.title for table in tables.scores(lines, Comparison("here"))] == ["here"]
+    lines = curves.curves([make_records("A", {100: 1.0}, task="cartpole-balance")])
+    (table,) = tables.scores(lines, Comparison("here"))
+    assert table.head == ["task", "A", "random play", "no force"]
+    assert table.rows == [["cartpole-balance", "1.0 (1)", "271.2", "739.2"]]
 
 
 def test_a_report_needs_something_that_was_evaluated(tmp_path, capsys):

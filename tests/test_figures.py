@@ -1,5 +1,6 @@
 """Every figure and table of the paper at its smallest scale, and the page that tells of it in a real browser."""
 
+import re
 import shutil
 
 import pytest
@@ -89,6 +90,8 @@ def test_layers_that_do_not_change_are_similar_and_those_that_do_less(fake_envs,
     assert len(watched.views) == len(watched.actions) == 300
     sections = encoder_analysis.analyse(tmp_path / "run", observations=300)
     assert [len(section.images) for section in sections] == [3, 1]
+    floor = float(re.search(r"heads/logits (\d\.\d\d)", sections[1].text)[1])
+    assert 0.0 < floor < 1.0
     layers = encoder_analysis.layers_of(tmp_path / "run")
     similarity = encoder_analysis.similarities(copies, layers, watched)
     assert [step for step, _ in similarity["encoder/conv2"]] == [0, 100, 200, 300]

@@ -54,7 +54,7 @@ def of_curl(scale: str, field: str, values: Values, arm: str) -> list[Run]:
 def _variants(make: Callable[..., Run], base: Run, field: str, values: Sequence[Any], arm: str) -> list[Run]:
     """Returns a run for each value; the one that is as in `base` is `base` itself, which is not trained twice."""
     *path, leaf = field.split(".")
-    as_it_is = functools.reduce(getattr, path, base.load())[leaf]
+    as_it_is = functools.reduce(getattr, path, dataclasses.replace(base, budget=None).load())[leaf]
     return [
         dataclasses.replace(base, arm=arm.format(value))
         if value == as_it_is

@@ -13,4 +13,11 @@ def runs(scale: str) -> list[Run]:
     return ablation.of_rainbow(scale, "seer.freeze_through", _STAGES, "frozen through {}", **changes)
 
 
-EXPERIMENT = Experiment("How much to freeze", runs)
+EXPERIMENT = Experiment(
+    "How much to freeze",
+    runs,
+    note=(
+        "Rainbow, trained from scratch; the paper compares layers of CURL after a transfer, whose convolutions' outputs"
+        " are too large to store in four crops (157 kB each)."
+    ),
+)

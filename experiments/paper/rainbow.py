@@ -1,11 +1,9 @@
 """Runs of Rainbow on Atari at each scale: the settings that the figures share."""
 
-import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.spec import Comparison, Run, steps_for
+from experiments.spec import Comparison, Run
 
 RAINBOW, SEER = "Rainbow", "Rainbow + SEER"
 TASKS = {
@@ -60,18 +58,8 @@ def make_run(
     """
     changes = {field.replace("__", "."): value for field, value in changes.items()}
     overrides = {"env.task": task, "seed": seed} | _SCALES[scale] | changes
-    run = Run(f"{task}-{name}-s{seed}", arm, f"configs/rainbow_atari.py:{preset}", overrides)
-    if not to_budget or scale == "smoke":
-        return run
-    unseeded = tuple(sorted((overrides | {"seed": 0}).items()))
-    return dataclasses.replace(
-        run, overrides={**overrides, "total_steps": _steps(run.config, unseeded, BUDGETS[scale])}
-    )
-
-
-@functools.cache
-def _steps(config: str, overrides: tuple[tuple[str, Any], ...], budget: float) -> int:
-    return steps_for(Run("", "", config, dict(overrides)), budget)
+    budget = BUDGETS.get(scale) if to_budget else None
+    return Run(f"{task}-{name}-s{seed}", arm, f"configs/rainbow_atari.py:{preset}", overrides, budget=budget)
 
 
 def baseline(scale: str, task: str, seed: int) -> Run:
