@@ -4,7 +4,7 @@
     python -m seer_jax.train --config=configs/rainbow_atari.py:constrained --config.env.task=krull
 
 Presets, after the colon:
-  paper        the compute-efficiency setting: 500,000 agent steps, replay as large as the run.
+  paper        the compute-efficiency setting: 500,000 agent steps, replay of as many rows.
   baseline     the same without SEER.
   constrained  replay of 10,000 frames (0.07 GB) that grows to 30,625 latents at the freeze.
   quick        a few minutes on two cores; shows every part at work, not the paper's result.

@@ -24,7 +24,8 @@ class MetricsWriter:
 
         Args:
           run_dir: holds them.
-          offset: bytes of `metrics.jsonl` to keep; what an interrupted run wrote after its checkpoint goes.
+          offset: bytes of `metrics.jsonl` to keep, of those that there are; what an interrupted run wrote after its
+            checkpoint goes.
           env_steps: what TensorBoard shows from here on is replaced.
 
         Raises:
@@ -33,7 +34,7 @@ class MetricsWriter:
         self._path = run_dir / "metrics.jsonl"
         try:
             self._lines = self._path.open("ab", buffering=0)
-            self._lines.truncate(offset)
+            self._lines.truncate(min(offset, os.fstat(self._lines.fileno()).st_size))
             (run_dir / "tensorboard").mkdir(exist_ok=True)
             self._events = self._open_events(run_dir / "tensorboard", env_steps)
         except OSError as error:

@@ -247,4 +247,7 @@ def _interact_costs(
     encode = flops.cost_of(observe, params, actor.stack, timestep.frame, actor.key)
     latents, _ = jax.eval_shape(observe, params, actor.stack, timestep.frame, actor.key)
     act = flops.count_macs(agent.act, params, latents, actor.key, actor.steps)
-    return {"encode": encode, "act": flops.Cost(max(0.0, total_flops - encode.flops), act)}
+    # XLA merges both and leaves out what acting does not need: alone, encoding may take more than it does here.
+    act_flops = flops.cost_of(agent.act, params, latents, actor.key, actor.steps).flops
+    encode_flops = max(0.0, total_flops - act_flops)
+    return {"encode": flops.Cost(encode_flops, encode.macs), "act": flops.Cost(total_flops - encode_flops, act)}

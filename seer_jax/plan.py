@@ -1,8 +1,10 @@
 """What a run will cost, before it starts: bytes, FLOPs and, after a short calibration, time."""
 
+import contextlib
 import dataclasses
 import datetime
 import os
+import pathlib
 import time
 
 import jax
@@ -18,6 +20,10 @@ from seer_jax.envs import registry
 from seer_jax.envs.timestep import VectorEnv
 
 _CALIBRATION_SECONDS = 5.0  # of each phase
+# Where Linux says what a container may use, in both versions of its control groups.
+_CONTAINER_LIMITS = tuple(
+    pathlib.Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory/memory.limit_in_bytes")
+)
 
 
 class DoesNotFit(config_lib.ConfigError):
@@ -141,11 +147,15 @@ def refuse_if_too_large(config: ConfigDict, plans: list[PhasePlan]) -> None:
 
 
 def device_memory() -> int:
-    """Returns the bytes of the first device: the accelerator's limit, or the machine's memory for the CPU."""
+    """Returns the bytes of the first device: the accelerator's limit, or the machine's or container's for the CPU."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # another version's, or "max"
+            limits.append(int(path.read_text()))
+    return min(limits)
 
 
 def tables(config: ConfigDict, plans: list[PhasePlan]) -> list[rich.table.Table]:

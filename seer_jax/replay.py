@@ -236,7 +236,7 @@ def sample(
     return Batch(
         obs=_observe(spec, ring.rows, slot, env, k_obs),
         action=ring.rows.action[slot, env],
-        reward=rewards @ discounts[:-1],
+        reward=jnp.dot(rewards, discounts[:-1], precision=jax.lax.Precision.HIGHEST),  # TPUs would round it
         discount=jnp.where(stops, 0.0, discounts[taken]),
         next_obs=_observe(spec, ring.rows, bootstrap, env, k_next),
         weight=_importance_weights(spec, priority, importance_exponent),

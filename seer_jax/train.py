@@ -20,6 +20,7 @@ from seer_jax.envs import registry
 from seer_jax.envs.timestep import BadTimeStep
 from seer_jax.trainer import NotFinite, NotSaved, Stopped, Trainer
 
+_EPISODE_STEPS = 1000  # that many tasks' episodes take
 _REFUSALS = (config_lib.ConfigError, transfer.TransferError, checkpoint.CheckpointError)
 
 
@@ -68,6 +69,7 @@ def run(
         encoder = None
         if config.seer.init_from is not None and saved is None:
             encoder = transfer.load_encoder(config, parts.state(phases.FULL).params)
+        _warn_of_short_lives(config)
         if not started:
             if resume:
                 run_dir_lib.clear_unstarted(directory)
@@ -80,6 +82,15 @@ def run(
         return trainer.train(stop)
     finally:
         trainer.close()
+
+
+def _warn_of_short_lives(config: ConfigDict) -> None:
+    lives = config.checkpoint_every // config.num_envs
+    if 0 < lives < _EPISODE_STEPS:
+        _warn(
+            f"each environment is made anew after {lives:,} steps, which cuts episodes that are longer; raise"
+            f" checkpoint_every (now {config.checkpoint_every:,}) or lower num_envs (now {config.num_envs})"
+        )
 
 
 def _warn(message: str) -> None:

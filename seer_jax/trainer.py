@@ -267,6 +267,8 @@ class Trainer:
             memory_bytes=plan.device_memory(),
             warn=self.warn,
         )
+        jax.block_until_ready(self.ring)
+        seconds = self.clock.elapsed - began
         self.spec = latent_spec
         obs = jax.ShapeDtypeStruct((1, *self.actor.stack.shape[1:]), np.uint8)
         encode = functools.partial(base.latents_to_store, self.agent)
@@ -278,7 +280,7 @@ class Trainer:
             "freeze",
             {
                 "rows_moved": rows_before,
-                "handover_seconds": self.clock.elapsed - began,
+                "handover_seconds": seconds,
                 "replay_bytes_before": before["replay_bytes"],
                 "replay_capacity_before": before["replay_capacity"],
             },
