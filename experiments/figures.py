@@ -85,6 +85,10 @@ def draw(path: pathlib.Path, lines: Sequence[Curve], references: Sequence[Refere
     drawn = [ax.get_legend_handles_labels() for ax in axes.flat[: len(tasks)]]
     by_label = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
     figure.legend(
-        by_label.values(), by_label, loc="outside lower center", ncols=min(4, 2 * columns, len(by_label)), frameon=False
+        by_label.values(),
+        by_label,
+        loc="outside lower center",
+        ncols=min(4, 2 * columns - 1, len(by_label)),
+        frameon=False,
     )
     figure.savefig(path, dpi=120)

@@ -69,7 +69,6 @@ def run(
         encoder = None
         if config.seer.init_from is not None and saved is None:
             encoder = transfer.load_encoder(config, parts.state(phases.FULL).params)
-        _warn_of_short_lives(config)
         if not started:
             if resume:
                 run_dir_lib.clear_unstarted(directory)
@@ -79,6 +78,7 @@ def run(
         env.close()
         raise
     try:
+        _warn_of_short_lives(config)
         return trainer.train(stop)
     finally:
         trainer.close()

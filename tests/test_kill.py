@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.runs import untimed
 
-KILLS = int(os.environ.get("SEER_JAX_TEST_KILLS", "3"))  # of ten seconds each
+KILLS = int(os.environ.get("SEER_JAX_TEST_KILLS", "2"))  # of ten seconds each
 
 
 def test_kill_dash_nine_at_any_moment(tmp_path):

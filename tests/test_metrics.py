@@ -40,6 +40,13 @@ def test_a_full_disk_is_told_and_tears_no_line(tmp_path):
     assert [json.loads(line)["env_steps"] for line in lines] == [1, 3]
 
 
+def test_a_file_that_was_lost_begins_anew_and_not_with_nothing(tmp_path):
+    writer = metrics.MetricsWriter(tmp_path, offset=100)
+    writer.write("train", {"env_steps": 3})
+    writer.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"kind": "train", "env_steps": 3}
+
+
 def test_metrics_that_cannot_be_opened_are_told(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(metrics.WriteError, match=r"metrics\.jsonl .* Is a directory"):

@@ -93,3 +93,12 @@ def test_calibration_learns_as_often_as_training(fake_env, monkeypatch):
     warm_up = 2 * parts.config.agent.n_step + parts.config.env.frame_stack
     updates, agent_steps = len(calls) * parts.updates_per_learn, (len(steps) - warm_up) * parts.config.num_envs
     np.testing.assert_allclose(updates, agent_steps, atol=2 * parts.config.num_envs)
+
+
+@pytest.mark.parametrize(("text", "least"), [("12345\n", 12_345), ("max\n", None)])
+def test_memory_of_a_container_is_what_it_may_use(monkeypatch, tmp_path, text, least):
+    monkeypatch.setattr(plan, "_CONTAINER_LIMITS", ())
+    machine = plan.device_memory()
+    (tmp_path / "memory.max").write_text(text)
+    monkeypatch.setattr(plan, "_CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "nothing"))
+    assert plan.device_memory() == (least or machine)
