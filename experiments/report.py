@@ -97,6 +97,13 @@ def write(
     path.write_text(html)
     figures.draw(path.with_suffix(".png"), lines, published, x)
     _write_csv(path.with_suffix(".csv"), lines)
+    _write_pictures(path, sections)
+    texts = [f"{table.title}\n\n{table.to_markdown()}\n{table.note}\n" for table in [*told, *costs]]
+    texts += [f"{section.title}\n\n{section.text}\n" for section in sections]
+    path.with_suffix(".md").write_text("\n".join(texts))
+
+
+def _write_pictures(path: pathlib.Path, sections: Sequence[Section]) -> None:
     for section in sections:
         for i, (caption, png) in enumerate(section.images, start=1):
             about = PngImagePlugin.PngInfo()
@@ -104,9 +111,6 @@ def write(
             about.add_itxt("Description", section.text)
             picture = path.with_name(f"{path.stem}-{_slug(section.title)}-{i}.png")
             Image.open(io.BytesIO(png)).save(picture, pnginfo=about, optimize=True)
-    texts = [f"{table.title}\n\n{table.to_markdown()}\n{table.note}\n" for table in [*told, *costs]]
-    texts += [f"{section.title}\n\n{section.text}\n" for section in sections]
-    path.with_suffix(".md").write_text("\n".join(texts))
 
 
 def _slug(title: str) -> str:
