@@ -75,7 +75,9 @@ def _missing(name: str) -> str:
 def _rewritten(runs: list[Records]) -> str:
     names = [run.name for run in runs if run.manifest["git_commit"] is None]
     told = "Made by earlier versions of this code, whose records were brought into today's form and lack its commit"
-    return f"{told} (multiply-accumulates are computed, not logged): {', '.join(names)}." if names else ""
+    return (
+        f"{told} (multiply-accumulates are computed where they were not logged): {', '.join(names)}." if names else ""
+    )
 
 
 def _runs(name: str) -> list[Records]:

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import imageio.v2 as imageio
 import jax
 import numpy as np
+from dm_env import specs
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from experiments.spec import Section
 from seer_jax import checkpoint, phases, replay, run_dir, trainer
@@ -102,10 +104,15 @@ def analyse(directory: pathlib.Path, *, observations: int) -> list[Section]:
 
 def layers_of(directory: pathlib.Path) -> activations.ActivationsFn:
     """Returns what gives every layer's outputs for parameters of a run."""
+    return activations.make_activations(*_config_and_actions(directory))
+
+
+def _config_and_actions(directory: pathlib.Path) -> tuple[ConfigDict, specs.Array]:
+    """Returns a run's resolved configuration and the specification of its actions."""
     config = config_lib.resolve(run_dir.read_config(directory))
     env = registry.make_env(config, training=False)
     env.close()
-    return activations.make_activations(config, env.action_spec)
+    return config, env.action_spec
 
 
 def similarities(
@@ -128,10 +135,8 @@ def similarities(
 
 def _untrained(directory: pathlib.Path) -> base.Params:
     """Returns the parameters of a run's agent before any update, from another seed."""
-    config = config_lib.resolve(run_dir.read_config(directory))
-    env = registry.make_env(config, training=False)
-    env.close()
-    agent = AGENTS[config.agent.name].make_agent(config, env.action_spec)
+    config, action_spec = _config_and_actions(directory)
+    agent = AGENTS[config.agent.name].make_agent(config, action_spec)
     return jax.jit(agent.init)(jax.random.PRNGKey(config.seed + 1)).params
 
 

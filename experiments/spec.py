@@ -117,7 +117,7 @@ class Experiment:
 
 @functools.cache
 def _steps_within(config_file: str, overrides: tuple[tuple[str, Any], ...], budget: float) -> int:
-    """Returns the agent steps in which a run spends at least `budget`, no less than its full phase with SEER takes."""
+    """Returns the agent steps in which a run spends `budget`, at least what its phase before a freeze takes."""
     config = Run("", "", config_file, dict(overrides)).load()
     env = registry.make_env(config, training=True)
     try:

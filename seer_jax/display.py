@@ -78,7 +78,7 @@ class Display:
         """
         self.close()
         task, first, last = self._config.env.task, evals[0], evals[-1]
-        self._console.print(phase_table(f"{task}, {record['env_steps']:,} agent steps", record, phases))
+        self._console.print(_phase_table(f"{task}, {record['env_steps']:,} agent steps", record, phases))
         reference = atari_scores.REFERENCE_SCORES.get(task)
         random = f"; random play scores {reference.random:,.1f}" if reference else ""
         self._console.print(
@@ -96,7 +96,7 @@ def _moved(record: Record) -> str:
     return f"{record['rows_moved']:,} rows, {before:,.0f} MB of frames -> {after:,.0f} MB of latents"
 
 
-def phase_table(title: str, record: Record, phases: Sequence[str]) -> rich.table.Table:
+def _phase_table(title: str, record: Record, phases: Sequence[str]) -> rich.table.Table:
     """Returns what the phases of a run cost, side by side.
 
     Args:

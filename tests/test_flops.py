@@ -9,10 +9,11 @@ import pytest
 from dm_env import specs
 
 from configs import rainbow_atari
+from seer_jax import assembly, flops, phases, replay
 from seer_jax import config as config_lib
-from seer_jax import flops, replay
 from seer_jax.agents import curl_networks, curl_sac, rainbow
 from tests import test_curl_sac, test_rainbow
+from tests.runs import tiny_control_config
 
 
 def naive_convolution_macs(image, kernel, stride, padding):
@@ -133,6 +134,18 @@ def test_xla_counts_our_products_and_up_to_a_third_more(on_latents):
     (update,) = agent.latent_updates if on_latents else agent.updates
     products = 2 * flops.count_macs(update, state, batch)
     assert 1 <= flops.xla_flops(jax.jit(update).lower(state, batch).compile()) / products < 4 / 3
+
+
+def test_acting_costs_something_where_encoding_alone_would_take_more_than_both():
+    """The compiled program leaves out the critic's dense layer, which encoding alone counts."""
+    config = config_lib.resolve(tiny_control_config())
+    parts = assembly.assemble(config, specs.BoundedArray((1,), np.float32, -1.0, 1.0))
+    shapes = parts.state(phases.FULL).params, parts.actor, parts.timestep
+    alone = phases._interact_costs(parts.agent, phases.FULL, 1e12, *shapes)
+    total = alone["act"].flops + 1000.0
+    split = phases._interact_costs(parts.agent, phases.FULL, total, *shapes)
+    assert split["act"].flops == alone["act"].flops > 0
+    assert split["encode"].flops == 1000.0
 
 
 def test_ledger_adds_by_kind():

@@ -231,8 +231,6 @@ def test_a_real_control_task(control_run):
     assert {line["kind"] for line in lines} == KINDS
     full, frozen = ([r for r in lines if r["kind"] == "train" and r["phase"] == p][-1] for p in ("full", "frozen"))
     assert {"critic_loss", "contrast_loss", "actor_loss", "temperature"} <= set(full)
-    assert full["flops_act"] > 0
-    assert full["flops_encode"] > 0
     assert "contrast_loss" not in frozen
     assert {r["length"] for r in lines if r["kind"] == "episode"} == {20}
     assert end["eval_length_mean"] == 20
@@ -370,7 +368,7 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(fake_envs, tmp_path,
 @pytest.mark.parametrize(("checkpoint_every", "warned"), [(0, False), (1999, True), (2000, False)])
 def test_environments_that_live_shorter_than_episodes_are_told(capsys, checkpoint_every, warned):
     train._warn_of_short_lives(tiny_config(checkpoint_every=checkpoint_every, num_envs=2))
-    assert ("made anew after 999 steps" in capsys.readouterr().err) == warned
+    assert ("made anew" in capsys.readouterr().err) == warned
 
 
 def test_a_second_signal_ends_at_once():
