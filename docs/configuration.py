@@ -11,10 +11,10 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from configs import curl_dmc, rainbow_atari
-from seer_jax import config as config_lib
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs.registry import SUITES
 from seer_jax.fields import Fields
+from seer_jax.run import resolve as config_lib
 
 PAGE = pathlib.Path(__file__).with_suffix(".md")
 _HEAD = """# Configuration

@@ -16,8 +16,8 @@ from dm_env import specs
 from ml_collections import config_flags
 
 from seer_jax import cli
-from seer_jax import config as config_lib
 from seer_jax.envs import registry, timestep
+from seer_jax.run import resolve as config_lib
 
 Policy = Callable[[], np.ndarray]  # actions of all environments, [E, ...]
 

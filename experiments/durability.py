@@ -23,8 +23,10 @@ import psutil
 from dm_env import specs
 
 from configs import rainbow_atari
-from seer_jax import assembly, checkpoint, phases, replay
-from seer_jax import config as config_lib
+from seer_jax import replay
+from seer_jax.run import assembly, checkpoint
+from seer_jax.run import resolve as config_lib
+from seer_jax.seer import phases
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "durability"
 STALL_ROWS = 500_000

@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from experiments.spec import Section
-from seer_jax import checkpoint, phases, replay, run_dir, trainer
-from seer_jax import config as config_lib
+from seer_jax import replay
 from seer_jax.agents import base
 from seer_jax.agents.registry import AGENTS
 from seer_jax.analysis import activations, attention, svcca
 from seer_jax.envs import registry
+from seer_jax.run import checkpoint, loop, run_dir
+from seer_jax.run import resolve as config_lib
+from seer_jax.seer import phases
 
 _MAP_STAGE = "encoder/conv1"  # whose maps are the finest
 _MAP_TIMES, _MAP_FRAMES = 4, 3
@@ -45,7 +47,7 @@ class Watched(NamedTuple):
 
 def kept_params(directory: pathlib.Path) -> dict[int, base.Params]:
     """Returns the parameters that a run kept, by agent step, oldest first."""
-    copies = sorted((directory / trainer.PARAMS_DIRECTORY).iterdir())
+    copies = sorted((directory / loop.PARAMS_DIRECTORY).iterdir())
     return {int(copy.name): checkpoint.load_state(copy)["params"] for copy in copies}
 
 

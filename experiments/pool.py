@@ -19,8 +19,8 @@ from absl import flags
 
 from experiments import records
 from experiments.spec import Run
-from seer_jax import assembly, plan, run_dir
 from seer_jax.envs import registry
+from seer_jax.run import assembly, plan, run_dir
 
 _ROOT = pathlib.Path(__file__).parents[1]  # from which a configuration file is found
 _POLL_SECONDS = 0.2

@@ -15,7 +15,7 @@ from absl import flags
 
 from experiments import pool, records, report, spec
 from seer_jax import cli
-from seer_jax import config as config_lib
+from seer_jax.run import resolve as config_lib
 
 _FIGURES = ("table1", *(f"fig{i}" for i in range(2, 10)), "freeze_time", "frozen_layers", "latent_dtype")
 EXPERIMENTS = {name: importlib.import_module(f"experiments.paper.{name}").EXPERIMENT for name in _FIGURES}

@@ -10,9 +10,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from seer_jax import assembly, cli, flops, phases
-from seer_jax import config as config_lib
+from seer_jax import cli, flops
 from seer_jax.envs import registry
+from seer_jax.run import assembly
+from seer_jax.run import resolve as config_lib
+from seer_jax.seer import phases
 
 SCALES = ("smoke", "cpu", "paper")
 

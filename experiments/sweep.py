@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from experiments import pool, records
 from experiments.spec import Run
 from seer_jax import cli
-from seer_jax import config as config_lib
+from seer_jax.run import resolve as config_lib
 
 _PREFIX = "config."
 

@@ -20,8 +20,9 @@ import rich.console
 import rich.markup
 import rich.table
 
-from seer_jax import cli, plan
+from seer_jax import cli
 from seer_jax.envs import atari
+from seer_jax.run import plan
 
 GREEN, YELLOW, RED = "green", "yellow", "red"
 _REQUIREMENTS = pathlib.Path(__file__).parents[1] / "requirements.txt"

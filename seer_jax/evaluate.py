@@ -18,12 +18,14 @@ import rich.table
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from seer_jax import checkpoint, cli, phases, replay
-from seer_jax import config as config_lib
-from seer_jax import run_dir as run_dir_lib
+from seer_jax import cli, replay
 from seer_jax.agents import base
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import atari_scores, registry, timestep
+from seer_jax.run import checkpoint
+from seer_jax.run import resolve as config_lib
+from seer_jax.run import run_dir as run_dir_lib
+from seer_jax.seer import phases
 
 _VIDEO_SCALE = 4  # a stored frame is small: repeat its pixels
 _FRAMES_PER_SECOND = 60

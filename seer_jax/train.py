@@ -13,12 +13,14 @@ import rich.console
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from seer_jax import assembly, checkpoint, cli, handover, metrics, phases, plan, transfer
-from seer_jax import config as config_lib
-from seer_jax import run_dir as run_dir_lib
+from seer_jax import cli
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import BadTimeStep
-from seer_jax.trainer import NotFinite, NotSaved, Stopped, Trainer
+from seer_jax.run import assembly, checkpoint, metrics, plan, transfer
+from seer_jax.run import resolve as config_lib
+from seer_jax.run import run_dir as run_dir_lib
+from seer_jax.run.loop import NotFinite, NotSaved, Stopped, Trainer
+from seer_jax.seer import handover, phases
 
 _EPISODE_STEPS = 1000  # that many tasks' episodes take
 _REFUSALS = (config_lib.ConfigError, transfer.TransferError, checkpoint.CheckpointError)

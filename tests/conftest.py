@@ -22,7 +22,7 @@ import jax
 import pytest
 
 from seer_jax.envs import registry
-from seer_jax.trainer import Trainer
+from seer_jax.run.loop import Trainer
 from tests import fake_env
 
 # A shell that starts the suite in the background has it ignored.

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from dm_env import specs
 
 from configs import rainbow_atari
-from seer_jax import handover, replay
+from seer_jax import replay
 from seer_jax.agents import rainbow
+from seer_jax.seer import handover
 
 _PAGE = 4096
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from configs import curl_dmc, rainbow_atari
-from seer_jax import checkpoint, replay, train
-from seer_jax import config as config_lib
-from seer_jax.trainer import Trainer
+from seer_jax import replay, train
+from seer_jax.run import checkpoint
+from seer_jax.run import resolve as config_lib
+from seer_jax.run.loop import Trainer
 
 TIMES = ("seconds", "steps_per_second")
 

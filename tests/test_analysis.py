@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax import checkpoint
 from seer_jax.agents.registry import AGENTS
 from seer_jax.analysis.activations import make_activations
 from seer_jax.analysis.attention import overlay, spatial_attention
 from seer_jax.analysis.svcca import flatten_positions, svcca
+from seer_jax.run import checkpoint
 from tests import test_curl_sac, test_rainbow
 
 

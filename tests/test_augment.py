@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seer_jax import augment
+from seer_jax.agents import augment
 
 
 def numbered(batch=64, size=7, channels=2):

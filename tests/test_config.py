@@ -10,11 +10,12 @@ from ml_collections import ConfigDict
 
 from configs import curl_dmc, rainbow_atari
 from docs import configuration
-from seer_jax import config as config_lib
-from seer_jax import envs, handover, train
+from seer_jax import envs, train
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import dmc
 from seer_jax.envs.registry import SUITES
+from seer_jax.run import resolve as config_lib
+from seer_jax.seer import handover
 
 PRESETS = ("paper", "baseline", "constrained", "quick")
 

@@ -9,8 +9,9 @@ import pytest
 from dm_env import specs
 
 from configs import curl_dmc
-from seer_jax import augment, replay
-from seer_jax.agents import base, curl_networks, curl_sac
+from seer_jax import replay
+from seer_jax.agents import augment, base, curl_networks
+from seer_jax.agents import curl as curl_sac
 
 ACTION_SPEC = specs.BoundedArray((2,), np.float32, -1, 1)
 SIZE, CROP = 34, 30

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seer_jax import display
+from seer_jax.run import display
 from tests.runs import tiny_config
 
 TRAIN = {

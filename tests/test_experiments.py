@@ -16,7 +16,7 @@ from experiments import blind, pool, sweep
 from experiments.run import EXPERIMENTS
 from experiments.spec import Run
 from seer_jax import cli, train
-from seer_jax import config as config_lib
+from seer_jax.run import resolve as config_lib
 from tests import fake_env
 from tests.runs import tiny_config
 from tests.written import evaluation, write_run_dir

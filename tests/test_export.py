@@ -9,8 +9,9 @@ from dm_env import specs
 from jax import export
 
 from configs import curl_dmc, rainbow_atari
-from seer_jax import assembly, phases
-from seer_jax import config as config_lib
+from seer_jax.run import assembly
+from seer_jax.run import resolve as config_lib
+from seer_jax.seer import phases
 
 CASES = {
     "rainbow": (rainbow_atari.get_config, specs.DiscreteArray(18)),

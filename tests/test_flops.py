@@ -9,9 +9,12 @@ import pytest
 from dm_env import specs
 
 from configs import rainbow_atari
-from seer_jax import assembly, flops, phases, replay
-from seer_jax import config as config_lib
-from seer_jax.agents import curl_networks, curl_sac, rainbow
+from seer_jax import flops, replay
+from seer_jax.agents import curl as curl_sac
+from seer_jax.agents import curl_networks, rainbow
+from seer_jax.run import assembly
+from seer_jax.run import resolve as config_lib
+from seer_jax.seer import phases
 from tests import test_curl_sac, test_rainbow
 from tests.runs import tiny_control_config
 

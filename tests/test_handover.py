@@ -16,8 +16,10 @@ import pytest
 from dm_env import specs
 
 from configs import rainbow_atari
-from seer_jax import checkpoint, handover, phases, replay
+from seer_jax import replay
 from seer_jax.agents import rainbow
+from seer_jax.run import checkpoint
+from seer_jax.seer import handover, phases
 from tests import test_replay
 
 SIZE = 30  # the smallest image that the data-efficient encoder reads

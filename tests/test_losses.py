@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax import losses
+from seer_jax.agents import losses
 from seer_jax.networks import heads
 
 

@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from seer_jax import metrics
+from seer_jax.run import metrics
 
 
 def test_records_are_json_lines_with_null_for_what_is_no_number(tmp_path):

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from seer_jax import assembly, phases, plan, train
-from seer_jax import config as config_lib
+from seer_jax import train
 from seer_jax.envs import registry
+from seer_jax.run import assembly, plan
+from seer_jax.run import resolve as config_lib
+from seer_jax.seer import phases
 from tests.fake_env import FakeEnv
 from tests.runs import tiny_config
 

@@ -8,8 +8,9 @@ import rlax
 from dm_env import specs
 
 from configs import rainbow_atari
-from seer_jax import phases, replay
+from seer_jax import replay
 from seer_jax.agents import base, rainbow
+from seer_jax.seer import phases
 from tests import reference
 
 NUM_ACTIONS = 3

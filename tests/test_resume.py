@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax import checkpoint, envs, evaluate, metrics, replay, train
-from seer_jax import config as config_lib
+from seer_jax import envs, evaluate, replay, train
 from seer_jax.envs import registry, timestep
-from seer_jax.trainer import NotFinite, Trainer
+from seer_jax.run import checkpoint, metrics
+from seer_jax.run import resolve as config_lib
+from seer_jax.run.loop import NotFinite, Trainer
 from tests.fake_env import FakeEnv, make_env
 from tests.runs import records, run_killed_after, tiny_config, tiny_control_config, untimed
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from configs import rainbow_atari
-from seer_jax import assembly, checkpoint, cli, envs, evaluate, phases, train
-from seer_jax import config as config_lib
+from seer_jax import cli, envs, evaluate, train
+from seer_jax.run import assembly, checkpoint
+from seer_jax.run import resolve as config_lib
+from seer_jax.seer import phases
 from tests import fake_env
 from tests.runs import records, run_killed_after, tiny_config, tiny_control_config, untimed, write_run
 

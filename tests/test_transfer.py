@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from seer_jax import assembly, checkpoint, evaluate, train, transfer
-from seer_jax import config as config_lib
+from seer_jax import evaluate, train
 from seer_jax.envs import registry
-from seer_jax.trainer import Trainer
+from seer_jax.run import assembly, checkpoint, transfer
+from seer_jax.run import resolve as config_lib
+from seer_jax.run.loop import Trainer
 from tests.fake_env import FakeEnv
 from tests.runs import records, tiny_config, write_run
 

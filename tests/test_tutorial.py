@@ -10,10 +10,10 @@ import pytest
 
 from configs import curl_dmc
 from seer_jax import cli, evaluate, train
-from seer_jax import config as config_lib
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs.gymnasium_suite import GymnasiumEnv, make_suite
 from seer_jax.envs.registry import SUITES
+from seer_jax.run import resolve as config_lib
 
 DOCS = Path(__file__).parents[1] / "docs"
 CONFIG = "--config=docs/tutorial/catch.py"

@@ -11,8 +11,10 @@ import sys
 
 import numpy as np
 
-from seer_jax import handover, metrics, train
+from seer_jax import train
 from seer_jax.envs import registry
+from seer_jax.run import metrics
+from seer_jax.seer import handover
 from tests.fake_env import FakeEnv, make_env
 from tests.runs import tiny_config
 

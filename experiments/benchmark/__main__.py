@@ -22,7 +22,8 @@ from experiments.benchmark import agreement
 from experiments.benchmark.bench import Bench, boundary_shape, measure
 from experiments.benchmark.cases import cases
 from experiments.benchmark.naive import measure_naive
-from seer_jax import cli, phases, replay
+from seer_jax import cli, replay
+from seer_jax.seer import phases
 
 _NAIVE = ("rainbow", "curl")  # with IMPALA, gradients of convolutions in a loop take minutes each
 _CHECKED = 8  # transitions that twin and agent are compared on

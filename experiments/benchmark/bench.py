@@ -20,10 +20,12 @@ from ml_collections import ConfigDict
 
 from experiments.benchmark import torch_twin
 from experiments.benchmark.twin_ring import TwinRing
-from seer_jax import assembly, handover, phases, replay
+from seer_jax import replay
 from seer_jax.agents import curl_networks, rainbow
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import VectorEnv
+from seer_jax.run import assembly
+from seer_jax.seer import handover, phases
 
 _HANDOVER_ROWS = 512
 _HANDOVER_BATCH = 32  # rows that the twin encodes together, as our handover does

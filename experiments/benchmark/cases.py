@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs import curl_dmc, rainbow_atari
-from seer_jax import config as config_lib
+from seer_jax.run import resolve as config_lib
 
 ROWS = 2000  # of a ring
 

@@ -10,9 +10,10 @@ import jax
 
 from experiments.benchmark.bench import noisy_ring, repeat
 from experiments.benchmark.cases import cases
-from seer_jax import assembly, phases
 from seer_jax.envs import registry
 from seer_jax.networks import encoders
+from seer_jax.run import assembly
+from seer_jax.seer import phases
 
 
 def naive_update_ms(name: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from experiments.paper import ablation
 from experiments.spec import Experiment, Run
-from seer_jax.config import LATENT_DTYPES
+from seer_jax.run.resolve import LATENT_DTYPES
 
 _RAINBOW = {"smoke": ("float32", "bfloat16"), "cpu": LATENT_DTYPES, "paper": LATENT_DTYPES}
 _CURL = {"smoke": ("float32",), "cpu": ("float32", "bfloat16"), "paper": LATENT_DTYPES}

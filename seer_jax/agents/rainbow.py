@@ -15,8 +15,8 @@ import rlax
 from dm_env import specs
 from ml_collections import ConfigDict
 
-from seer_jax import augment, flops, replay
-from seer_jax.agents import base
+from seer_jax import flops, replay
+from seer_jax.agents import augment, base
 from seer_jax.fields import MANY, ConfigError, Number
 from seer_jax.networks import encoders, heads
 

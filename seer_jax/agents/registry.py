@@ -9,7 +9,8 @@ Each is a module with `make_agent(config, action_spec)`, and with what a run mus
   updates_per_cycle(config): after how many updates its pattern of updates repeats.
 """
 
-from seer_jax.agents import curl_sac, rainbow
+from seer_jax.agents import curl as curl_sac
+from seer_jax.agents import rainbow
 
 # A configuration file may add its own: `docs/tutorial.md` does.
 AGENTS = {"rainbow": rainbow, "curl_sac": curl_sac}

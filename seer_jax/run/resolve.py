@@ -3,11 +3,12 @@
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from seer_jax import fields, handover, replay
+from seer_jax import fields, replay
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs.registry import SUITES
 from seer_jax.fields import MANY, Choice, ConfigError, Field, Flag, Name, Number
 from seer_jax.networks import encoders, haiku
+from seer_jax.seer import handover
 
 LATENT_DTYPES = ("float32", "bfloat16", "float16")
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from seer_jax import checkpoint
 from seer_jax.agents import base
+from seer_jax.run import checkpoint
 
 # What both runs must agree on for parameters to fit and pixels to mean the same.
 _SHARED_FIELDS = (

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from seer_jax import checkpoint, replay
+from seer_jax import replay
 from seer_jax.agents import base
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import registry as env_registry
+from seer_jax.run import checkpoint
 
 _CHUNK_ROWS = 256  # rows, over all environments, that are on their way at one time
 _ENCODE_ROWS = 32  # of these, rows that are encoded together

@@ -11,11 +11,11 @@ import jax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from seer_jax import checkpoint
-from seer_jax import config as config_lib
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs.registry import SUITES
 from seer_jax.networks import haiku
+from seer_jax.run import checkpoint
+from seer_jax.run import resolve as config_lib
 
 CONFIG_FILE = "config.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")

@@ -10,23 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seer_jax import (
-    assembly,
-    checkpoint,
-    display,
-    evaluate,
-    flops,
-    handover,
-    metrics,
-    phases,
-    plan,
-    replay,
-    transfer,
-)
+from seer_jax import evaluate, flops, replay
 from seer_jax.agents import base
 from seer_jax.envs import atari_scores, registry
 from seer_jax.envs import timestep as timestep_lib
 from seer_jax.envs.timestep import VectorEnv
+from seer_jax.run import assembly, checkpoint, display, metrics, plan, transfer
+from seer_jax.seer import handover, phases
 
 PARAMS_DIRECTORY = "params"  # in that of a run
 _RECENT_EPISODES = 20

@@ -22,8 +22,8 @@ import optax
 from dm_env import specs
 from ml_collections import ConfigDict
 
-from seer_jax import augment, flops, losses, replay
-from seer_jax.agents import base
+from seer_jax import flops, replay
+from seer_jax.agents import augment, base, losses
 from seer_jax.agents.curl_networks import ACTOR, CRITIC, Networks, latent_shape, stage_names
 from seer_jax.fields import MANY, ConfigError, Number
 

@@ -14,10 +14,12 @@ import rich.console
 import rich.table
 from ml_collections import ConfigDict
 
-from seer_jax import assembly, flops, handover, phases, replay
-from seer_jax import config as config_lib
+from seer_jax import flops, replay
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import VectorEnv
+from seer_jax.run import assembly
+from seer_jax.run import resolve as config_lib
+from seer_jax.seer import handover, phases
 
 _CALIBRATION_SECONDS = 5.0  # of each phase
 # Where Linux says what a container may use, in both versions of its control groups.

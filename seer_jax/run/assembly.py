@@ -9,11 +9,12 @@ import optax
 from dm_env import specs
 from ml_collections import ConfigDict
 
-from seer_jax import handover, phases, replay
+from seer_jax import replay
 from seer_jax.agents import base
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import TimeStep
+from seer_jax.seer import handover, phases
 
 _KEY = jax.ShapeDtypeStruct((2,), np.uint32)
 
