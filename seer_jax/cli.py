@@ -1,4 +1,4 @@
-"""Command lines of the package: flags without globals, errors in one line, compiled programs kept for next time."""
+"""Command lines of the package: flags without globals, errors in one line, a cache of compiled programs."""
 
 import contextlib
 import os
@@ -12,8 +12,12 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-# A field of the configuration as 1e6, which stands for a whole number where it is one.
+from seer_jax.run import resolve
+
+# A field of the configuration given as 1e6: an integer if its value is whole.
 _EXPONENT = re.compile(r"(?<=^--config\.)([\w.]+=)(\d+(?:\.\d+)?[eE]\+?\d+)$")
+
+_OVERRIDE = re.compile(r"--config\.([\w.]+)(?:=|$)")
 
 
 class UsageError(Exception):
@@ -72,11 +76,35 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """
     try:
         return values([_EXPONENT.sub(_whole, argument) for argument in argv])[1:]
-    except flags.Error as error:
+    except Exception as error:
+        if message := _unknown_override(values, argv):
+            raise UsageError(message) from None
+        raise _usage_error(error) from None
+
+
+def _usage_error(error: Exception) -> UsageError:
+    if isinstance(error, flags.Error):
         # Some errors inside a configuration file arrive as a whole traceback, whose last line says what is wrong.
-        raise UsageError(last_line(error)) from None
-    except Exception as error:  # others, and overrides of fields that do not exist, as they were raised there
-        raise UsageError(f"the configuration cannot be read: {type(error).__name__}: {last_line(error)}") from None
+        return UsageError(last_line(error))
+    return UsageError(f"the configuration cannot be read: {type(error).__name__}: {last_line(error)}")
+
+
+def _unknown_override(values: flags.FlagValues, argv: list[str]) -> str | None:
+    """Returns the sentence about the first `--config.FIELD` whose field the configuration file does not have."""
+    names = [match[1] for argument in argv if (match := _OVERRIDE.match(argument))]
+    if not names or "config" not in values:
+        return None
+    without = [argument for argument in argv if not _OVERRIDE.match(argument)]
+    try:
+        config = read_config([argument for argument in without if argument.startswith("--config=")])
+    except Exception:  # the file itself cannot be read, which is another error
+        return None
+    known = list(resolve.flat(config.to_dict()))
+    sections = {name.rpartition(".")[0] for name in known}
+    unknown = [name for name in names if name not in known and name not in sections]
+    if not unknown:
+        return None
+    return f"--config.{unknown[0]}: {resolve.unknown_field(unknown[0], config)}"
 
 
 def _whole(match: re.Match) -> str:

@@ -1,44 +1,58 @@
-"""What a field of a configuration means and may hold, for the checks and for the reference in `docs/`."""
+"""What a field of a configuration may hold and means: declared once, read by checks, defaults and documentation.
+
+A section of a configuration is a frozen dataclass. Its fields are declared with the functions below:
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class AgentConfig:
+        batch_size: int = integer(32, "transitions of an update", low=1, high=65_536)
+
+A subclass that gives a field another default, `batch_size: int = 128`, keeps its bounds and its meaning.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 MANY = 2**31 - 1
+UNSET: Any = None  # default of a field whose value follows from others
+_FIELD, _FORMER = "field", "former name"  # keys of a field's metadata
 
 
 class ConfigError(ValueError):
-    """A value, or values together, that cannot run. The message says which, and what would."""
+    """A value, or values together, that cannot run. The message names them and what would run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A whole number if its bounds are, else any.
+    """A number between two bounds.
 
     Attributes:
       meaning: one line, with the unit.
-      least, greatest: that is allowed.
+      low: lower bound, allowed.
+      high: upper bound, allowed.
+      kind: int or float.
     """
 
     meaning: str
-    least: float
-    greatest: float
+    low: float
+    high: float
+    kind: type
 
     @property
     def allowed(self) -> str:
-        if self.greatest == MANY:
-            return f"{self.least:,} and more"
-        return f"{self.least:,} to {self.greatest:,}"
+        if self.high == MANY:
+            return f"{self.low:,} or more"
+        return f"{self.low:,} to {self.high:,}"
 
-    def check(self, name: str, value: Any) -> None:
-        whole = isinstance(self.least, int)
-        is_number = isinstance(value, int) or (isinstance(value, float) and not whole)
+    def check(self, name: str, value: Any) -> Any:
+        """Returns the value; raises ConfigError if it is no number, or out of bounds."""
+        is_number = isinstance(value, int) or (isinstance(value, float) and self.kind is float)
         if isinstance(value, bool) or not is_number:
-            raise ConfigError(f"{name}={value!r} is not {'an integer' if whole else 'a number'}")
-        if not self.least <= value <= self.greatest:
-            raise ConfigError(f"{name}={value} is out of range; it lies between {self.least} and {self.greatest}")
+            raise ConfigError(f"{name}={value!r} is not {'an integer' if self.kind is int else 'a number'}")
+        if not self.low <= value <= self.high:
+            raise ConfigError(f"{name}={value} is out of range; it lies between {self.low} and {self.high}")
+        return self.kind(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,67 +60,113 @@ class Flag:
     """True or False."""
 
     meaning: str
+    kind: type = bool
 
     @property
     def allowed(self) -> str:
         return "True, False"
 
-    def check(self, name: str, value: Any) -> None:
+    def check(self, name: str, value: Any) -> Any:
+        """Returns the value; raises ConfigError if it is neither True nor False."""
         if not isinstance(value, bool):
             raise ConfigError(f"{name}={value!r} is neither True nor False")
+        return value
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """One of some names."""
+class Text:
+    """A name.
+
+    Attributes:
+      meaning: one line.
+      options: the names that are allowed; empty if the field's owner checks it.
+      optional: whether it may be unset in a run, too.
+    """
 
     meaning: str
-    options: tuple[str, ...]
-
-    @property
-    def allowed(self) -> str:
-        return ", ".join(self.options)
-
-    def check(self, name: str, value: Any) -> None:
-        if value not in self.options:
-            raise ConfigError(f"{name}={value!r} is unknown; it is one of {', '.join(self.options)}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Name:
-    """A name that only its user knows to be right; None if it may be left open."""
-
-    meaning: str
+    options: Sequence[str] = ()
     optional: bool = False
+    kind: type = str
 
     @property
     def allowed(self) -> str:
+        if self.options:
+            return ", ".join(self.options)
         return "a name, or unset" if self.optional else "a name"
 
-    def check(self, name: str, value: Any) -> None:
-        if not isinstance(value, str) and not (value is None and self.optional):
+    def check(self, name: str, value: Any) -> Any:
+        """Returns the value; raises ConfigError if it is no name, or none of the options."""
+        if value is None and self.optional:
+            return value
+        if self.options and value not in self.options:
+            raise ConfigError(f"{name}={value!r} is unknown; choose one of {', '.join(self.options)}")
+        if not isinstance(value, str):
             raise ConfigError(f"{name}={value!r} is not a name")
+        return value
 
 
-Field = Number | Flag | Choice | Name
-Fields = Mapping[str, Field]  # by dotted name
+Field = Number | Flag | Text
 
 
-def check(config: ConfigDict, fields: Fields, *kinds: type[Field]) -> None:
-    """Raises ConfigError unless every field of one of these kinds is there and holds what it may."""
-    for name, field in fields.items():
-        if isinstance(field, kinds):
-            field.check(name, get(config, name))
+def integer(default: int | None, meaning: str, *, low: int = 0, high: int = MANY, former: str | None = None) -> Any:
+    """Declares a field that holds a whole number; `former` is its name in an earlier version."""
+    return _declare(default, Number(meaning, low, high, int), former)
 
 
-def get(config: ConfigDict, name: str) -> Any:
-    """Returns the value of a field by dotted name.
+def real(default: float | None, meaning: str, *, low: float, high: float) -> Any:
+    """Declares a field that holds a real number."""
+    return _declare(default, Number(meaning, low, high, float))
 
-    Raises:
-      ConfigError: there is no such field.
+
+def flag(default: bool | None, meaning: str) -> Any:
+    """Declares a field that is True or False."""
+    return _declare(default, Flag(meaning))
+
+
+def text(default: str | None, meaning: str, *, options: Sequence[str] = (), optional: bool = False) -> Any:
+    """Declares a field that holds a name: one of `options`, or any that its owner accepts if there are none."""
+    return _declare(default, Text(meaning, tuple(options), optional))
+
+
+def _declare(default: Any, field: Field, former: str | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={_FIELD: field, _FORMER: former})
+
+
+def fields_of(section: type) -> dict[str, Field]:
+    """Returns the declared fields of a section by name; one that a subclass defines anew keeps its declaration."""
+    declared: dict[str, Field] = {}
+    for base in reversed(section.__mro__):
+        for field in dataclasses.fields(base) if dataclasses.is_dataclass(base) else ():
+            if _FIELD in field.metadata:
+                declared[field.name] = field.metadata[_FIELD]
+    return declared
+
+
+def former_names(section: type) -> dict[str, str]:
+    """Returns the name of today of each field of a section that had another name in an earlier version."""
+    former = {field.metadata.get(_FORMER): field.name for field in dataclasses.fields(section)}
+    return {old: name for old, name in former.items() if old is not None}
+
+
+def defaults_of(section: type) -> dict[str, Any]:
+    """Returns the default of each declared field of a section; `UNSET` where a value follows from others."""
+    declared = fields_of(section)
+    return {field.name: field.default for field in dataclasses.fields(section) if field.name in declared}
+
+
+def unknown_field(name: str, known: Sequence[str]) -> str:
+    """Returns the sentence about a field that does not exist, with the field that was probably meant.
+
+    Args:
+      name: dotted name.
+      known: dotted names of the fields that exist.
     """
-    for part in name.split("."):
-        if not isinstance(config, ConfigDict) or part not in config:
-            raise ConfigError(f"{name} is missing; start from a file in configs/")
-        config = config[part]
-    return config
+    leaves = {field: field.rpartition(".")[2] for field in known}
+    leaf = name.rpartition(".")[2]
+    near = [field for field in known if leaves[field] == leaf]
+    if not near:
+        near_leaves = difflib.get_close_matches(leaf, set(leaves.values()), n=1)
+        near = [field for field in known if leaves[field] in near_leaves]
+    near = near or difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {' or '.join(near)}?" if near else "docs/configuration.md lists all fields"
+    return f"there is no field {name}; {hint}"

@@ -1,7 +1,7 @@
-"""What programs cost: XLA's own count, an independent count of theirs, and the totals of a run.
+"""Costs of programs: XLA's own count, an independent count, and the totals of a run.
 
-Costs are told in two conventions. XLA counts floating-point operations, a multiply-add being two. The paper counts
-multiply-accumulates of matrix products and convolutions, and takes a pass backward for two forward.
+Costs are given in two conventions. XLA counts floating-point operations, a multiply-add being two. The paper counts
+multiply-accumulates of matrix products and convolutions, and counts a backward pass as two forward passes.
 """
 
 import dataclasses
@@ -39,9 +39,9 @@ class Passes(NamedTuple):
     """How often an update runs one network on a batch.
 
     Attributes:
-      macs: multiply-accumulates of a pass forward on one sample.
-      forward: passes forward.
-      backward: passes backward, whatever they differentiate.
+      macs: multiply-accumulates of a forward pass on one sample.
+      forward: forward passes.
+      backward: backward passes, with respect to inputs, parameters or both.
     """
 
     macs: float
@@ -50,21 +50,21 @@ class Passes(NamedTuple):
 
 
 def paper_macs(passes: Iterable[Passes], batch_size: int) -> float:
-    """Returns what one update costs in the paper's convention: `b F M + 2 b B M`, summed over networks."""
+    """Returns the cost of one update in the paper's convention: `b F M + 2 b B M`, summed over networks."""
     return batch_size * sum(p.macs * (p.forward + 2 * p.backward) for p in passes)
 
 
 class Ledger:
-    """What a run has spent so far, by kind of work.
+    """The cost of a run so far, by kind of work.
 
     Args:
-      spent: before, as `state` gave it.
+      saved: totals of another ledger, from `to_json`, to continue from.
     """
 
-    def __init__(self, spent: dict[str, list[float]] | None = None):
-        self.totals = dict.fromkeys(KINDS, Cost()) | {kind: Cost(*cost) for kind, cost in (spent or {}).items()}
+    def __init__(self, saved: dict[str, list[float]] | None = None):
+        self.totals = dict.fromkeys(KINDS, Cost()) | {kind: Cost(*cost) for kind, cost in (saved or {}).items()}
 
-    def state(self) -> dict[str, list[float]]:
+    def to_json(self) -> dict[str, list[float]]:
         """Returns FLOPs and multiply-accumulates by kind, for JSON."""
         return {kind: [cost.flops, cost.macs] for kind, cost in self.totals.items()}
 
@@ -75,6 +75,7 @@ class Ledger:
 
     @property
     def total(self) -> Cost:
+        """Cost over all kinds of work."""
         return sum(self.totals.values(), Cost())
 
     def by_kind(self) -> dict[str, float]:
@@ -101,8 +102,8 @@ def cost_of(fn: Callable, *args: Any) -> Cost:
 def count_macs(fn: Callable, *args: Any) -> float:
     """Counts multiply-accumulates of the matrix products and convolutions of a function, loops multiplied out.
 
-    Multiplications with padding, and with the zeros between the rows of a dilated operand, are not counted: a
-    gradient of a convolution costs what it must, however it is written. Nor is what no output needs.
+    Multiplications with padding, and with the zeros between the rows of a dilated operand, are not counted: the count
+    of a convolution's gradient does not depend on how it is written. Work that no output needs is not counted either.
 
     Args:
       fn: the function.
@@ -135,12 +136,14 @@ def _count_equation(equation: core.JaxprEqn) -> float:
         raise ValueError("a while loop holds a matrix product; its number of steps is unknown, use scan")
     if name == "cond":
         if len(set(inner)) > 1:
-            raise ValueError(f"branches of a cond cost {inner}; what a call costs is unknown")
+            raise ValueError(f"branches of a cond cost {inner}; the cost of a call is unknown")
         return inner[0]
     return sum(inner)
 
 
-def _count_convolution(lhs: tuple, rhs: tuple, out: tuple, params: dict[str, Any]) -> float:
+def _count_convolution(
+    lhs: tuple[int, ...], rhs: tuple[int, ...], out: tuple[int, ...], params: dict[str, Any]
+) -> float:
     lhs_axes, rhs_axes, out_axes = params["dimension_numbers"]
     pairs = [
         _pairs(lhs[i], rhs[k], out[o], *geometry)

@@ -1,7 +1,7 @@
-"""The command that trains.
+"""The command that trains, and the function behind it.
 
 python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FIELD=VALUE] [--run_dir=DIR] [--plan]
-python -m seer_jax.train --run_dir=DIR --resume    # goes on with the run in DIR from its newest checkpoint
+python -m seer_jax.train --run_dir=DIR --resume    # continues the run in DIR from its newest checkpoint
 """
 
 import pathlib
@@ -13,35 +13,39 @@ import rich.console
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from seer_jax import cli
+from seer_jax import cli, files
+from seer_jax.config import RunConfig
 from seer_jax.envs import registry
-from seer_jax.envs.timestep import BadTimeStep
-from seer_jax.run import assembly, checkpoint, metrics, plan, transfer
-from seer_jax.run import resolve as config_lib
+from seer_jax.envs.timestep import InvalidTimeStepError
+from seer_jax.fields import ConfigError
+from seer_jax.run import assembly, checkpoint, metrics, plan, resolve, transfer
 from seer_jax.run import run_dir as run_dir_lib
-from seer_jax.run.loop import NotFinite, NotSaved, Stopped, Trainer
-from seer_jax.seer import handover, phases
+from seer_jax.run.loop import CheckpointSaveError, Loop, NonFiniteError, RunStopped
+from seer_jax.run.records import Receiver, Record
+from seer_jax.seer import handover
 
-_EPISODE_STEPS = 1000  # that many tasks' episodes take
-_REFUSALS = (config_lib.ConfigError, transfer.TransferError, checkpoint.CheckpointError)
+_EPISODE_STEPS = 1000  # agent steps of an episode in many tasks
+_REFUSALS = (ConfigError, transfer.TransferError, files.DamagedFileError)
 
 
 def run(
-    config: ConfigDict,
+    config: ConfigDict | RunConfig,
     run_dir: str | pathlib.Path,
     *,
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    receivers: Sequence[Receiver] = (),
     arguments: Sequence[str] = (),
-) -> dict:
-    """Trains an agent and leaves everything about the run in `run_dir`.
+) -> Record:
+    """Trains an agent and writes everything about the run into `run_dir`.
 
     Args:
-      config: like those in `configs/`.
+      config: a configuration like those in `configs/`, or one that `resolve` returned.
       run_dir: a directory that does not exist yet, or is empty, unless a run is resumed.
-      resume: go on with the run that `run_dir` holds, if it holds one, from its newest checkpoint, if it has one.
-      stop: asked before each step whether to write a checkpoint and stop.
-      arguments: of the command line that gave `config`, for the run's manifest.
+      resume: continue the run that `run_dir` holds from its newest checkpoint; without one, start it.
+      stop: called before each step; True makes the run write a checkpoint and stop.
+      receivers: each is called with every record, a dictionary like a line of `metrics.jsonl`.
+      arguments: arguments of the command line that gave `config`, for the run's manifest.
 
     Returns:
       The record of kind `end` in `metrics.jsonl`.
@@ -49,48 +53,48 @@ def run(
     Raises:
       ConfigError: config or run_dir cannot be used, or the run needs more memory than there is; nothing was written.
       TransferError: the encoder of `seer.init_from` cannot be used.
-      CheckpointError: there are checkpoints, and none of them can be used.
-      Stopped: `stop` said so.
-      NotFinite: numbers went bad and `on_nan` is stop.
-      BadTimeStep: an environment sent what cannot be learned from.
+      DamagedFileError: there are checkpoints, and none of them can be used.
+      RunStopped: `stop` returned True.
+      NonFiniteError: a loss or a parameter is not finite, and `on_nan` is stop.
+      InvalidTimeStepError: an environment sent a value that cannot be learned from.
       HandoverError: frames could not become latents.
-      NotSaved: the last checkpoint cannot be written.
+      CheckpointSaveError: the last checkpoint cannot be written.
       WriteError: metrics cannot be written.
     """
-    config, directory = config_lib.resolve(config), pathlib.Path(run_dir)
+    config = config if isinstance(config, RunConfig) else resolve.resolve(config)
+    directory = pathlib.Path(run_dir)
     saved, started = None, resume and run_dir_lib.is_started(directory)
     if started:
         run_dir_lib.check_same(config, directory)
         saved = checkpoint.newest(directory / checkpoint.DIRECTORY, _warn)
-    if config.seer.init_from is not None and saved is None:
-        transfer.check(config)
+    source = pathlib.Path(config.seer.init_from) if config.seer.init_from is not None and saved is None else None
+    if source is not None:
+        transfer.check(config, source)
     env = registry.make_env(config, training=True, pool=saved.progress["pool"] if saved else 0)
     try:
         parts = assembly.assemble(config, env.action_spec)
         plan.refuse_if_too_large(config, plan.sizes(parts))
-        encoder = None
-        if config.seer.init_from is not None and saved is None:
-            encoder = transfer.load_encoder(config, parts.state(phases.FULL).params)
+        encoder = None if source is None else transfer.load_encoder(source, parts.full.state.params)
         if not started:
             if resume:
                 run_dir_lib.clear_unstarted(directory)
             run_dir_lib.start(config, directory, arguments)
-        trainer = Trainer(parts, env, directory, encoder, saved, _warn)
+        loop = Loop(parts, env, directory, encoder=encoder, saved=saved, receivers=receivers, warn=_warn)
     except BaseException:
         env.close()
         raise
     try:
-        _warn_of_short_lives(config)
-        return trainer.train(stop)
+        _warn_of_truncating_checkpoints(config)
+        return loop.train(stop)
     finally:
-        trainer.close()
+        loop.close()
 
 
-def _warn_of_short_lives(config: ConfigDict) -> None:
-    lives = config.checkpoint_every // config.num_envs
-    if 0 < lives < _EPISODE_STEPS:
+def _warn_of_truncating_checkpoints(config: RunConfig) -> None:
+    steps = config.checkpoint_every // config.num_envs
+    if 0 < steps < _EPISODE_STEPS:
         _warn(
-            f"each environment is made anew after {lives:,} steps, which cuts episodes that are longer; raise"
+            f"each checkpoint truncates the running episodes, after {steps:,} steps of an environment; raise"
             f" checkpoint_every (now {config.checkpoint_every:,}) or lower num_envs (now {config.num_envs})"
         )
 
@@ -104,9 +108,9 @@ def main(argv: list[str]) -> int:
     config_flags.DEFINE_config_file(
         "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
     )
-    flags.DEFINE_string("run_dir", None, "New directory for all that the run leaves.", flag_values=values)
-    flags.DEFINE_bool("resume", False, "Go on with the run in run_dir, if there is one.", flag_values=values)
-    flags.DEFINE_bool("plan", False, "Print what the run will cost and stop.", flag_values=values)
+    flags.DEFINE_string("run_dir", None, "New directory for all files of the run.", flag_values=values)
+    flags.DEFINE_bool("resume", False, "Continue the run in run_dir, if there is one.", flag_values=values)
+    flags.DEFINE_bool("plan", False, "Print the costs of the run and stop.", flag_values=values)
     return cli.main(argv, __doc__, values, _train, _REFUSALS)
 
 
@@ -114,7 +118,7 @@ def _train(values: flags.FlagValues) -> int:
     config = _config(values)
     cli.use_compilation_cache()
     run_dir = values.run_dir or f"runs/{config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
-    go_on = f"go on with --run_dir={run_dir} --resume"
+    continuation = f"continue with --run_dir={run_dir} --resume"
     try:
         if values.plan:
             plan.show(config)
@@ -123,37 +127,37 @@ def _train(values: flags.FlagValues) -> int:
             try:
                 arguments = _config_arguments(values["config"])
                 run(config, run_dir, resume=values.resume, stop=lambda: bool(received), arguments=arguments)
-            except Stopped:
-                print(f"train: stopped; {go_on}", file=sys.stderr)
+            except RunStopped:
+                print(f"train: stopped; {continuation}", file=sys.stderr)
                 return 128 + received[0]
-    except plan.DoesNotFit as error:
+    except plan.OutOfMemoryError as error:
         console = rich.console.Console(stderr=True)
         for table in error.tables:
             console.print(table)
         raise
-    except (NotFinite, BadTimeStep) as error:
+    except (NonFiniteError, InvalidTimeStepError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
-    except (handover.HandoverError, metrics.WriteError, NotSaved) as error:
-        print(f"train: {error}; {go_on}", file=sys.stderr)
+    except (handover.HandoverError, metrics.WriteError, CheckpointSaveError) as error:
+        print(f"train: {error}; {continuation}", file=sys.stderr)
         return 1
     return 0
 
 
-def _config(values: flags.FlagValues) -> ConfigDict:
+def _config(values: flags.FlagValues) -> RunConfig:
     """Returns the configuration that the command line gives, or that of the run to resume."""
     if values.resume and values.run_dir is None:
-        raise cli.UsageError("--resume needs --run_dir=DIR, the directory of the run to go on with")
+        raise cli.UsageError("--resume needs --run_dir=DIR, the directory of the run to continue")
     if values.config is not None:
-        return config_lib.resolve(cli.loaded(values.config))
+        return resolve.resolve(cli.loaded(values.config))
     if not values.resume:
         raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
     config = run_dir_lib.read_config(pathlib.Path(values.run_dir))
-    if code := run_dir_lib.code_of_others(config, trusted=None):
+    if code := run_dir_lib.foreign_code(config, trusted=None):
         raise cli.UsageError(
             f"--run_dir={values.run_dir} runs code of yours, {code}; if you trust it, add its --config"
         )
-    return config_lib.resolve(config)
+    return resolve.resolve(config)
 
 
 def _config_arguments(flag: flags.Flag) -> list[str]:

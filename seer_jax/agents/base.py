@@ -1,9 +1,10 @@
-"""What an algorithm gives to the rest of the system: a record of pure functions, and its training state.
+"""The records that an algorithm consists of: its facts, its pure functions and its training state.
 
-An agent never sees the phase. Its parameters are a dictionary of parts. The parts that have an optimizer
-state are those that are trained, and freezing is dropping the entries of the parts that hold the encoder.
+Parameters are a dictionary of parts. The parts that have an optimizer state are those that are trained: a freeze drops
+the entries of the parts that hold the encoder.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from ml_collections import ConfigDict
 
 from seer_jax import flops, replay
-from seer_jax.envs import registry
+from seer_jax.config import AgentConfig, EncoderConfig, RunConfig
 
 Params = dict[str, Any]
 Info = dict[str, jax.Array]
@@ -30,8 +30,8 @@ class TrainState:
 
     Attributes:
       params: parameters by part: those of `ENCODER_PARTS`, and the algorithm's heads.
-      target_params: the parts that have a target. Those of the encoder go at the freeze, since both sides
-        of a transition then share the stored latents.
+      target_params: the parts that have a target. The freeze removes those of the encoder, since both sides of a
+        transition then share the stored latents.
       opt_state: optimizer state of every part that is being trained.
       key: `[2]` uint32 PRNG key that never changes; update i draws from `fold_in(key, i)`.
       updates: int32 `[]`, updates so far.
@@ -44,23 +44,34 @@ class TrainState:
     updates: jax.Array
 
 
+class Learner(NamedTuple):
+    """How an agent learns in one phase.
+
+    Attributes:
+      updates: the updates of a cycle, each `(state, batch) -> (state, loss [B], info)`. An algorithm that does the same
+        at every update has a cycle of one.
+      passes: `() -> passes` of one update through each network, the mean over a cycle.
+      has_convolution: whether an update differentiates an XLA convolution.
+    """
+
+    updates: tuple[Update, ...]
+    passes: Callable[[], tuple[flops.Passes, ...]]
+    has_convolution: bool
+
+
 class Agent(NamedTuple):
     """Pure functions of one algorithm.
 
     Attributes:
       init: `key -> TrainState`.
-      view: `obs [B, H, W, C] uint8 -> [B, h, w, C]`, what the encoder is shown to act on.
-      augment: `(key, obs) -> [B, K, h, w, C]`, what it is shown to store latents; None where the latent
-        that acts is also the one stored.
+      view: `obs [B, H, W, C] uint8 -> [B, h, w, C]`, the encoder's input to act on.
+      augment: `(key, obs) -> [B, K, h, w, C]`, the encoder's inputs whose latents are stored; None if the latent that
+        the agent acts on is also the one stored.
       encode: `(params, views [B, h, w, C]) -> latents [B, N, L]` float32.
       act: `(params, latents [E, N, L], key, step) -> action [E, ...]`, exploring at vector step `step`.
       act_eval: `(params, latents [E, N, L], key) -> action [E, ...]`, for evaluation.
-      updates: the full updates of a cycle, each `(state, batch of observations) -> (state, loss [B], info)`.
-        An algorithm that does everything at every update has a cycle of one.
-      latent_updates: the same on batches of latents; they train the heads and run no frozen stage.
-      passes: `on_latents -> passes` of one update through each network, the mean over a cycle.
-      has_convolution: whether a full update differentiates an XLA convolution.
-      latent_has_convolution: whether a latent update does, in a stage after the boundary.
+      full: learns from batches of observations, and trains everything.
+      frozen: learns from batches of latents; it trains the heads and runs no frozen stage.
       freeze: `TrainState -> TrainState` with the encoder frozen and the targets' encoder tied to it.
     """
 
@@ -70,18 +81,33 @@ class Agent(NamedTuple):
     encode: Callable[[Params, jax.Array], jax.Array]
     act: Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
     act_eval: Callable[[Params, jax.Array, jax.Array], jax.Array]
-    updates: tuple[Update, ...]
-    latent_updates: tuple[Update, ...]
-    passes: Callable[[bool], tuple[flops.Passes, ...]]
-    has_convolution: bool
-    latent_has_convolution: bool
+    full: Learner
+    frozen: Learner
     freeze: Callable[[TrainState], TrainState]
 
 
-def view_shape(config: ConfigDict) -> tuple[int, int, int]:
-    """Returns `(h, w, C)` of what the encoder is shown: a cropped stack of frames."""
-    *_, channels = registry.frame_shape(config)
-    return config.env.crop_size, config.env.crop_size, channels * config.env.frame_stack
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """What the rest of the system must know of an algorithm.
+
+    Attributes:
+      config_class: class of the section `agent`.
+      discrete_actions: whether actions are integers; otherwise they are vectors between -1 and 1.
+      make_agent: `(config, action_spec) -> Agent`, for square observations.
+      stage_names: `encoder section -> names` of the stages that `seer.freeze_through` may hold; the last is the
+        algorithm's own choice.
+      latent_shape: `config -> (N, L)` of a stored latent; L is 0 if the image is too small for the encoder.
+      updates_per_cycle: `agent section -> number` of updates after which the pattern of updates repeats.
+      check: raises ConfigError if values of a configuration do not fit together.
+    """
+
+    config_class: type[AgentConfig]
+    discrete_actions: bool
+    make_agent: Callable[[RunConfig, Any], Agent]
+    stage_names: Callable[[EncoderConfig], tuple[str, ...]]
+    latent_shape: Callable[[RunConfig], tuple[int, int]]
+    updates_per_cycle: Callable[[Any], int] = lambda agent: 1
+    check: Callable[[RunConfig], None] = lambda config: None
 
 
 def latents_to_store(agent: Agent, params: Params, obs: jax.Array, key: jax.Array) -> jax.Array:

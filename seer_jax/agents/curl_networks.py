@@ -1,55 +1,72 @@
-"""The networks of CURL-SAC, cut where the encoder freezes.
+"""The networks of CURL-SAC, split at the stage where the encoder freezes.
 
-Actor and critic share the stages up to `dense` and have a dense layer and its normalisation each. The latents of
-a state are therefore two, `[N, L]` with N = 2: the critic's first, the actor's second. If the boundary lies
-before `dense`, the shared features are stored instead, N = 1, and both dense layers train on with the heads.
+Actor and critic share the stages before `dense`. Each has a dense layer and a layer normalisation of its own. A state
+therefore has two latents, `[N, L]` with N = 2: first the critic's, then the actor's. If the boundary lies before
+`dense`, the shared features are stored instead, N = 1, and both dense layers continue to train with the heads.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from seer_jax import flops
 from seer_jax.agents import base
+from seer_jax.config import EncoderConfig
 from seer_jax.networks import encoders, heads
 
 DENSE = "dense"
 CRITIC, ACTOR = 0, 1  # along the axis N of latents
-_DENSE_PARTS = {CRITIC: ("encoder", "tail"), ACTOR: ("actor_encoder", "actor_tail")}  # where frozen, where trained
+_DENSE_PARTS = {CRITIC: ("encoder", "tail"), ACTOR: ("actor_encoder", "actor_tail")}  # if frozen, if trained
 
 
-def stage_names(config: ConfigDict) -> tuple[str, ...]:
-    """Returns the stages that `seer.freeze_through` may name; the last is the paper's choice."""
-    return (*encoders.make_encoder(config.encoder.name, encoders.DELTA_ORTHOGONAL).names, DENSE)
-
-
-def latent_shape(config: ConfigDict) -> tuple[int, int]:
-    """Returns `(N, L)` of a stored latent, whose L is 0 if the image is too small for the encoder."""
-    networks = Networks(config, action_size=1)
-    size = math.prod(networks.boundary_shape)
-    return (2, config.agent.latent_size if size else 0) if networks.dense_frozen else (1, size)
+def stage_names(encoder: EncoderConfig) -> tuple[str, ...]:
+    """Returns the stages that `seer.freeze_through` may hold; the last is the paper's choice."""
+    return (*encoders.make_encoder(encoder.name, encoders.DELTA_ORTHOGONAL).names, DENSE)
 
 
 class Networks:
-    """All networks, as pure functions of the parameters' parts."""
+    """All networks, as pure functions of the parameters' parts.
 
-    def __init__(self, config: ConfigDict, action_size: int):
-        cfg = config.agent
-        encoder = config.encoder
+    Args:
+      encoder: the section `encoder`.
+      freeze_through: last stage that freezes.
+      view_shape: `(h, w, C)` of the encoder's input.
+      latent_size: units of the dense layers.
+      hidden: units of a hidden layer of critic and actor.
+      action_size: A.
+      log_std_bounds: lower and upper bound of the policy's log standard deviation.
+      initial_temperature: initial weight of the entropy.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderConfig,
+        *,
+        freeze_through: str,
+        view_shape: tuple[int, int, int],
+        latent_size: int,
+        hidden: int,
+        action_size: int,
+        log_std_bounds: tuple[float, float],
+        initial_temperature: float,
+    ):
         trunk = encoders.make_encoder(encoder.name, encoders.DELTA_ORTHOGONAL, encoder.compute_dtype)
-        self.dense_frozen = config.seer.freeze_through == DENSE
-        self.encoder, self.tail = trunk.split_after(
-            trunk.names[-1] if self.dense_frozen else config.seer.freeze_through
-        )
-        self.dense = encoders.DenseNorm(cfg.latent_size)
-        self.critic = heads.TwinQ(cfg.hidden)
-        self.policy = heads.GaussianPolicy(action_size, cfg.hidden, cfg.log_std_min, cfg.log_std_max)
-        self.view_shape = base.view_shape(config)
-        self.boundary_shape = self.encoder.output_shape(self.view_shape)
-        self._sizes = cfg.latent_size, action_size
-        self._initial_temperature = cfg.initial_temperature
+        self.dense_frozen = freeze_through == DENSE
+        self.encoder, self.tail = trunk.split_after(trunk.names[-1] if self.dense_frozen else freeze_through)
+        self.dense = encoders.DenseNorm(latent_size)
+        self.critic = heads.TwinQ(hidden)
+        self.policy = heads.GaussianPolicy(action_size, hidden, *log_std_bounds)
+        self.view_shape = view_shape
+        self.boundary_shape = self.encoder.output_shape(view_shape)
+        self._sizes = latent_size, action_size
+        self._initial_temperature = initial_temperature
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """`(N, L)` of a stored latent; L is 0 if the image is too small for the encoder."""
+        size = math.prod(self.boundary_shape)
+        return (2, self._sizes[0] if size else 0) if self.dense_frozen else (1, size)
 
     def init(self, key: jax.Array) -> base.Params:
         k_encoder, k_tail, k_dense, k_actor_dense, k_critic, k_policy, k_contrast = jax.random.split(key, 7)
@@ -79,7 +96,7 @@ class Networks:
         return self.encoder.apply(params["encoder"], encoders.to_float(views))
 
     def latents(self, params: base.Params, features: jax.Array) -> jax.Array:
-        """Maps features to what is stored of them, `[B, N, L]`."""
+        """Maps features to the latents that are stored, `[B, N, L]`."""
         if not self.dense_frozen:
             return encoders.flatten(features)[:, None]
         return jnp.stack([self.latent(params, features, which) for which in (CRITIC, ACTOR)], axis=1)

@@ -1,11 +1,14 @@
 """Rainbow (Hessel et al. 2018, https://arxiv.org/abs/1710.02298) in its data-efficient setting.
 
-Double Q-learning, dueling heads, n-step returns, C51 and noisy layers; prioritized replay is the ring's.
-The loss is written once, on latents. The full update feeds it from the encoders, the latent one from the ring.
+Double Q-learning, dueling heads, n-step returns, C51 and noisy layers; prioritized replay is a property of the ring.
+The loss is written once, on latents. The full update computes them with the encoders, the latent-only update reads them
+from the ring.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,33 +16,36 @@ import jax.numpy as jnp
 import optax
 import rlax
 from dm_env import specs
-from ml_collections import ConfigDict
 
 from seer_jax import flops, replay
 from seer_jax.agents import augment, base
-from seer_jax.fields import MANY, ConfigError, Number
+from seer_jax.config import AgentConfig, EncoderConfig, RunConfig
+from seer_jax.envs import registry
+from seer_jax.fields import ConfigError, integer, real
 from seer_jax.networks import encoders, heads
 
-DISCRETE_ACTIONS = True
-FIELDS = {
-    "agent.adam_eps": Number("of Adam", 1e-12, 1.0),
-    "agent.max_grad_norm": Number("to which gradients are clipped, all parameters together", 1e-6, 1e9),
-    "agent.target_update_every": Number("agent steps to a copy of the target network", 1, MANY),
-    "agent.num_atoms": Number("of a return's distribution", 2, 1001),
-    "agent.v_max": Number("greatest return of the distribution, and the least with a minus", 1e-6, 1e9),
-    "agent.noise_std": Number("initial standard deviation of the noisy layers", 0.0, 10.0),
-    "agent.eval_epsilon": Number("probability of a random action in an evaluation", 0.0, 1.0),
-    "seer.num_copies": Number("latents stored of each row", 1, 1),
-}
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RainbowConfig(AgentConfig):
+    """Rainbow. The defaults are the published values of the data-efficient setting."""
+
+    n_step: int = 20
+    adam_eps: float = real(1.5e-4, "Adam epsilon", low=1e-12, high=1.0)
+    max_grad_norm: float = real(10.0, "norm to which the gradient of all parameters is clipped", low=1e-6, high=1e9)
+    target_update_every: int = integer(2000, "agent steps between two copies of the target network", low=1)
+    num_atoms: int = integer(51, "atoms of a return distribution", low=2, high=1001)
+    v_max: float = real(10.0, "upper bound of a return distribution; the lower bound is -v_max", low=1e-6, high=1e9)
+    noise_std: float = real(0.1, "initial standard deviation of the noisy layers", low=0.0, high=10.0)
+    eval_epsilon: float = real(0.001, "probability of a random action in an evaluation", low=0.0, high=1.0)
 
 
 class Latents(NamedTuple):
     """Latents that the loss needs, each `[B, L]`.
 
     Attributes:
-      obs: online latents where the windows start.
-      selector: online latents where they end.
-      target: latents of the target encoder where they end.
+      obs: online latents of the windows' first observations.
+      selector: online latents of the windows' last observations.
+      target: latents of the target encoder of the windows' last observations.
     """
 
     obs: jax.Array
@@ -47,38 +53,31 @@ class Latents(NamedTuple):
     target: jax.Array
 
 
-def check(config: ConfigDict) -> None:
-    if config.agent.target_update_every % config.update_every:
-        raise ConfigError(
-            f"agent.target_update_every={config.agent.target_update_every} agent steps is no whole number of"
-            f" updates at update_every={config.update_every}; make it a multiple"
-        )
-
-
-def stage_names(config: ConfigDict) -> tuple[str, ...]:
-    """Returns the stages that `seer.freeze_through` may name; the last is the paper's choice."""
-    return encoders.make_encoder(config.encoder.name, encoders.UNIFORM).names
-
-
-def latent_shape(config: ConfigDict) -> tuple[int, int]:
-    """Returns `(N, L)` of a stored latent, whose L is 0 if the image is too small for the encoder."""
-    return 1, math.prod(Networks(config, num_actions=1).boundary_shape)
-
-
-def updates_per_cycle(config: ConfigDict) -> int:
-    return 1
-
-
 class Networks:
-    """The network in its parts: the stages that freeze, those after them, and the heads."""
+    """The network in its parts: the stages that freeze, the stages after them, and the heads.
 
-    def __init__(self, config: ConfigDict, num_actions: int):
-        cfg = config.agent
-        whole = encoders.make_encoder(config.encoder.name, encoders.UNIFORM, config.encoder.compute_dtype)
-        self.encoder, self.tail = whole.split_after(config.seer.freeze_through)
-        self.head = heads.DuelingC51(num_actions, cfg.num_atoms, cfg.hidden, cfg.noise_std)
-        self.view_shape = base.view_shape(config)
-        self.boundary_shape = self.encoder.output_shape(self.view_shape)
+    Args:
+      agent: the section `agent`.
+      encoder: the section `encoder`.
+      freeze_through: last stage that freezes.
+      view_shape: `(h, w, C)` of the encoder's input.
+      num_actions: A.
+    """
+
+    def __init__(
+        self,
+        agent: RainbowConfig,
+        encoder: EncoderConfig,
+        *,
+        freeze_through: str,
+        view_shape: tuple[int, int, int],
+        num_actions: int,
+    ):
+        whole = encoders.make_encoder(encoder.name, encoders.UNIFORM, encoder.compute_dtype)
+        self.encoder, self.tail = whole.split_after(freeze_through)
+        self.head = heads.DuelingC51(num_actions, agent.num_atoms, agent.hidden, agent.noise_std)
+        self.view_shape = view_shape
+        self.boundary_shape = self.encoder.output_shape(view_shape)
         latent_size = math.prod(self.tail.output_shape(self.boundary_shape))
         self.noise_size = sum(self.head.noise_sizes(latent_size))
 
@@ -100,35 +99,60 @@ class Networks:
         boundary = latent.reshape(-1, *self.boundary_shape)
         return self.head.apply(params["heads"], encoders.flatten(self.tail.apply(params["tail"], boundary)), noise)
 
-    def passes(self, on_latents: bool) -> tuple[flops.Passes, ...]:
-        """Online, selector and target pass forward, online alone backward; on latents the frozen stages don't."""
+    def passes(self, *, frozen: bool) -> tuple[flops.Passes, ...]:
+        """Counts the passes of an update: online, selector and target forward, online backward.
+
+        In the frozen phase the frozen stages do not run.
+        """
         params = jax.eval_shape(self.init, jax.random.PRNGKey(0))
         view = jax.ShapeDtypeStruct((1, *self.view_shape), jnp.uint8)
         latent = jax.ShapeDtypeStruct((1, math.prod(self.boundary_shape)), jnp.float32)
         noise = jax.ShapeDtypeStruct((self.noise_size,), jnp.float32)
-        frozen = flops.Passes(flops.count_macs(self.encode, params, view), forward=3, backward=1)
+        encoder = flops.Passes(flops.count_macs(self.encode, params, view), forward=3, backward=1)
         trained = flops.Passes(flops.count_macs(self.logits, params, latent, noise), forward=3, backward=1)
-        return (trained,) if on_latents else (frozen, trained)
+        return (trained,) if frozen else (encoder, trained)
+
+
+def make_networks(config: RunConfig, num_actions: int) -> Networks:
+    """Builds the networks of a run."""
+    assert isinstance(config.agent, RainbowConfig)
+    return Networks(
+        config.agent,
+        config.encoder,
+        freeze_through=config.seer.freeze_through,
+        view_shape=registry.view_shape(config.env),
+        num_actions=num_actions,
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Updates:
-    """The two updates, around one loss."""
+    """The updates of both phases, around one loss.
+
+    Attributes:
+      networks: the network.
+      agent: the section `agent`.
+      updates_per_target_copy: updates between two copies of the target network.
+      crop_size: height and width of the encoder's input.
+      support: `[A]` atoms.
+    """
 
     networks: Networks
-    config: ConfigDict
-    support: jax.Array  # [A]
+    agent: RainbowConfig
+    updates_per_target_copy: int
+    crop_size: int
+    support: jax.Array
 
     def losses(
         self, params: base.Params, target_params: base.Params, latents: Latents, batch: replay.Batch, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Returns each transition's cross-entropy to its double-Q target in nats, and its Q-value, both `[B]`."""
         support, logits_of = self.support, self.networks.logits
-        # A loop, since it is a border that XLA:CPU does not fuse across: it would compute the noise of a row or column
-        # of a kernel anew for each of its entries.
+        # XLA:CPU does not fuse across a loop. Without this one it would compute the noise of a row or a column of a
+        # kernel again for each of its entries.
         noises = jax.lax.map(lambda k: heads.draw_noise(k, (self.networks.noise_size,)), jax.random.split(key, 3))
         online_noise, selector_noise, target_noise = noises
-        logits = logits_of(params, latents.obs, online_noise)  # [B, A, atoms]
+        logits = logits_of(params, latents.obs, online_noise)  # [B, num_actions, A]
         target_logits = logits_of(target_params, latents.target, target_noise)
         selector_q = jax.nn.softmax(logits_of(params, latents.selector, selector_noise)) @ support
         loss = jax.vmap(rlax.categorical_double_q_learning, in_axes=(None, 0, 0, 0, 0, None, 0, 0))
@@ -136,7 +160,7 @@ class _Updates:
         chosen = jnp.take_along_axis(logits, batch.action[:, None, None], axis=1)[:, 0]
         return losses, jax.nn.softmax(chosen) @ support
 
-    def full(self, state: base.TrainState, batch: replay.Batch):
+    def full(self, state: base.TrainState, batch: replay.Batch) -> tuple[base.TrainState, jax.Array, base.Info]:
         encode, obs, next_obs = self.networks.encode, self.view(batch.obs), self.view(batch.next_obs)
 
         def latents_of(params: base.Params) -> Latents:
@@ -148,50 +172,52 @@ class _Updates:
 
         return self._update(latents_of, state, batch)
 
-    def latent(self, state: base.TrainState, batch: replay.Batch):
+    def frozen(self, state: base.TrainState, batch: replay.Batch) -> tuple[base.TrainState, jax.Array, base.Info]:
         obs, next_obs = batch.obs[:, 0], batch.next_obs[:, 0]
         return self._update(lambda params: Latents(obs=obs, selector=next_obs, target=next_obs), state, batch)
 
     def view(self, obs: jax.Array) -> jax.Array:
-        return augment.centre_crop(obs, self.config.env.crop_size)
+        return augment.centre_crop(obs, self.crop_size)
 
-    def _update(self, latents_of, state: base.TrainState, batch: replay.Batch):
-        cfg = self.config.agent
+    def _update(
+        self, latents_of: Callable[[base.Params], Latents], state: base.TrainState, batch: replay.Batch
+    ) -> tuple[base.TrainState, jax.Array, base.Info]:
         _, key = base.update_keys(state)
 
-        def loss_fn(trained: base.Params):
+        def loss_fn(trained: base.Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             params = state.params | trained
             losses, q = self.losses(params, state.target_params, latents_of(params), batch, key)
             return jnp.mean(batch.weight * losses), (losses, q)
 
         trained = {part: state.params[part] for part in state.opt_state}
         (loss, (losses, q)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-        clip, adam = optax.clip_by_global_norm(cfg.max_grad_norm), _adam(self.config)
+        clip, adam = optax.clip_by_global_norm(self.agent.max_grad_norm), _adam(self.agent)
         clipped, _ = clip.update(grads, clip.init(trained))
         state = base.apply_gradients(dict.fromkeys(trained, adam), state, clipped)
         updates = state.updates + 1
         online = {part: state.params[part] for part in state.target_params}
-        period = cfg.target_update_every // self.config.update_every
-        targets = optax.periodic_update(online, state.target_params, updates, period)
+        targets = optax.periodic_update(online, state.target_params, updates, self.updates_per_target_copy)
         info = {"loss": loss, "q_mean": q.mean(), "grad_norm": optax.global_norm(grads)}
         return state.replace(target_params=targets, updates=updates), losses, info
 
 
-def _adam(config: ConfigDict) -> optax.GradientTransformation:
-    return optax.adam(config.agent.learning_rate, eps=config.agent.adam_eps)
+def _adam(agent: RainbowConfig) -> optax.GradientTransformation:
+    return optax.adam(agent.learning_rate, eps=agent.adam_eps)
 
 
-def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Agent:
+def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agent:
     """Builds Rainbow for square observations.
 
     Args:
-      config: the whole run's configuration.
-      action_spec: of one environment's action.
+      config: the configuration of the run.
+      action_spec: action of one environment.
     """
     cfg = config.agent
-    networks = Networks(config, action_spec.num_values)
+    assert isinstance(cfg, RainbowConfig)
+    networks = make_networks(config, action_spec.num_values)
     support = jnp.linspace(-cfg.v_max, cfg.v_max, cfg.num_atoms, dtype=jnp.float32)
-    updates = _Updates(networks, config, support)
+    updates_per_target_copy = cfg.target_update_every // config.update_every
+    updates = _Updates(networks, cfg, updates_per_target_copy, config.env.crop_size, support)
 
     def init(key: jax.Array) -> base.TrainState:
         k_params, k_state = jax.random.split(key)
@@ -199,7 +225,7 @@ def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Age
         return base.TrainState(
             params=params,
             target_params=jax.tree.map(jnp.copy, params),
-            opt_state={part: _adam(config).init(p) for part, p in params.items()},
+            opt_state={part: _adam(cfg).init(p) for part, p in params.items()},
             key=k_state,
             updates=jnp.zeros((), jnp.int32),
         )
@@ -209,13 +235,14 @@ def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Age
 
     def act(params: base.Params, latents: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
         del step  # noise explores from the first step on
-        noise = heads.draw_noise(key, (latents.shape[0], networks.noise_size))  # each environment its own
+        noise = heads.draw_noise(key, (latents.shape[0], networks.noise_size))  # one draw for each environment
         return q_values(params, latents, noise).argmax(axis=-1).astype(jnp.int32)
 
     def act_eval(params: base.Params, latents: jax.Array, key: jax.Array) -> jax.Array:
         q = q_values(params, latents, None)
         return rlax.epsilon_greedy(cfg.eval_epsilon).sample(key, q).astype(jnp.int32)
 
+    tail_has_convolution = networks.tail.has_convolution
     return base.Agent(
         init=init,
         view=updates.view,
@@ -223,10 +250,43 @@ def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Age
         encode=lambda params, views: networks.encode(params, views)[:, None],
         act=act,
         act_eval=act_eval,
-        updates=(updates.full,),
-        latent_updates=(updates.latent,),
-        passes=networks.passes,
-        has_convolution=networks.encoder.has_convolution or networks.tail.has_convolution,
-        latent_has_convolution=networks.tail.has_convolution,
+        full=base.Learner(
+            (updates.full,),
+            functools.partial(networks.passes, frozen=False),
+            networks.encoder.has_convolution or tail_has_convolution,
+        ),
+        frozen=base.Learner((updates.frozen,), functools.partial(networks.passes, frozen=True), tail_has_convolution),
         freeze=lambda state: base.freeze_encoder(state, sync_target_heads=config.seer.sync_target_heads),
     )
+
+
+def _check(config: RunConfig) -> None:
+    assert isinstance(config.agent, RainbowConfig)
+    if config.seer.num_copies != 1:
+        raise ConfigError(
+            f"seer.num_copies={config.seer.num_copies}: agent.name=rainbow stores one latent of a row, without"
+            " augmentation; set it to 1"
+        )
+    if config.agent.target_update_every % config.update_every:
+        raise ConfigError(
+            f"agent.target_update_every={config.agent.target_update_every} agent steps is not a whole number of"
+            f" updates at update_every={config.update_every}; make it a multiple"
+        )
+
+
+def _stage_names(encoder: EncoderConfig) -> tuple[str, ...]:
+    return encoders.make_encoder(encoder.name, encoders.UNIFORM).names
+
+
+def _latent_shape(config: RunConfig) -> tuple[int, int]:
+    return 1, math.prod(make_networks(config, num_actions=1).boundary_shape)
+
+
+RAINBOW = base.Algorithm(
+    config_class=RainbowConfig,
+    discrete_actions=True,
+    make_agent=make_agent,
+    stage_names=_stage_names,
+    latent_shape=_latent_shape,
+    check=_check,
+)

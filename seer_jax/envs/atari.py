@@ -1,10 +1,8 @@
-"""Atari games on EnvPool: the protocols, and who decides what "terminated" means.
-
-Random and human scores stand in `atari_scores.py`.
-"""
+"""Atari games on EnvPool: the protocols, and the rule for `terminated`."""
 
 import dataclasses
 import functools
+import re
 
 import envpool
 import numpy as np
@@ -12,6 +10,9 @@ from dm_env import specs
 from envpool.registration import registry
 
 from seer_jax.envs import timestep
+
+# Identifiers of Gymnasium and of the packages before it, which end in a version and say how frames are skipped.
+_IDENTIFIER = re.compile(r"(?:ALE/)?(\w+?)(?:Deterministic|NoFrameskip)?(?:-v\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,10 @@ def games() -> dict[str, str]:
 
 
 def game_name(task: str) -> str:
-    """Returns the snake-case name of a game given as `ms_pacman`, `MsPacman` or `MsPacman-v5`.
+    """Returns the snake-case name of a game, whichever of its usual names is given.
+
+    These are `ms_pacman`, `MsPacman`, and the identifiers of Gymnasium and its predecessors: `MsPacman-v5`,
+    `ALE/MsPacman-v5`, `MsPacmanNoFrameskip-v4`.
 
     Raises:
       KeyError: EnvPool has no such game.
@@ -80,7 +84,8 @@ def game_name(task: str) -> str:
     if task in games():
         return task
     by_identifier = {identifier: name for name, identifier in games().items()}
-    return by_identifier[task if task.endswith("-v5") else f"{task}-v5"]
+    match = _IDENTIFIER.fullmatch(task)
+    return by_identifier[f"{match[1]}-v5" if match else task]
 
 
 class AtariEnv:

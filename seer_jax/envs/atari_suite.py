@@ -1,45 +1,51 @@
 """Atari as a suite: the fields of its configuration, and the environments that they make."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-from ml_collections import ConfigDict
-
+from seer_jax.config import EnvConfig
 from seer_jax.envs import atari
-from seer_jax.envs.suite import Suite, fill, unknown_task
-from seer_jax.fields import MANY, Choice, Flag, Number
-
-_FIELDS = {
-    "env.protocol": Choice("how games are played; what follows are its items", tuple(atari.PROTOCOLS)),
-    "env.sticky_prob": Number("probability that the console repeats the action before", 0.0, 0.99),
-    "env.noop_max": Number("an episode starts with 1 to this many no-op actions", 1, 1000),
-    "env.max_episode_steps": Number("agent steps after which an episode is truncated", 1, MANY),
-    "env.fire_reset": Flag("press FIRE at the start of an episode"),
-    "env.full_actions": Flag("offer all 18 actions, not only those that the game reads"),
-    "env.life_loss_terminal": Flag("in training, the loss of a life is terminal though the game goes on"),
-    "env.clip_rewards": Flag("in training, rewards are clipped to [-1, 1]"),
-}
+from seer_jax.envs.suite import Suite, fill_from_protocol, unknown_task
+from seer_jax.fields import UNSET, flag, integer, real, text
 
 
-def _resolve(config: ConfigDict) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AtariConfig(EnvConfig):
+    """Atari games. The fields after `protocol` are its items."""
+
+    action_repeat: int = 4
+    protocol: str = text("seer", "rules by which games are played", options=tuple(atari.PROTOCOLS))
+    fire_reset: bool = flag(UNSET, "press FIRE at the start of an episode")
+    full_actions: bool = flag(UNSET, "offer all 18 actions instead of those that the game reads")
+    sticky_prob: float = real(UNSET, "probability that the console repeats the previous action", low=0.0, high=0.99)
+    noop_max: int = integer(UNSET, "an episode starts with 1 to this many no-op actions", low=1, high=1000)
+    life_loss_terminal: bool = flag(UNSET, "in training, the loss of a life is terminal although the game continues")
+    clip_rewards: bool = flag(UNSET, "in training, rewards are clipped to [-1, 1]")
+    max_episode_steps: int = integer(UNSET, "agent steps after which an episode is truncated", low=1)
+
+
+def _fill_unset(env: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        config.env.task = atari.game_name(config.env.task)
+        game = atari.game_name(env["task"])
     except KeyError:
-        raise unknown_task(config.env.task, atari.games(), "Atari game that EnvPool has") from None
-    fill(config, dataclasses.asdict(atari.PROTOCOLS[config.env.protocol]))
+        raise unknown_task(env["task"], atari.games(), "Atari game of EnvPool") from None
+    protocol = dataclasses.asdict(atari.PROTOCOLS[env["protocol"]])
+    return fill_from_protocol(env, protocol) | {"task": game}
 
 
-def _make_env(config: ConfigDict, *, training: bool, pool: int) -> atari.AtariEnv:
-    items = {field.name: config.env[field.name] for field in dataclasses.fields(atari.Protocol)}
+def _make_env(env: AtariConfig, *, num_envs: int, seed: int, training: bool, pool: int) -> atari.AtariEnv:
+    items = {field.name: getattr(env, field.name) for field in dataclasses.fields(atari.Protocol)}
     return atari.AtariEnv(
-        config.env.task,
-        num_envs=config.num_envs if training else config.eval_episodes,
-        seed=config.seed,
+        env.task,
+        num_envs=num_envs,
+        seed=seed,
         protocol=atari.Protocol(**items),
-        image_size=config.env.image_size,
-        action_repeat=config.env.action_repeat,
+        image_size=env.image_size,
+        action_repeat=env.action_repeat,
         training=training,
         pool=pool,
     )
 
 
-SUITE = Suite(_make_env, channels=1, discrete_actions=True, fields=_FIELDS, resolve=_resolve)
+SUITE = Suite(_make_env, channels=1, discrete_actions=True, config_class=AtariConfig, fill_unset=_fill_unset)

@@ -1,45 +1,58 @@
 """DeepMind Control as a suite: the fields of its configuration, and the environments that they make."""
 
-from ml_collections import ConfigDict
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+from seer_jax.config import EnvConfig
 from seer_jax.envs import dmc
-from seer_jax.envs.suite import Suite, fill, unknown_task
-from seer_jax.fields import Choice, ConfigError, Number
-
-_FIELDS = {
-    "env.protocol": Choice("how tasks are played; action_repeat and camera_id are its items", tuple(dmc.PROTOCOLS)),
-    "env.backend": Choice("who simulates and draws", tuple(dmc.BACKENDS)),
-    "env.render_quality": Choice("fast is without shadows and multisampling: other pictures", dmc.QUALITIES),
-    "env.camera_id": Number("of the task's model", 0, 100),
-}
+from seer_jax.envs.suite import Suite, fill_from_protocol, unknown_task
+from seer_jax.fields import UNSET, ConfigError, integer, text
 
 
-def _resolve(config: ConfigDict) -> None:
-    if config.env.task not in dmc.tasks():
-        raise unknown_task(config.env.task, dmc.tasks(), "task of the DeepMind Control suite")
-    fill(config, dmc.protocol_items(dmc.PROTOCOLS[config.env.protocol], config.env.task))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DmcConfig(EnvConfig):
+    """Tasks of the DeepMind Control suite. `action_repeat` and `camera_id` are items of the protocol."""
+
+    frame_stack: int = 3
+    image_size: int = 100
+    action_repeat: int = UNSET
+    protocol: str = text("seer", "rules by which tasks are played", options=tuple(dmc.PROTOCOLS))
+    backend: str = text("envpool", "package that simulates and renders", options=tuple(dmc.BACKENDS))
+    render_quality: str = text(
+        "full", "fast renders without shadows and multisampling: the images differ", options=dmc.QUALITIES
+    )
+    camera_id: int = integer(UNSET, "camera of the task's model", high=100)
 
 
-def _check(config: ConfigDict) -> None:
+def _fill_unset(env: Mapping[str, Any]) -> dict[str, Any]:
+    if env["task"] not in dmc.tasks():
+        raise unknown_task(env["task"], dmc.tasks(), "task of the DeepMind Control suite")
+    return fill_from_protocol(env, dmc.protocol_items(dmc.PROTOCOLS[env["protocol"]], env["task"]))
+
+
+def _check(env: DmcConfig) -> None:
     try:
-        dmc.require_rendering(config.env.task, config.env.camera_id, config.env.backend)
+        dmc.require_rendering(env.task, env.camera_id, env.backend)
     except dmc.RenderingError as error:
         raise ConfigError(str(error)) from None
 
 
-def _make_env(config: ConfigDict, *, training: bool, pool: int) -> dmc.DmcEnv:
+def _make_env(env: DmcConfig, *, num_envs: int, seed: int, training: bool, pool: int) -> dmc.DmcEnv:
     return dmc.DmcEnv(
-        config.env.task,
-        num_envs=config.num_envs if training else config.eval_episodes,
-        seed=config.seed,
-        image_size=config.env.image_size,
-        action_repeat=config.env.action_repeat,
-        camera_id=config.env.camera_id,
+        env.task,
+        num_envs=num_envs,
+        seed=seed,
+        image_size=env.image_size,
+        action_repeat=env.action_repeat,
+        camera_id=env.camera_id,
         training=training,
         pool=pool,
-        backend=config.env.backend,
-        render_quality=config.env.render_quality,
+        backend=env.backend,
+        render_quality=env.render_quality,
     )
 
 
-SUITE = Suite(_make_env, channels=3, discrete_actions=False, fields=_FIELDS, resolve=_resolve, check=_check)
+SUITE = Suite(
+    _make_env, channels=3, discrete_actions=False, config_class=DmcConfig, fill_unset=_fill_unset, check=_check
+)

@@ -6,8 +6,8 @@ import gymnasium
 import numpy as np
 from dm_env import specs
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from ml_collections import ConfigDict
 
+from seer_jax.config import EnvConfig
 from seer_jax.envs import timestep
 from seer_jax.envs.suite import Suite, unknown_task
 from seer_jax.fields import ConfigError
@@ -27,19 +27,17 @@ def make_suite(tasks: Mapping[str, Make], *, channels: int, discrete_actions: bo
       discrete_actions: whether action spaces are `Discrete`; else they are a `Box` between -1 and 1.
     """
 
-    def make_env(config: ConfigDict, *, training: bool, pool: int) -> GymnasiumEnv:
-        num_envs = config.num_envs if training else config.eval_episodes
-        seeds = timestep.environment_seeds(config.seed, num_envs, training=training, pool=pool)
-        return GymnasiumEnv(tasks[config.env.task], seeds)
+    def make_env(env: EnvConfig, *, num_envs: int, seed: int, training: bool, pool: int) -> GymnasiumEnv:
+        return GymnasiumEnv(tasks[env.task], timestep.environment_seeds(seed, num_envs, training=training, pool=pool))
 
-    def check(config: ConfigDict) -> None:
-        if config.env.task not in tasks:
-            raise unknown_task(config.env.task, tasks, "task of this suite")
-        env = tasks[config.env.task]()
+    def check(env: EnvConfig) -> None:
+        if env.task not in tasks:
+            raise unknown_task(env.task, tasks, "task of this suite")
+        instance = tasks[env.task]()
         try:
-            _check_spaces(env, (config.env.image_size, config.env.image_size, channels), discrete_actions)
+            _check_spaces(instance, (env.image_size, env.image_size, channels), discrete_actions)
         finally:
-            env.close()
+            instance.close()
 
     return Suite(make_env, channels, discrete_actions, check=check)
 

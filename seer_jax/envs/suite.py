@@ -1,14 +1,29 @@
-"""What a family of tasks must say of itself for a run to use it."""
+"""The record that a family of tasks is made of."""
 
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from ml_collections import ConfigDict
-
+from seer_jax.config import EnvConfig
 from seer_jax.envs.timestep import VectorEnv
-from seer_jax.fields import ConfigError, Fields
+from seer_jax.fields import ConfigError
+
+
+class MakeEnv(Protocol):
+    """Builds environments."""
+
+    def __call__(self, env: Any, *, num_envs: int, seed: int, training: bool, pool: int) -> VectorEnv:
+        """Builds `num_envs` environments.
+
+        Args:
+          env: the resolved section `env` of the suite's own class.
+          num_envs: E.
+          seed: seed of the run.
+          training: whether they are trained in; otherwise they play evaluation episodes.
+          pool: number of environments of this kind that the run has built before; each gets seeds of its own.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,41 +31,32 @@ class Suite:
     """A family of tasks.
 
     Attributes:
-      make_env: `(config, training=, pool=) -> VectorEnv`: `num_envs` environments to train in, or one for each
-        evaluation episode; `pool` counts how many times the run has made such environments before.
+      make_env: builds the environments of a run.
       channels: C of a frame.
-      discrete_actions: whether actions are choices; else they are vectors between -1 and 1.
-      fields: of its own in `config.env`.
-      resolve: fills in what the user left open, before numbers and flags are checked; raises ConfigError.
-      check: refuses what cannot run, after they were; raises ConfigError.
+      discrete_actions: whether actions are integers; otherwise they are vectors between -1 and 1.
+      config_class: class of the section `env`.
+      fill_unset: maps the values of the section `env` to the same with unset ones filled in; raises ConfigError.
+      check: raises ConfigError if a resolved section `env` cannot run on this machine.
     """
 
-    make_env: Callable[..., VectorEnv]
+    make_env: MakeEnv
     channels: int
     discrete_actions: bool
-    fields: Fields = dataclasses.field(default_factory=dict)
-    resolve: Callable[[ConfigDict], None] = lambda config: None
-    check: Callable[[ConfigDict], None] = lambda config: None
+    config_class: type[EnvConfig] = EnvConfig
+    fill_unset: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda env: env
+    check: Callable[[Any], None] = lambda env: None
 
 
-def fill(config: ConfigDict, items: Mapping[str, Any]) -> None:
-    """Gives a protocol's value to every item of `config.env` that the user left open.
-
-    Raises:
-      ConfigError: an item is no field of the configuration.
-    """
-    for item, value in items.items():
-        if item not in config.env:
-            raise ConfigError(f"env.{item} is missing; start from a file in configs/")
-        if config.env[item] is None:
-            config.env[item] = value
+def fill_from_protocol(env: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a section `env` with each unset one replaced by the protocol's."""
+    return {name: protocol.get(name) if value is None else value for name, value in env.items()}
 
 
-def unknown_task(task: str, known: Iterable[str], what: str) -> ConfigError:
-    """Returns the error that names tasks which look like this one, or all that there are."""
+def unknown_task(task: str, known: Iterable[str], description: str) -> ConfigError:
+    """Returns the error for a task that does not exist; it names similar tasks, or all tasks if none is similar."""
     names = list(known)
     near = difflib.get_close_matches(task.lower(), names, n=3) or difflib.get_close_matches(
         task.lower().replace("_", ""), [name.replace("_", "") for name in names], n=3
     )
-    hint = f"did you mean {' or '.join(near)}?" if near else f"they are {', '.join(names)}"
-    return ConfigError(f"env.task={task!r} is no {what}; {hint}")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(names)}"
+    return ConfigError(f"env.task={task!r} is no {description}; {hint}")

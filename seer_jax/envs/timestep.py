@@ -1,4 +1,4 @@
-"""What an environment tells the agent: one `TimeStep` of `E` environments, and the interface they share.
+"""The interface of environments: one `TimeStep` of `E` environments, and what makes and checks it.
 
 All arrays live on the host. Moving them to the device is the caller's business.
 """
@@ -55,16 +55,16 @@ class VectorEnv(Protocol):
         """Frees the environments."""
 
 
-class BadTimeStep(ValueError):
-    """An environment sent what cannot be learned from; the message says what."""
+class InvalidTimeStepError(ValueError):
+    """An environment sent a value that cannot be learned from; the message names it."""
 
 
 def check(step: TimeStep) -> TimeStep:
-    """Returns the step, or raises BadTimeStep if its frame is not uint8 or a reward is not finite."""
+    """Returns the step, or raises InvalidTimeStepError if its frame is not uint8 or a reward is not finite."""
     if step.frame.dtype != np.uint8:
-        raise BadTimeStep(f"an environment sent a frame of {step.frame.dtype}; frames are uint8")
+        raise InvalidTimeStepError(f"an environment sent a frame of {step.frame.dtype}; frames are uint8")
     if not np.isfinite(step.reward).all():
-        raise BadTimeStep(f"an environment sent a reward that is not finite: {step.reward.tolist()}")
+        raise InvalidTimeStepError(f"an environment sent a reward that is not finite: {step.reward.tolist()}")
     return step
 
 
@@ -74,16 +74,16 @@ def cut(step: TimeStep) -> TimeStep:
 
 
 def environment_seeds(seed: int, num_envs: int, *, training: bool, pool: int) -> list[int]:
-    """Returns unrelated 31-bit seeds, from streams of their own for training and evaluation.
+    """Returns unrelated 31-bit seeds. Training and evaluation have separate streams.
 
     EnvPool gives environment i the seed `seed + i` for an integer seed, so that nearby runs would share
     environments.
 
     Args:
-      seed: of the run.
+      seed: seed of the run.
       num_envs: E.
-      training: which of the streams.
-      pool: how many times the run has made such environments before.
+      training: whether the environments are trained in.
+      pool: number of times that the run has built such environments before.
     """
     entropy = np.random.SeedSequence(seed, spawn_key=(int(training), pool))
     return (entropy.generate_state(num_envs) >> 1).tolist()

@@ -1,35 +1,32 @@
-"""The replay ring: rows on the device, observations and n-step windows rebuilt at sampling."""
+"""The replay ring. Other packages use what this module names and do not read inside the records."""
 
-from seer_jax.replay.ring import (
-    Batch,
-    Ring,
-    RingSpec,
-    Rows,
-    add,
-    init,
-    min_steps,
-    push_frame,
-    restore_priorities,
-    row_shapes,
-    sample,
-    sampleable,
-    stack_frames,
-    update_priorities,
-)
+from seer_jax.replay.frames import empty_stack, push_frame, stack_frames
+from seer_jax.replay.priorities import update_priorities
+from seer_jax.replay.records import Batch, Index, Ring, RingSpec, Rows, min_steps, row_shapes
+from seer_jax.replay.ring import add, init, sampleable
+from seer_jax.replay.sampling import sample
+from seer_jax.replay.time_order import free, oldest, read, restore, size, write
 
 __all__ = [
     "Batch",
+    "Index",
     "Ring",
     "RingSpec",
     "Rows",
     "add",
+    "empty_stack",
+    "free",
     "init",
     "min_steps",
+    "oldest",
     "push_frame",
-    "restore_priorities",
+    "read",
+    "restore",
     "row_shapes",
     "sample",
     "sampleable",
+    "size",
     "stack_frames",
     "update_priorities",
+    "write",
 ]

@@ -1,37 +1,36 @@
-"""A run on the terminal, told from the records that it writes."""
+"""A run on the terminal, shown from the records that it writes."""
 
 import datetime
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import rich.console
 import rich.live
 import rich.table
-from ml_collections import ConfigDict
 
+from seer_jax.config import RunConfig
 from seer_jax.envs import atari_scores
-
-Record = dict[str, Any]
+from seer_jax.run.records import Record
 
 
 class Display:
     """The state of a run: a live table on a terminal, a line for each record that changes it elsewhere.
 
     Args:
-      config: a resolved configuration.
-      run_dir: of the run.
+      config: the configuration.
+      run_dir: directory of the run.
     """
 
-    def __init__(self, config: ConfigDict, run_dir: pathlib.Path):
+    def __init__(self, config: RunConfig, run_dir: pathlib.Path):
         self._config = config
         self._title = f"{config.env.task} -> {run_dir}"
         self._console = rich.console.Console()
         self._live = rich.live.Live(console=self._console, auto_refresh=False, transient=True)
         self._fields: dict[str, str] = {}
 
-    def show(self, kind: str, record: Record) -> None:
-        """Shows what a record of kind `train`, `freeze` or `eval` says; others change nothing."""
+    def show(self, record: Record) -> None:
+        """Shows a record of kind `train`, `freeze` or `eval`; the other kinds change nothing."""
+        kind = record["kind"]
         if kind == "train":
             self._fields |= self._progress(record)
         elif kind == "freeze":
@@ -69,12 +68,12 @@ class Display:
         return str(datetime.timedelta(seconds=round(max(self._config.total_steps - env_steps, 0) / rate)))
 
     def end(self, record: Record, evals: Sequence[Record], phases: Sequence[str]) -> None:
-        """Prints what the run cost and how it played.
+        """Prints the costs and the scores of a run.
 
         Args:
-          record: of kind `end`.
-          evals: the records of its first and its last evaluation, which may be the same.
-          phases: that it went through.
+          record: the record of kind `end`.
+          evals: the records of the first and the last evaluation, which may be the same.
+          phases: names of its phases.
         """
         self.close()
         task, first, last = self._config.env.task, evals[0], evals[-1]
@@ -88,6 +87,7 @@ class Display:
         )
 
     def close(self) -> None:
+        """Ends the live table."""
         self._live.stop()
 
 
@@ -97,13 +97,13 @@ def _moved(record: Record) -> str:
 
 
 def _phase_table(title: str, record: Record, phases: Sequence[str]) -> rich.table.Table:
-    """Returns what the phases of a run cost, side by side.
+    """Returns the costs of the phases of a run, side by side.
 
     Args:
-      title: of the table.
+      title: title of the table.
       record: holds `PHASE_steps_per_second`, `PHASE_flops_per_step`, `PHASE_replay_capacity` and
         `PHASE_replay_bytes` for each phase.
-      phases: one, or two to compare.
+      phases: names of one phase, or of two to compare.
     """
     table = rich.table.Table(title=title)
     table.add_column("")

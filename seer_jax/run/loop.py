@@ -1,271 +1,215 @@
 """The loop of a run: steps environments and programs, and keeps the cadences."""
 
-import collections
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seer_jax import evaluate, flops, replay
+from seer_jax import files, flops
 from seer_jax.agents import base
 from seer_jax.envs import atari_scores, registry
 from seer_jax.envs import timestep as timestep_lib
 from seer_jax.envs.timestep import VectorEnv
-from seer_jax.run import assembly, checkpoint, display, metrics, plan, transfer
-from seer_jax.seer import handover, phases
+from seer_jax.run import checkpoint, display, evaluation, metrics, plan, state
+from seer_jax.run.assembly import Assembly
+from seer_jax.run.episodes import EpisodeTracker
+from seer_jax.run.records import Receiver, Record, RecordWriter
+from seer_jax.seer import handover
+from seer_jax.seer.phases import FROZEN, FULL
 
-PARAMS_DIRECTORY = "params"  # in that of a run
-_RECENT_EPISODES = 20
+PARAMS_DIRECTORY = "params"  # in the directory of a run
+SNAPSHOT_DIRECTORY = "freeze"  # among the checkpoints
 _WARM_UP = "warm-up"
 
 
-class Stopped(Exception):
-    """A run was asked to stop, wrote a checkpoint and did."""
+class RunStopped(Exception):
+    """A run was asked to stop, wrote a checkpoint and stopped."""
 
 
-class NotSaved(Exception):
-    """The last checkpoint of a run could not be written; those before it are intact."""
+class CheckpointSaveError(Exception):
+    """The last checkpoint of a run could not be written; earlier ones are intact."""
 
 
-class NotFinite(Exception):
-    """A loss or a parameter became infinite or no number; the message names the last good checkpoint."""
+class NonFiniteError(Exception):
+    """A loss or a parameter is infinite or not a number; the message names the last good checkpoint."""
 
 
-class Trainer:
-    """One run: environments on the host, states on the device, and the counters between them.
+class Loop:
+    """One run: environments on the host, arrays on the device, and the cadences of what is done when.
 
     Args:
-      parts: of a resolved configuration.
+      parts: the assembly of the run.
       env: its training environments.
-      run_dir: a directory to fill.
-      encoder: of another run, to start from; None starts from a new one.
-      saved: checkpoint of this run to go on from; None starts from the first step.
-      warn: is told, in one line, of what failed without ending the run.
+      run_dir: directory of the run.
+      encoder: encoder of another run to start from; None starts from a new one.
+      saved: checkpoint of this run to continue from; None starts from the first step.
+      receivers: each is called with every record.
+      warn: receives one line about a failure that does not end the run.
     """
 
     def __init__(
         self,
-        parts: assembly.Assembly,
+        parts: Assembly,
         env: VectorEnv,
         run_dir: pathlib.Path,
+        *,
         encoder: base.Params | None,
         saved: checkpoint.Checkpoint | None,
+        receivers: Sequence[Receiver],
         warn: Callable[[str], None],
     ):
-        config = parts.config
-        self.assembly, self.config, self.agent, self.env, self.run_dir = parts, config, parts.agent, env, run_dir
-        self.warn, self.clock = warn, metrics.Clock()
-        self.eval_act = evaluate.make_act(self.agent)
-        self.updates_per_learn = parts.updates_per_learn
-
-        k_agent, k_actor, self.k_eval, self.k_freeze = jax.random.split(jax.random.PRNGKey(config.seed), 4)
-        self.phase = phases.FULL
-        self.timestep = self.env.reset()
-        self.env_steps = self.updates = self.rows = 0
-        self.checkpoints = 0  # written, or tried
-        self.ledger = flops.Ledger()
-        self.costs: dict[str, dict] = {}  # by phase
-        self.evals: list[dict] = []  # the first and the last
-        self.info: base.Info = {}
-        self.recent = collections.deque(maxlen=_RECENT_EPISODES)
-        self.episode_score = np.zeros(config.num_envs)
-        self.episode_steps = np.zeros(config.num_envs, int)
+        self._parts, self._config, self._env, self._run_dir, self._warn = parts, parts.config, env, run_dir, warn
+        k_agent, k_actor, self._k_eval, self._k_freeze = jax.random.split(jax.random.PRNGKey(self._config.seed), 4)
+        self._timestep = env.reset()
         if saved is None:
-            self._begin(k_agent, k_actor, encoder)
+            self._state = state.begin(parts, self._timestep, encoder, k_agent=k_agent, k_actor=k_actor)
         else:
-            self._restore(saved)
-        self.resumed = saved is not None
+            self._state = state.restore(parts, saved)
+        self._progress, self._resumed = self._state.progress, saved is not None
+        self._phase = parts.phase(self._progress.phase)
+        self._episodes = EpisodeTracker(self._config.num_envs)
+        self._eval_act = evaluation.make_act(parts.agent)
         offset = saved.progress["metrics_bytes"] if saved else 0
-        self.writer = metrics.MetricsWriter(run_dir, offset=offset, env_steps=self.env_steps)
-        self.display = display.Display(config, run_dir)
+        self._metrics = metrics.MetricsWriter(run_dir, offset=offset, env_steps=self._progress.env_steps)
+        self._display = display.Display(self._config, run_dir)
+        self._records = RecordWriter(
+            [self._metrics.write, self._display.show, *receivers], frames_per_step=self._config.env.action_repeat
+        )
 
-    def _begin(self, k_agent: jax.Array, k_actor: jax.Array, encoder: base.Params | None) -> None:
-        self.state = jax.jit(self.agent.init)(k_agent)
-        self.actor = phases.init_actor(k_actor, self.timestep, self.config.env.frame_stack)
-        if encoder is not None:
-            self.state = transfer.replace_encoder(self.state, encoder)
-        if self.config.seer.enabled and self.config.seer.freeze_step == 0:
-            self.phase, self.state = phases.FROZEN, self.agent.freeze(self.state)
-        self.spec = self.assembly.spec(self.phase)
-        self.ring = replay.init(self.spec, self.assembly.rows(self.phase))
-
-    def _progress(self) -> dict:
-        """What the host knows of the run, for JSON; the environments are made anew, so nothing of theirs."""
-        return {
-            "phase": self.phase,
-            "env_steps": self.env_steps,
-            "updates": self.updates,
-            "rows": self.rows,
-            "pool": self.checkpoints,
-            "metrics_bytes": self.writer.sync(),
-            "clock": self.clock.state(),
-            "ledger": self.ledger.state(),
-            "costs": self.costs,
-            "evals": self.evals,
-            "info": {name: float(value) for name, value in self.info.items()},
-            "recent": list(self.recent),
-        }
-
-    def _restore(self, saved: checkpoint.Checkpoint) -> None:
-        progress = saved.progress
-        self.phase, self.checkpoints = progress["phase"], progress["pool"]
-        self.env_steps, self.updates, self.rows = (progress[name] for name in ("env_steps", "updates", "rows"))
-        self.clock.restore(progress["clock"])
-        self.ledger = flops.Ledger(progress["ledger"])
-        self.costs, self.evals, self.info = progress["costs"], progress["evals"], progress["info"]
-        self.recent.extend(progress["recent"])
-        self.spec = self.assembly.spec(self.phase)
-        like = {"train": self.assembly.state(self.phase), "actor": self.assembly.actor}
-        trees, self.ring = saved.restore(like, self.spec, self.assembly.ring(self.phase))
-        self.state, self.actor = trees["train"], trees["actor"]
-
-    def train(self, stop: Callable[[], bool]) -> dict:
-        """Runs to `total_steps`, or until `stop`, and returns the final record."""
-        config = self.config
-        if self.resumed:
-            self._write("checkpoint", {})  # the line that came after it
-        if self.env_steps < config.total_steps:
+    def train(self, stop: Callable[[], bool]) -> Record:
+        """Runs to `total_steps`, or until `stop`, and returns the record of kind `end`."""
+        config, progress = self._config, self._progress
+        if self._resumed:
+            self._write("checkpoint", {})  # this line followed the checkpoint, and was cut off with the rest
+        if progress.env_steps < config.total_steps:
             self._compile()
-        self.clock.skip()
-        if config.params_every and not self.env_steps:
+        progress.clock.skip()
+        if config.params_every and not progress.env_steps:
             self._keep_params()
-        while self.env_steps < config.total_steps:
-            if config.seer.enabled and self.phase == phases.FULL and self.env_steps >= config.seer.freeze_step:
-                with self._off_the_clock():
+        while progress.env_steps < config.total_steps:
+            if self._phase.name == FULL and config.seer.enabled and progress.env_steps >= config.seer.freeze_step:
+                with self._untimed():
                     self._freeze()
-            before, learning, stopping = self.env_steps, self.updates > 0, stop()
-            saving = stopping or self._crosses(config.checkpoint_every, self._env_steps_after())
-            self._vector_step(renew_envs=saving)
-            if self.updates and not learning:
-                self.clock.book(_WARM_UP, self.env_steps)
-            if self._crossed(config.log_every, before):
-                self._log()
-            if self._crossed(config.eval_every, before) and self.env_steps < config.total_steps:
-                with self._off_the_clock():
-                    self._evaluate()
-            if self._crossed(config.params_every, before):
-                with self._off_the_clock():
-                    self._keep_params()
+            before, learning, stopping = progress.env_steps, progress.updates > 0, stop()
+            saving = stopping or _crossed(config.checkpoint_every, before, self._env_steps_after())
+            self.vector_step(renew_envs=saving)
+            if progress.updates and not learning:
+                progress.clock.book(_WARM_UP, progress.env_steps)
+            self._keep_cadences(before)
             if saving:
-                with self._off_the_clock():
-                    self.save()
+                with self._untimed():
+                    self._save()
             if stopping:
-                raise Stopped
-        with self._off_the_clock():
-            if not self.evals or self.evals[-1]["env_steps"] != self.env_steps:
+                raise RunStopped
+        with self._untimed():
+            if not progress.evals or progress.evals[-1]["env_steps"] != progress.env_steps:
                 self._evaluate()
-                self.checkpoints += 1
-                self.save(last=True)
+                progress.pool += 1
+                self._save(last=True)
             return self._end()
 
-    def _crossed(self, every: int, before: int) -> bool:
-        """Whether a multiple of `every` lies in (before, now]; 0 has none."""
-        return every > 0 and self.env_steps // every > before // every
-
-    def _crosses(self, every: int, after: int) -> bool:
-        """Whether a multiple of `every` lies in (now, after]; 0 has none."""
-        return every > 0 and after // every > self.env_steps // every
+    def _keep_cadences(self, before: int) -> None:
+        """Logs, evaluates and keeps parameters as far as due since `before`, in agent steps."""
+        config, now = self._config, self._progress.env_steps
+        if _crossed(config.log_every, before, now):
+            self._log()
+        if _crossed(config.eval_every, before, now) and now < config.total_steps:
+            with self._untimed():
+                self._evaluate()
+        if _crossed(config.params_every, before, now):
+            with self._untimed():
+                self._keep_params()
 
     @contextlib.contextmanager
-    def _off_the_clock(self):
-        """Books the time so far to the phase, and what happens inside to none."""
-        jax.block_until_ready(self.state)
+    def _untimed(self) -> Iterator[None]:
+        """Counts the time so far to the phase, and the time inside to none."""
+        jax.block_until_ready(self._state.train)
         self._book_time()
         yield
-        self.clock.skip()
+        self._progress.clock.skip()
 
     def _book_time(self) -> None:
-        # Steps before learning starts are fast and of no phase's speed.
-        self.clock.book(self.phase if self.updates else _WARM_UP, self.env_steps)
+        # Steps before learning starts are fast and say nothing about the speed of a phase.
+        progress = self._progress
+        progress.clock.book(progress.phase if progress.updates else _WARM_UP, progress.env_steps)
 
-    def _vector_step(self, *, renew_envs: bool = False) -> None:
+    def vector_step(self, *, renew_envs: bool = False) -> None:
         """Steps all environments once; `learn` runs on the device while they step on the host.
 
         Args:
-          renew_envs: end all episodes here and make new environments, since the old ones' state cannot be saved: what
-            comes after a checkpoint is then the same for who goes on and for who resumes.
+          renew_envs: end all episodes here and make new environments, whose state cannot be saved. What comes after a
+            checkpoint is then the same for a run that goes on and for one that resumes.
         """
+        run, progress, config = self._state, self._progress, self._config
         if renew_envs:
-            self.timestep = timestep_lib.cut(self.timestep)
-        # One transfer in and one out, both by name: a transfer guard shows that there are no others.
-        timestep = jax.device_put(timestep_lib.check(self.timestep))
-        action, self.actor, self.ring = self.programs.interact(self.state.params, self.actor, self.ring, timestep)
-        self.env_steps = self._env_steps_after()
-        self.rows = min(self.rows + self.config.num_envs, self.spec.capacity)
-        self.ledger.add(self.programs.interact_costs)
-        updates_due = (self.env_steps - self.config.learn_start) // self.config.update_every
-        if updates_due - self.updates >= self.updates_per_learn:
-            self.state, self.ring, self.info = self.programs.learn(self.state, self.ring)
-            self.updates += self.updates_per_learn
-            self.ledger.add(self.programs.learn_costs)
+            self._timestep = timestep_lib.cut(self._timestep)
+        # One transfer to the device and one back, both explicit: a transfer guard shows that there are no others.
+        timestep = jax.device_put(timestep_lib.check(self._timestep))
+        action, run.actor, run.ring = self._programs.interact(run.train.params, run.actor, run.ring, timestep)
+        progress.env_steps = self._env_steps_after()
+        progress.rows = min(progress.rows + config.num_envs, self._phase.ring_spec.capacity)
+        progress.ledger.add(self._programs.interact_costs)
+        updates_due = (progress.env_steps - config.learn_start) // config.update_every
+        if updates_due - progress.updates >= self._phase.updates_per_learn:
+            run.train, run.ring, progress.info = self._programs.learn(run.train, run.ring)
+            progress.updates += self._phase.updates_per_learn
+            progress.ledger.add(self._programs.learn_costs)
         if renew_envs:
             self._renew_envs()
         else:
-            self.timestep = self.env.step(jax.device_get(action))
-            self._track_episodes()
+            self._timestep = self._env.step(jax.device_get(action))
+            for score, length in self._episodes.add(self._timestep):
+                self._write("episode", {"return": score, "length": length})
+                progress.recent.append(score)
 
     def _env_steps_after(self) -> int:
-        """Agent steps once the arrivals at hand are counted; the first of an episode is no consequence of an action."""
-        return self.env_steps + int(np.count_nonzero(~self.timestep.first))
+        """Returns the agent steps once the current arrivals are counted; those of a reset are not agent steps."""
+        return self._progress.env_steps + int(np.count_nonzero(~self._timestep.first))
 
     def _renew_envs(self) -> None:
-        self.checkpoints += 1
-        self.env.close()
-        self.env = registry.make_env(self.config, training=True, pool=self.checkpoints)
-        self.timestep = self.env.reset()
-        self.episode_score[:], self.episode_steps[:] = 0.0, 0
-
-    def _track_episodes(self) -> None:
-        self.episode_score += self.timestep.score
-        self.episode_steps += ~self.timestep.first
-        for lane in np.flatnonzero(self.timestep.last):
-            score, length = float(self.episode_score[lane]), int(self.episode_steps[lane])
-            self._write("episode", {"return": score, "length": length})
-            self.recent.append(score)
-            self.episode_score[lane] = self.episode_steps[lane] = 0
+        self._progress.pool += 1
+        self._env.close()
+        self._env = registry.make_env(self._config, training=True, pool=self._progress.pool)
+        self._timestep = self._env.reset()
+        self._episodes.reset()
 
     def _compile(self) -> None:
         """Compiles the programs of the phase that begins."""
-        self.programs = self.assembly.compile(self.phase)
-        per_step = self.programs.cost_per_step(
-            num_envs=self.config.num_envs, steps_per_learn=self.updates_per_learn * self.config.update_every
-        )
-        self.costs[self.phase] = {
+        self._programs = self._phase.compile()
+        per_step = self._programs.cost_per_step
+        self._progress.costs[self._phase.name] = {
             "flops_per_step": per_step.flops,
             "macs_per_step": per_step.macs,
-            "replay_bytes": self.ring.num_bytes,
-            "replay_capacity": self.spec.capacity,
+            "replay_bytes": self._state.ring.num_bytes,
+            "replay_capacity": self._phase.ring_spec.capacity,
         }
 
     def _freeze(self) -> None:
-        began = self.clock.elapsed
-        rows_before = self.rows
-        latent_spec = self.assembly.spec(phases.FROZEN)
-        self.state, self.ring = handover.freeze(
-            self.agent,
-            self.state,
-            self.spec,
-            self.ring,
-            latent_spec=latent_spec,
-            latent_rows=self.assembly.rows(phases.FROZEN),
-            snapshot_dir=self.run_dir / checkpoint.DIRECTORY / "freeze",
-            key=self.k_freeze,
+        run, progress, parts = self._state, self._progress, self._parts
+        began, rows_before = progress.clock.elapsed, progress.rows
+        run.train, run.ring = handover.freeze(
+            parts.full,
+            parts.frozen,
+            run.train,
+            run.ring,
+            snapshot_dir=self._run_dir / checkpoint.DIRECTORY / SNAPSHOT_DIRECTORY,
+            key=self._k_freeze,
             memory_bytes=plan.device_memory(),
-            warn=self.warn,
+            warn=self._warn,
         )
-        jax.block_until_ready(self.ring)
-        seconds = self.clock.elapsed - began
-        self.spec = latent_spec
-        obs = jax.ShapeDtypeStruct((1, *self.actor.stack.shape[1:]), np.uint8)
-        encode = functools.partial(base.latents_to_store, self.agent)
-        self.ledger.add({"handover": flops.cost_of(encode, self.state.params, obs, self.k_freeze) * rows_before})
-        self.phase = phases.FROZEN
+        jax.block_until_ready(run.ring)
+        seconds = progress.clock.elapsed - began
+        obs = jax.ShapeDtypeStruct((1, *run.actor.stack.shape[1:]), np.uint8)
+        encode = functools.partial(base.latents_to_store, parts.agent)
+        progress.ledger.add({"handover": flops.cost_of(encode, run.train.params, obs, self._k_freeze) * rows_before})
+        self._phase, progress.phase = parts.frozen, FROZEN
         self._compile()
-        before = self.costs[phases.FULL]
+        before = progress.costs[FULL]
         self._write(
             "freeze",
             {
@@ -277,112 +221,103 @@ class Trainer:
         )
 
     def _evaluate(self) -> None:
-        config = self.config
-        key = jax.random.fold_in(self.k_eval, self.env_steps)
-        # Environments of their own each time: those of an evaluation before could not be had again after a resume.
-        env = registry.make_env(config, training=False, pool=self.env_steps)
+        config, progress = self._config, self._progress
+        key = jax.random.fold_in(self._k_eval, progress.env_steps)
+        # New environments each time: those of an earlier evaluation would not exist after a resume.
+        env = registry.make_env(config, training=False, pool=progress.env_steps)
         try:
-            played = evaluate.play(self.eval_act, self.state.params, env, key, frame_stack=config.env.frame_stack)
+            played = evaluation.play(
+                self._eval_act, self._state.train.params, env, key, frame_stack=config.env.frame_stack
+            )
         finally:
             env.close()
         mean = float(played.scores.mean())
-        evaluation = {
+        fields = {
             "eval_return_mean": mean,
             "eval_return_std": float(played.scores.std()),
             "eval_returns": played.scores.tolist(),
             "eval_length_mean": float(played.lengths.mean()),
             "human_normalized": atari_scores.human_normalized(config.env.task, mean),
         }
-        self.evals = [*self.evals[:1], self._write("eval", evaluation)]
+        progress.evals = [*progress.evals[:1], self._write("eval", fields)]
 
-    def _refuse_bad_numbers(self) -> None:
-        if self.config.on_nan == "ignore" or _all_finite((self.state.params, self.info)):
+    def _raise_if_not_finite(self) -> None:
+        if self._config.on_nan == "ignore" or _all_finite((self._state.train.params, self._progress.info)):
             return
-        good = checkpoint.newest(self.run_dir / checkpoint.DIRECTORY, self.warn, state_only=True)
-        raise NotFinite(
-            f"a loss or a parameter is not finite after {self.env_steps:,} agent steps; the last good checkpoint is"
-            f" {good.directory if good else 'none'}; lower agent.learning_rate, or go on with on_nan=ignore"
+        good = checkpoint.newest(self._run_dir / checkpoint.DIRECTORY, self._warn, state_only=True)
+        raise NonFiniteError(
+            f"a loss or a parameter is not finite after {self._progress.env_steps:,} agent steps; the last good"
+            f" checkpoint is {good.directory if good else 'none'}; lower agent.learning_rate, or go on with"
+            " on_nan=ignore"
         )
 
     def _log(self) -> None:
-        self._refuse_bad_numbers()
+        self._raise_if_not_finite()
         self._book_time()
-        rate = self.clock.steps_per_second(self.phase)
-        info = {name: float(value) for name, value in self.info.items()}
-        recent = float(np.mean(self.recent)) if self.recent else None
-        self._write("train", info | {"steps_per_second": rate, "return_mean": recent} | self.ledger.by_kind())
+        progress = self._progress
+        rate = progress.clock.steps_per_second(progress.phase)
+        info = {name: float(value) for name, value in progress.info.items()}
+        recent = float(np.mean(progress.recent)) if progress.recent else None
+        self._write("train", info | {"steps_per_second": rate, "return_mean": recent} | progress.ledger.by_kind())
 
     def _keep_params(self) -> None:
-        """Keeps a copy of the parameters for who looks into the encoder later; no part of the run needs it."""
-        directory = self.run_dir / PARAMS_DIRECTORY / f"{self.env_steps:09d}"
+        """Keeps a copy of the parameters for later analysis; the run itself does not need it."""
+        env_steps = self._progress.env_steps
         try:
-            checkpoint.save_state(directory, {"params": self.state.params})
+            files.save_tree(self._run_dir / PARAMS_DIRECTORY / f"{env_steps:09d}", {"params": self._state.train.params})
         except OSError as error:
-            self.warn(f"no copy of the parameters after {self.env_steps:,} steps ({error.strerror})")
+            self._warn(f"no copy of the parameters after {env_steps:,} steps ({error.strerror})")
 
-    def save(self, *, last: bool = False) -> None:
-        """Writes a checkpoint; those before it stay until it is complete.
+    def _save(self, *, last: bool = False) -> None:
+        """Writes a checkpoint; earlier ones stay until it is complete.
 
         Args:
-          last: no later one will make up for it if it fails.
+          last: whether no later checkpoint follows.
 
         Raises:
-          NotSaved: the last one failed.
-          NotFinite: there is nothing good to save.
+          CheckpointSaveError: the last one failed.
+          NonFiniteError: there is nothing good to save.
         """
-        self._refuse_bad_numbers()
+        self._raise_if_not_finite()
         try:
-            checkpoint.save(
-                self.run_dir / checkpoint.DIRECTORY,
-                self.checkpoints,
-                progress=self._progress(),
-                trees={"train": self.state, "actor": self.actor},
-                ring=self.ring,
-            )
+            state.save(self._state, self._parts, self._run_dir, metrics_bytes=self._metrics.sync())
         except OSError as error:
-            told = f"no checkpoint after {self.env_steps:,} steps ({error.strerror}); those before it stay"
+            message = (
+                f"no checkpoint after {self._progress.env_steps:,} steps ({error.strerror}); earlier ones are intact"
+            )
             if last:
-                raise NotSaved(told) from None
-            self.warn(told)
+                raise CheckpointSaveError(message) from None
+            self._warn(message)
             return
         self._write("checkpoint", {})
 
-    def _end(self) -> dict:
+    def _end(self) -> Record:
+        progress = self._progress
         kept = ("eval_return_mean", "eval_return_std", "eval_length_mean", "human_normalized")
-        summary = {name: self.evals[-1][name] for name in kept}
-        for phase, cost in self.costs.items():
-            summary |= {
-                f"{phase}_steps_per_second": self.clock.steps_per_second(phase),
-            } | {f"{phase}_{name}": value for name, value in cost.items()}
-        checksum = {"params_sha256": checkpoint.params_sha256(self.state.params)}
-        record = self._write("end", summary | self.ledger.by_kind() | checksum)
-        self.display.end(record, self.evals, list(self.costs))
+        summary: dict[str, Any] = {name: progress.evals[-1][name] for name in kept}
+        for phase, cost in progress.costs.items():
+            rate = {f"{phase}_steps_per_second": progress.clock.steps_per_second(phase)}
+            summary |= rate | {f"{phase}_{name}": value for name, value in cost.items()}
+        checksum = {"params_sha256": checkpoint.params_sha256(self._state.train.params)}
+        record = self._write("end", summary | progress.ledger.by_kind() | checksum)
+        self._display.end(record, progress.evals, list(progress.costs))
         return record
 
-    def _write(self, kind: str, fields: dict) -> dict:
-        total = self.ledger.total
-        record = {
-            "env_steps": self.env_steps,
-            "frames": self.env_steps * self.config.env.action_repeat,
-            "updates": self.updates,
-            "seconds": round(self.clock.elapsed, 3),
-            "phase": self.phase,
-            "flops_total": total.flops,
-            "macs_total": total.macs,
-            "replay_bytes": self.costs[self.phase]["replay_bytes"],
-            "replay_capacity": self.spec.capacity,
-            "replay_size": self.rows,
-        } | fields
-        self.writer.write(kind, record)
-        self.display.show(kind, record)
-        return record
+    def _write(self, kind: str, fields: Record) -> Record:
+        return self._records.write(kind, self._progress, fields)
 
     def close(self) -> None:
-        self.display.close()
-        self.writer.close()
-        self.env.close()
+        """Closes files, display and environments."""
+        self._display.close()
+        self._metrics.close()
+        self._env.close()
+
+
+def _crossed(every: int, before: int, after: int) -> bool:
+    """Returns whether a multiple of `every` lies in (before, after]; 0 has none."""
+    return every > 0 and after // every > before // every
 
 
 @jax.jit
-def _all_finite(tree) -> jax.Array:
+def _all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()

@@ -1,4 +1,4 @@
-"""The directory of a run: begun once, and found again by whoever goes on with it."""
+"""The directory of a run: made once, and read again by everything that needs the run later."""
 
 import importlib.metadata
 import json
@@ -8,51 +8,53 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from flax import traverse_util
 from ml_collections import ConfigDict
 
+from seer_jax import files
 from seer_jax.agents.registry import AGENTS
+from seer_jax.config import RunConfig
 from seer_jax.envs.registry import SUITES
+from seer_jax.fields import ConfigError
 from seer_jax.networks import haiku
-from seer_jax.run import checkpoint
-from seer_jax.run import resolve as config_lib
+from seer_jax.run import resolve
+from seer_jax.run.records import Record
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.json", "manifest.json", "metrics.jsonl"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
 
 
-def start(config: ConfigDict, run_dir: pathlib.Path, arguments: Sequence[str]) -> None:
-    """Makes the directory and writes what the run is.
+def start(config: RunConfig, run_dir: pathlib.Path, arguments: Sequence[str]) -> None:
+    """Makes the directory and writes the configuration and the manifest.
 
     Args:
-      config: a resolved configuration.
+      config: the configuration.
       run_dir: does not exist yet, or is empty.
-      arguments: of the command line that gave the configuration, if one did.
+      arguments: arguments of the command line that gave the configuration, if there was one.
 
     Raises:
       ConfigError: it cannot be used; nothing in it was changed.
     """
     try:
         if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise config_lib.ConfigError(
+            raise ConfigError(
                 f"run_dir={run_dir} already exists; name a new directory, or go on with the run in it with --resume"
             )
         run_dir.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_whole(run_dir / "manifest.json", _json(_manifest(config, arguments)))
-        # Last: with it the directory is a run's.
-        checkpoint.write_whole(run_dir / CONFIG_FILE, _json(config.to_dict()))
+        files.write_file(run_dir / MANIFEST_FILE, _json(_manifest(config, arguments)))
+        # Written last: with this file the directory is that of a run.
+        files.write_file(run_dir / CONFIG_FILE, _json(config.to_dict()))
     except OSError as error:
-        raise config_lib.ConfigError(f"run_dir={run_dir} cannot be written: {error.strerror}; name another") from None
+        raise ConfigError(f"run_dir={run_dir} cannot be written: {error.strerror}; name another") from None
 
 
 def is_started(run_dir: pathlib.Path) -> bool:
-    """Whether the directory holds a run."""
+    """Returns whether the directory holds a run."""
     return (run_dir / CONFIG_FILE).is_file()
 
 
 def clear_unstarted(run_dir: pathlib.Path) -> None:
-    """Removes what a `start` that was cut off left behind, and nothing else."""
-    for name in ("manifest.json", "manifest.json.partial", f"{CONFIG_FILE}.partial"):
+    """Removes the files of a `start` that was interrupted, and nothing else."""
+    for name in (MANIFEST_FILE, f"{MANIFEST_FILE}{files.PARTIAL}", f"{CONFIG_FILE}{files.PARTIAL}"):
         (run_dir / name).unlink(missing_ok=True)
 
 
@@ -65,19 +67,40 @@ def read_config(run_dir: pathlib.Path) -> ConfigDict:
     try:
         return ConfigDict(json.loads((run_dir / CONFIG_FILE).read_text()))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise config_lib.ConfigError(f"run_dir={run_dir} holds no {CONFIG_FILE} that can be read ({error})") from None
+        raise ConfigError(f"run_dir={run_dir} holds no {CONFIG_FILE} that can be read ({error})") from None
 
 
-def code_of_others(config: ConfigDict, trusted: ConfigDict | None) -> str | None:
-    """Returns what a run uses that is no part of this package and that its user did not name, if anything.
+def read_manifest(run_dir: pathlib.Path) -> dict[str, Any]:
+    """Returns the manifest of a run; raises OSError or ValueError if there is none that can be read."""
+    return json.loads((run_dir / MANIFEST_FILE).read_text())
 
-    A directory's own word is not enough to import code.
+
+def read_records(path: pathlib.Path) -> list[Record]:
+    """Returns the records of a file like `metrics.jsonl`; a last line that is still being written is left out.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: a line is not a record.
+    """
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def foreign_code(config: ConfigDict, trusted: ConfigDict | None) -> str | None:
+    """Returns the field by which a run imports code that is not part of this package and that its user did not name.
+
+    A directory alone is not trusted to name code to import.
 
     Args:
-      config: of the run, as its directory has it.
-      trusted: what the user's `--config` gave, whose file has registered its agents and suites by now; None without it.
+      config: configuration of the run, as its directory has it.
+      trusted: configuration that the user's `--config` gave, whose file has registered its agents and suites by now;
+        None without it.
+
+    Returns:
+      `FIELD=VALUE`, or None if there is no such field.
     """
-    named = {name: value for name, value in _flat(config).items() if isinstance(value, str)}
+    named = {
+        name: value for name, value in resolve.flat(resolve.plain_values(config)).items() if isinstance(value, str)
+    }
     encoder = named.get("encoder.name", "")
     if encoder.startswith(haiku.PREFIX) and (trusted is None or trusted.encoder.name != encoder):
         return f"encoder.name={encoder}"
@@ -87,20 +110,25 @@ def code_of_others(config: ConfigDict, trusted: ConfigDict | None) -> str | None
     return None
 
 
-def check_same(config: ConfigDict, run_dir: pathlib.Path) -> None:
-    """Raises ConfigError unless the run has this resolved configuration."""
-    there, here = (_flat(c) for c in (read_config(run_dir), config))
+def check_same(config: RunConfig, run_dir: pathlib.Path) -> None:
+    """Raises ConfigError unless the run in a directory has this configuration.
+
+    A field that the directory does not name was added by a later version, and has its default there.
+    """
+    here = resolve.flat(resolve.plain_values(ConfigDict(config.to_dict())))
+    defaults = resolve.flat(resolve.default_config(suite=config.env.suite, agent=config.agent.name).to_dict())
+    there = defaults | resolve.flat(resolve.plain_values(read_config(run_dir)))
     differ = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
     if differ:
-        told = ", ".join(f"{name}={there.get(name)} there and {here.get(name)} here" for name in differ[:3])
-        raise config_lib.ConfigError(
-            f"run_dir={run_dir} holds a run of another configuration ({told}); resume without --config, or name a new"
-            " directory"
+        listed = ", ".join(f"{name}={there.get(name)} there and {here.get(name)} here" for name in differ[:3])
+        raise ConfigError(
+            f"run_dir={run_dir} holds a run of another configuration ({listed}); resume without --config, or name a"
+            " new directory"
         )
 
 
-def _manifest(config: ConfigDict, arguments: Sequence[str]) -> dict:
-    """What a reader needs to know to run this again, apart from the configuration."""
+def _manifest(config: RunConfig, arguments: Sequence[str]) -> dict[str, Any]:
+    """Returns the facts that a repetition of the run needs, apart from the configuration."""
     try:
         here = pathlib.Path(__file__).parent
         git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
@@ -113,14 +141,9 @@ def _manifest(config: ConfigDict, arguments: Sequence[str]) -> dict:
         "git_commit": commit,
         "devices": [str(device) for device in jax.devices()],
         "seed": config.seed,
-        "protocol": config.env.protocol if "protocol" in config.env else None,
+        "protocol": getattr(config.env, "protocol", None),  # not every suite has protocols
     }
 
 
-def _json(values: dict) -> bytes:
+def _json(values: dict[str, Any]) -> bytes:
     return f"{json.dumps(values, indent=2)}\n".encode()
-
-
-def _flat(config: ConfigDict) -> dict[str, Any]:
-    """Returns fields by dotted name, tuples as JSON has them."""
-    return traverse_util.flatten_dict(json.loads(json.dumps(config.to_dict())), sep=".")

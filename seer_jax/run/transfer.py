@@ -1,17 +1,17 @@
-"""An encoder trained in one run as the start of another's: other task, other actions, other heads."""
+"""Transfer: the encoder of one run as the start of another with another task, other actions and new heads."""
 
-import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from seer_jax.agents import base
-from seer_jax.run import checkpoint
+from seer_jax.config import RunConfig
+from seer_jax.run import checkpoint, resolve, run_dir
 
-# What both runs must agree on for parameters to fit and pixels to mean the same.
+# Both runs must agree on these, so that parameters fit and pixels have the same meaning.
 _SHARED_FIELDS = (
     "agent.name",
     "agent.latent_size",
@@ -28,52 +28,55 @@ class TransferError(ValueError):
     """The encoder of `seer.init_from` cannot be used; the message says why."""
 
 
-def check(config: ConfigDict) -> None:
-    """Checks that `seer.init_from` is a run with an encoder like this configuration's.
+def check(config: RunConfig, source: pathlib.Path) -> None:
+    """Checks that a run has an encoder like that of this configuration.
+
+    Args:
+      config: the configuration.
+      source: directory of the run, `seer.init_from`.
 
     Raises:
       TransferError: it is not.
     """
-    run_dir = pathlib.Path(config.seer.init_from)
     try:
-        source = ConfigDict(json.loads((run_dir / "config.json").read_text()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        there = resolve.flat(resolve.plain_values(run_dir.read_config(source)))
+    except resolve.ConfigError as error:
         raise TransferError(
-            f"seer.init_from={run_dir} is not the directory of a run ({error}); name one that train made"
+            f"seer.init_from={source} is not the directory of a run ({error}); name one that train made"
         ) from None
+    here = resolve.flat(config.to_dict())
     differences = [
-        f"{field}={_get(source, field)} there and {_get(config, field)} here"
+        f"{field}={there.get(field)} there and {here.get(field)} here"
         for field in _SHARED_FIELDS
-        if _get(source, field) != _get(config, field)
+        if there.get(field) != here.get(field)
     ]
     if differences:
-        raise TransferError(f"the encoder of seer.init_from={run_dir} does not fit: {'; '.join(differences)}")
-    _load_params(run_dir)
+        raise TransferError(f"the encoder of seer.init_from={source} does not fit: {'; '.join(differences)}")
+    _load_params(source)
 
 
-def load_encoder(config: ConfigDict, params: base.Params) -> base.Params:
-    """Returns the parts of an encoder, on the host, from the run `seer.init_from`.
+def load_encoder(source: pathlib.Path, params: base.Params) -> base.Params:
+    """Returns the parts of an encoder, on the host.
 
-    The runs may be cut at different stages; those beyond this run's boundary are taken, too.
+    The runs may be split at different stages; the stages after this run's boundary are taken, too.
 
     Args:
-      config: a resolved configuration.
+      source: directory of the run, `seer.init_from`.
       params: parameters to replace, or their shapes.
 
     Raises:
       TransferError: a parameter has another shape there.
     """
-    run_dir = pathlib.Path(config.seer.init_from)
-    source = _load_params(run_dir)
-    loaded = {}
+    found = _load_params(source)
+    loaded: base.Params = {}
     for frozen, trained in base.ENCODER_PARTS.items():
-        stages = source.get(frozen, {}) | source.get(trained, {})
+        stages = found.get(frozen, {}) | found.get(trained, {})
         for part in (frozen, trained):
             if part in params:
                 loaded[part] = {name: stages.get(name) for name in params[part]}
     here, there = ({part: _shapes(tree[part]) for part in loaded} for tree in (params, loaded))
     if here != there:
-        raise TransferError(f"the encoder of seer.init_from={run_dir} does not fit: {there} there and {here} here")
+        raise TransferError(f"the encoder of seer.init_from={source} does not fit: {there} there and {here} here")
     return loaded
 
 
@@ -84,20 +87,14 @@ def replace_encoder(state: base.TrainState, encoder: base.Params) -> base.TrainS
     return state.replace(params=params, target_params=jax.tree.map(jnp.copy, targets))
 
 
-def _load_params(run_dir: pathlib.Path) -> base.Params:
+def _load_params(source: pathlib.Path) -> base.Params:
     try:
-        return checkpoint.load_newest_state(run_dir / checkpoint.DIRECTORY)[0]["train"]["params"]
+        return checkpoint.load_newest_state(source / checkpoint.DIRECTORY)[0]["train"]["params"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise TransferError(
-            f"seer.init_from={run_dir} holds no parameters that can be read: {type(error).__name__}: {error}"
+            f"seer.init_from={source} holds no parameters that can be read: {type(error).__name__}: {error}"
         ) from None
 
 
-def _shapes(tree) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path): np.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _get(config: ConfigDict, field: str):
-    section, name = field.split(".")
-    found = config.get(section)
-    return found.get(name) if isinstance(found, ConfigDict) else None

@@ -1,12 +1,13 @@
 """The two phases of a run, `full` and `frozen`, and the two compiled programs of each.
 
-`interact` writes what the environments sent, acts, and is all that the environments wait for. `learn`
-samples and updates. Both are compiled once, ahead of the first step of their phase, own the buffers
-that they return (donation), and hold no Python state: the phase is a choice between programs, never
-a branch inside one.
+`interact` writes what the environments sent and acts; the environments wait for nothing else. `learn` samples and
+updates. Both are compiled once, ahead of the first step of their phase, own the buffers that they return (donation),
+and hold no Python state. A phase is a choice between programs, never a branch inside one.
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,7 @@ from seer_jax.envs.timestep import TimeStep
 FULL, FROZEN = "full", "frozen"
 
 
-@struct.dataclass
-class Actor:
+class Actor(struct.PyTreeNode):
     """What acting remembers.
 
     Attributes:
@@ -35,66 +35,157 @@ class Actor:
     steps: jax.Array
 
 
+def init_actor(key: jax.Array, timestep: TimeStep, frame_stack: int) -> Actor:
+    """Returns an actor without frames, for environments that send steps like `timestep`."""
+    stack = replay.empty_stack(timestep.frame.shape, frame_stack)
+    return Actor(stack=stack, key=key, steps=jnp.zeros((), jnp.int32))
+
+
 class Programs(NamedTuple):
-    """Compiled programs of one phase, and what a call of each costs.
+    """Compiled programs of one phase, and their costs.
 
     Attributes:
       interact: `(params, actor, ring, timestep) -> (action [E, ...], actor, ring)`; consumes actor and ring.
       learn: `(state, ring) -> (state, ring, info)`, several updates; consumes both. Info is their mean.
-      interact_costs: of `act` and `encode`, of one call.
-      learn_costs: of `update`, of all updates of a call.
+      interact_costs: costs of `act` and `encode`, of one call.
+      learn_costs: cost of `update`, of all updates of a call.
+      cost_per_step: cost of an agent step, once learning has begun.
     """
 
     interact: jax.stages.Compiled
     learn: jax.stages.Compiled
     interact_costs: dict[str, flops.Cost]
     learn_costs: dict[str, flops.Cost]
-
-    def cost_per_step(self, *, num_envs: int, steps_per_learn: int) -> flops.Cost:
-        """Returns the cost of an agent step, once learning has begun.
-
-        Args:
-          num_envs: agent steps in a call of `interact`.
-          steps_per_learn: agent steps between two calls of `learn`.
-        """
-        acting = sum(self.interact_costs.values(), flops.Cost())
-        learning = sum(self.learn_costs.values(), flops.Cost())
-        return acting * (1 / num_envs) + learning * (1 / steps_per_learn)
+    cost_per_step: flops.Cost
 
 
-def init_actor(key: jax.Array, timestep: TimeStep, frame_stack: int) -> Actor:
-    """Returns an actor that has seen nothing yet, for environments that send steps like `timestep`."""
-    return Actor(stack=empty_stack(timestep, frame_stack), key=key, steps=jnp.zeros((), jnp.int32))
+class Jitted(NamedTuple):
+    """Programs of one phase before they are compiled.
+
+    Attributes:
+      interact: as in `Programs`.
+      learn: as in `Programs`.
+      loop_length: iterations of the loop that `learn` consists of, 1 if it has none.
+      learn_macs: multiply-accumulates of a call of `learn`, in the paper's convention.
+    """
+
+    interact: jax.stages.Wrapped
+    learn: jax.stages.Wrapped
+    loop_length: int
+    learn_macs: float
 
 
-def empty_stack(timestep: TimeStep, frame_stack: int) -> jax.Array:
-    """Returns black stacks, `[E, H, W, k * C]`."""
-    *shape, channels = timestep.frame.shape
-    return jnp.zeros((*shape, frame_stack * channels), jnp.uint8)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Phase:
+    """One phase of a run, as shapes: nothing is allocated.
+
+    Attributes:
+      name: `full` or `frozen`.
+      agent: the algorithm.
+      ring_spec: static part of the ring.
+      row: shapes of the rows of one time.
+      state: shapes of the training state.
+      actor: shapes of what acting remembers.
+      timestep: shapes of what the environments send.
+      batch_size: transitions of an update.
+      updates_per_learn: updates in one call of `learn`, whole cycles of the agent's.
+      steps_per_learn: agent steps between two calls of `learn`.
+      importance_exponent: beta of prioritized replay, by update.
+    """
+
+    name: str
+    agent: base.Agent
+    ring_spec: replay.RingSpec
+    row: replay.Rows
+    state: base.TrainState
+    actor: Actor
+    timestep: TimeStep
+    batch_size: int
+    updates_per_learn: int
+    steps_per_learn: int
+    importance_exponent: optax.Schedule
+
+    @property
+    def learner(self) -> base.Learner:
+        """How the agent learns in this phase."""
+        return self.agent.full if self.name == FULL else self.agent.frozen
+
+    @property
+    def ring(self) -> replay.Ring:
+        """Shapes of the ring."""
+        return jax.eval_shape(self.init_ring)
+
+    def init_ring(self) -> replay.Ring:
+        """Returns an empty ring."""
+        return replay.init(self.ring_spec, self.row)
+
+    def init_state(self, key: jax.Array) -> base.TrainState:
+        """Returns a new training state of this phase."""
+        state = jax.jit(self.agent.init)(key)
+        return state if self.name == FULL else self.agent.freeze(state)
+
+    def jit(self, platform: str) -> Jitted:
+        """Builds both programs for a platform: `cpu`, `cuda` or `tpu`."""
+        # XLA:CPU runs the gradient of a convolution inside a loop 20 times slower than outside of one.
+        unroll = self.learner.has_convolution and platform == "cpu"
+        return Jitted(
+            interact=jax.jit(make_interact(self), donate_argnames=("actor", "ring")),
+            learn=jax.jit(make_learn(self, unroll=unroll), donate_argnames=("state", "ring")),
+            loop_length=1 if unroll else self.updates_per_learn // len(self.learner.updates),
+            learn_macs=flops.paper_macs(self.learner.passes(), self.batch_size) * self.updates_per_learn,
+        )
+
+    def compile(self) -> Programs:
+        """Compiles both programs for the default device."""
+        jitted = self.jit(jax.default_backend())
+        interact = jitted.interact.lower(self.state.params, self.actor, self.ring, self.timestep).compile()
+        learn = jitted.learn.lower(self.state, self.ring).compile()
+        learn_flops = flops.xla_flops(learn) * jitted.loop_length  # XLA counts the body of a loop once
+        interact_costs = self._interact_costs(flops.xla_flops(interact))
+        learn_costs = {"update": flops.Cost(flops=learn_flops, macs=jitted.learn_macs)}
+        acting, learning = (sum(costs.values(), flops.Cost()) for costs in (interact_costs, learn_costs))
+        cost_per_step = acting * (1 / self.ring_spec.num_envs) + learning * (1 / self.steps_per_learn)
+        return Programs(interact, learn, interact_costs, learn_costs, cost_per_step)
+
+    def _interact_costs(self, total_flops: float) -> dict[str, flops.Cost]:
+        """Splits the cost of `interact` into encoding and all the rest."""
+        agent, params, actor = self.agent, self.state.params, self.actor
+        observe, inputs = make_observe(self), (params, actor.stack, self.timestep.frame, actor.key)
+        encode = flops.cost_of(observe, *inputs)
+        latents, _ = jax.eval_shape(observe, *inputs)
+        act = flops.count_macs(agent.act, params, latents, actor.key, actor.steps)
+        # XLA merges both and removes what acting does not need: alone, encoding may take more than it does here.
+        act_flops = flops.cost_of(agent.act, params, latents, actor.key, actor.steps).flops
+        encode_flops = max(0.0, total_flops - act_flops)
+        return {"encode": flops.Cost(encode_flops, encode.macs), "act": flops.Cost(total_flops - encode_flops, act)}
 
 
-def make_observe(agent: base.Agent, phase: str):
-    """Returns `(params, stack [E, H, W, k * C], frame, key) -> (latents to act on [E, N, L], what to store)`."""
+def make_observe(phase: Phase) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Returns `(params, stack [E, H, W, k * C], frame, key) -> (latents to act on [E, N, L], observation to store)`."""
+    agent = phase.agent
 
-    def observe(params: base.Params, stack: jax.Array, frame: jax.Array, key: jax.Array):
-        if phase == FULL:
+    def observe(params: base.Params, stack: jax.Array, frame: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if phase.name == FULL:
             return agent.encode(params, agent.view(stack)), frame
         return base.latents_to_act_and_store(agent, params, stack, key)
 
     return observe
 
 
-def make_interact(agent: base.Agent, spec: replay.RingSpec, phase: str):
+def make_interact(phase: Phase) -> Callable[..., tuple[jax.Array, Actor, replay.Ring]]:
     """Returns the pure function behind `Programs.interact`."""
-    observe = make_observe(agent, phase)
+    agent, spec, observe = phase.agent, phase.ring_spec, make_observe(phase)
+    stored_dtype = phase.row.observation.dtype
 
-    def interact(params: base.Params, actor: Actor, ring: replay.Ring, timestep: TimeStep):
+    def interact(
+        params: base.Params, actor: Actor, ring: replay.Ring, timestep: TimeStep
+    ) -> tuple[jax.Array, Actor, replay.Ring]:
         stack = replay.push_frame(actor.stack, timestep.frame, timestep.first)
         k_act, k_store = jax.random.split(jax.random.fold_in(actor.key, actor.steps))
         latents, observation = observe(params, stack, timestep.frame, k_store)
         action = agent.act(params, latents, k_act, actor.steps)
         row = replay.Rows(
-            observation=observation.astype(ring.rows.observation.dtype),
+            observation=observation.astype(stored_dtype),
             action=action,
             reward=timestep.reward,
             terminated=timestep.terminated,
@@ -106,41 +197,37 @@ def make_interact(agent: base.Agent, spec: replay.RingSpec, phase: str):
     return interact
 
 
-def make_learn(
-    agent: base.Agent,
-    spec: replay.RingSpec,
-    phase: str,
-    *,
-    batch_size: int,
-    num_updates: int,
-    importance_exponent: optax.Schedule,
-    unroll: bool,
-):
-    """Returns the pure function behind `Programs.learn`."""
-    updates = agent.updates if phase == FULL else agent.latent_updates
+def make_learn(phase: Phase, *, unroll: bool) -> Callable[..., tuple[base.TrainState, replay.Ring, base.Info]]:
+    """Returns the pure function behind `Programs.learn`.
 
-    def one(update: base.Update, state: base.TrainState, ring: replay.Ring):
+    Args:
+      phase: the phase.
+      unroll: write the cycles of updates out instead of looping over them.
+    """
+    spec, updates = phase.ring_spec, phase.learner.updates
+    Carry = tuple[base.TrainState, replay.Ring]
+
+    def one(update: base.Update, state: base.TrainState, ring: replay.Ring) -> tuple[Carry, base.Info]:
         k_sample, _ = base.update_keys(state)
-        beta = importance_exponent(state.updates)
-        batch = replay.sample(spec, ring, k_sample, batch_size=batch_size, importance_exponent=beta)
+        beta = phase.importance_exponent(state.updates)
+        batch = replay.sample(spec, ring, k_sample, batch_size=phase.batch_size, importance_exponent=beta)
         state, losses, info = update(state, batch)
         if spec.prioritized:
             ring = replay.update_priorities(spec, ring, batch.start, losses)
-        return state, ring, info
+        return (state, ring), info
 
-    def cycle(carry, _):
-        state, ring = carry
+    def cycle(carry: Carry, _: Any) -> tuple[Carry, base.Info]:
         infos = []
         for update in updates:
-            state, ring, info = one(update, state, ring)
+            carry, info = one(update, *carry)
             infos.append(info)
-        # Not every update of a cycle has everything to tell. (A set would make programs that differ by process.)
+        # Updates of a cycle may report different metrics. (A set would make programs that differ by process.)
         names = dict.fromkeys(name for info in infos for name in info)
         means = {name: jnp.mean(jnp.stack([info[name] for info in infos if name in info])) for name in names}
-        return (state, ring), means
+        return carry, means
 
-    def learn(state: base.TrainState, ring: replay.Ring):
-        cycles = num_updates // len(updates)
+    def learn(state: base.TrainState, ring: replay.Ring) -> tuple[base.TrainState, replay.Ring, base.Info]:
+        cycles = phase.updates_per_learn // len(updates)
         if not unroll:
             (state, ring), infos = jax.lax.scan(cycle, (state, ring), length=cycles)
             return state, ring, jax.tree.map(lambda x: x.mean(axis=0), infos)
@@ -152,102 +239,3 @@ def make_learn(
         return *carry, jax.tree.map(lambda *x: jnp.stack(x).mean(), *infos)
 
     return learn
-
-
-class Jitted(NamedTuple):
-    """Programs of one phase before they are compiled.
-
-    Attributes:
-      interact: as in `Programs`.
-      learn: as in `Programs`.
-      loop_length: turns of the loop that `learn` is, 1 if it is none.
-      learn_macs: multiply-accumulates of a call of `learn`, in the paper's convention.
-    """
-
-    interact: jax.stages.Wrapped
-    learn: jax.stages.Wrapped
-    loop_length: int
-    learn_macs: float
-
-
-def jit_programs(
-    agent: base.Agent,
-    spec: replay.RingSpec,
-    phase: str,
-    *,
-    batch_size: int,
-    num_updates: int,
-    importance_exponent: optax.Schedule,
-    platform: str,
-) -> Jitted:
-    """Builds both programs of `phase` for a platform.
-
-    Args:
-      agent: the algorithm.
-      spec: of the phase's ring.
-      phase: `full` or `frozen`.
-      batch_size: transitions in an update.
-      num_updates: updates in one call of `learn`, whole cycles of the agent's.
-      importance_exponent: beta of prioritized replay, by update.
-      platform: `cpu`, `cuda` or `tpu`.
-    """
-    # XLA:CPU runs the gradient of a convolution inside a loop 20 times slower than outside of one.
-    convolves = agent.has_convolution if phase == FULL else agent.latent_has_convolution
-    unroll = convolves and platform == "cpu"
-    learn = make_learn(
-        agent,
-        spec,
-        phase,
-        batch_size=batch_size,
-        num_updates=num_updates,
-        importance_exponent=importance_exponent,
-        unroll=unroll,
-    )
-    return Jitted(
-        interact=jax.jit(make_interact(agent, spec, phase), donate_argnames=("actor", "ring")),
-        learn=jax.jit(learn, donate_argnames=("state", "ring")),
-        loop_length=1 if unroll else num_updates // len(agent.updates),
-        learn_macs=flops.paper_macs(agent.passes(phase == FROZEN), batch_size) * num_updates,
-    )
-
-
-def compile_programs(
-    jitted: Jitted,
-    agent: base.Agent,
-    phase: str,
-    *,
-    state: base.TrainState,
-    actor: Actor,
-    ring: replay.Ring,
-    timestep: TimeStep,
-) -> Programs:
-    """Compiles both programs of `phase` for the default device.
-
-    Args:
-      jitted: programs for this platform.
-      agent, phase: what they were made of.
-      state, actor, ring, timestep: what they will be called with, or the shapes of it.
-    """
-    interact = jitted.interact.lower(state.params, actor, ring, timestep).compile()
-    learn = jitted.learn.lower(state, ring).compile()
-    learn_flops = flops.xla_flops(learn) * jitted.loop_length  # XLA counts the body of a loop once
-    return Programs(
-        interact=interact,
-        learn=learn,
-        interact_costs=_interact_costs(agent, phase, flops.xla_flops(interact), state.params, actor, timestep),
-        learn_costs={"update": flops.Cost(flops=learn_flops, macs=jitted.learn_macs)},
-    )
-
-
-def _interact_costs(
-    agent: base.Agent, phase: str, total_flops: float, params: base.Params, actor: Actor, timestep: TimeStep
-) -> dict[str, flops.Cost]:
-    """Splits the cost of `interact` into encoding and all the rest."""
-    observe = make_observe(agent, phase)
-    encode = flops.cost_of(observe, params, actor.stack, timestep.frame, actor.key)
-    latents, _ = jax.eval_shape(observe, params, actor.stack, timestep.frame, actor.key)
-    act = flops.count_macs(agent.act, params, latents, actor.key, actor.steps)
-    # XLA merges both and leaves out what acting does not need: alone, encoding may take more than it does here.
-    act_flops = flops.cost_of(agent.act, params, latents, actor.key, actor.steps).flops
-    encode_flops = max(0.0, total_flops - act_flops)
-    return {"encode": flops.Cost(encode_flops, encode.macs), "act": flops.Cost(total_flops - encode_flops, act)}

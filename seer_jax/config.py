@@ -1,0 +1,99 @@
+"""The typed configuration of a run: one frozen dataclass for each section.
+
+`seer_jax.run.resolve` makes one of what a configuration file and the command line give. Suites and algorithms extend
+`EnvConfig` and `AgentConfig` by fields of their own. Steps are agent steps.
+"""
+
+import dataclasses
+from typing import Any
+
+from seer_jax.fields import UNSET, flag, integer, real, text
+
+LATENT_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """The environments. A field that is unset follows from the suite's protocol."""
+
+    suite: str = text(UNSET, "family of tasks")
+    task: str = text(UNSET, "task of the suite")
+    frame_stack: int = integer(4, "frames in an observation", low=1, high=16)
+    action_repeat: int = integer(1, "frames of one agent step", low=1, high=60)
+    image_size: int = integer(84, "height and width of a frame, in pixels", low=8, high=256)
+    crop_size: int = integer(84, "height and width of the encoder's input, in pixels", low=8, high=256)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """The algorithm."""
+
+    name: str = text(UNSET, "algorithm")
+    batch_size: int = integer(32, "transitions of an update", low=1, high=65_536)
+    n_step: int = integer(1, "steps of a return before it bootstraps", low=1, high=1000)
+    discount: float = real(0.99, "discount factor of one agent step", low=0.0, high=1.0)
+    learning_rate: float = real(1e-4, "Adam learning rate", low=1e-12, high=1.0)
+    hidden: int = integer(256, "units of a hidden layer", low=1, high=65_536)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The encoder."""
+
+    name: str = text("data_efficient", "encoder, or haiku:MODULE:FUNCTION")
+    compute_dtype: str = text("float32", "dtype in which the encoder computes", options=("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """The replay ring."""
+
+    capacity: int = integer(500_000, "rows: one for each agent step and one more for each episode", low=1)
+    grow_after_freeze: bool = flag(False, "latents use all bytes that `replay.capacity` frames take")
+    allow_more_memory: bool = flag(False, "latents may use more bytes than `replay.capacity` frames take")
+    latent_dtype: str = text("float32", "dtype of stored latents", options=LATENT_DTYPES)
+    prioritized: bool = flag(False, "proportional prioritized replay instead of uniform")
+    priority_exponent: float = real(0.5, "exponent of the loss that gives a priority", low=0.0, high=1.0)
+    importance_start: float = real(
+        0.4, "exponent of the importance weights at the first update; 1 at the last", low=0.0, high=1.0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeerConfig:
+    """The freeze."""
+
+    enabled: bool = flag(True, "freeze the encoder and store latents; False trains without SEER")
+    freeze_step: int = integer(50_000, "agent steps until the encoder freezes; 0 with `seer.init_from`")
+    num_copies: int = integer(1, "augmented latents stored of each row", low=1, high=256)
+    freeze_through: str = text(UNSET, "last stage of the encoder that freezes; unset, the algorithm's own choice")
+    sync_target_heads: bool = flag(False, "set the target heads to the heads at the freeze")
+    init_from: str | None = text(UNSET, "directory of a run whose encoder to start from", optional=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A run, complete and checked."""
+
+    seed: int = integer(0, "seed of all random numbers of the run")
+    total_steps: int = integer(500_000, "agent steps of the run", low=1)
+    learn_start: int = integer(1600, "agent steps before the first update", low=1)
+    num_envs: int = integer(
+        1, "environments stepped together; changes the batching, not the updates per step", low=1, high=4096
+    )
+    update_every: int = integer(1, "agent steps between two updates", low=1, high=10_000)
+    log_every: int = integer(1000, "agent steps between two lines of kind train", low=1)
+    eval_every: int = integer(10_000, "agent steps between two evaluations", low=1)
+    eval_episodes: int = integer(10, "episodes of an evaluation", low=1, high=1000)
+    checkpoint_every: int = integer(50_000, "agent steps between two checkpoints; 0 writes the last one only")
+    params_every: int = integer(0, "agent steps between two copies of the parameters in params/; 0 keeps none")
+    on_nan: str = text("stop", "reaction to a loss or a parameter that is not finite", options=("stop", "ignore"))
+    env: EnvConfig
+    agent: AgentConfig
+    encoder: EncoderConfig
+    replay: ReplayConfig
+    seer: SeerConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the values as nested dictionaries, as `config.json` has them."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,42 @@
+"""How many rows the rings of both phases have (section 4.2 of the paper)."""
+
+import math
+
+import jax.numpy as jnp
+
+from seer_jax import replay
+from seer_jax.agents.registry import AGENTS
+from seer_jax.config import RunConfig
+from seer_jax.envs import registry
+
+
+def bytes_per_row(config: RunConfig) -> tuple[int, int]:
+    """Returns the bytes of one stored observation in the full phase (P of the paper) and in the frozen phase."""
+    num_latents, latent_size = AGENTS[config.agent.name].latent_shape(config)
+    itemsize = jnp.dtype(config.replay.latent_dtype).itemsize
+    frame = math.prod(registry.frame_shape(config.env))
+    return frame, itemsize * config.seer.num_copies * num_latents * latent_size
+
+
+def capacity_in_same_bytes(config: RunConfig) -> int:
+    """Returns C_hat of section 4.2 of the paper: how many latents fit into the bytes of `replay.capacity` frames."""
+    frame, latent = bytes_per_row(config)
+    return config.replay.capacity * frame // latent
+
+
+def frozen_capacity(config: RunConfig) -> int:
+    """Returns the rows of the latent ring: C_hat if it grows, C otherwise; never less than C."""
+    grown = capacity_in_same_bytes(config) if config.replay.grow_after_freeze else 0
+    return max(grown, config.replay.capacity)
+
+
+def full_capacity(config: RunConfig) -> int:
+    """Returns the rows of the image ring: C, or as many as a run can fill before it freezes if that is less.
+
+    Every episode has a step, and at most one row more than steps. A run of S steps therefore writes at most 2 S rows.
+    """
+    if not config.seer.enabled:
+        return config.replay.capacity
+    smallest = replay.min_steps(config.agent.n_step, config.env.frame_stack)
+    reachable = 2 * config.seer.freeze_step + (smallest + 2) * config.num_envs
+    return min(config.replay.capacity, reachable)
