@@ -22,8 +22,8 @@ import jax
 import pytest
 
 from seer_jax.envs import registry
-from seer_jax.run.loop import Trainer
-from tests import fake_env
+from seer_jax.run.loop import Loop
+from tests.helpers import fake_env
 
 # A shell that starts the suite in the background has it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,17 +31,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture
 def fake_envs(monkeypatch):
-    """Replaces the games by `FakeEnv`s and returns those that were made; steps may move no array by accident."""
-    made, vector_step = [], Trainer._vector_step
+    """Replaces the games by `FakeEnv`s and returns those that were made; a step must not move an array implicitly."""
+    made, vector_step = [], Loop.vector_step
 
-    def guarded_step(trainer, **arguments):
+    def guarded_step(loop, **arguments):
         with jax.transfer_guard("disallow"):
-            vector_step(trainer, **arguments)
+            vector_step(loop, **arguments)
 
     def make(config, **arguments):
         made.append(fake_env.make_env(config, **arguments))
         return made[-1]
 
     monkeypatch.setattr(registry, "make_env", make)
-    monkeypatch.setattr(Trainer, "_vector_step", guarded_step)
+    monkeypatch.setattr(Loop, "vector_step", guarded_step)
     return made

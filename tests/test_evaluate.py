@@ -5,7 +5,7 @@ import numpy as np
 
 from seer_jax import evaluate
 from seer_jax.agents import base
-from tests.fake_env import FakeEnv
+from tests.helpers.fake_env import FakeEnv
 
 
 def brightest_agent():

@@ -17,8 +17,8 @@ from experiments.run import EXPERIMENTS
 from experiments.spec import Run
 from seer_jax import cli, train
 from seer_jax.run import resolve as config_lib
-from tests import fake_env
-from tests.runs import tiny_config
+from tests.helpers import fake_env
+from tests.helpers.runs import tiny_config
 from tests.written import evaluation, write_run_dir
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import encoder_analysis, pool, records, report, run
 from seer_jax import envs, train
-from tests.runs import tiny_config
+from tests.helpers.runs import tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NEEDS_EGL = ("fig2", "fig5", "fig6", "fig7", "fig8", "fig9", "freeze_time", "latent_dtype")

@@ -16,7 +16,7 @@ from seer_jax.run import assembly
 from seer_jax.run import resolve as config_lib
 from seer_jax.seer import phases
 from tests import test_curl_sac, test_rainbow
-from tests.runs import tiny_control_config
+from tests.helpers.runs import tiny_control_config
 
 
 def naive_convolution_macs(image, kernel, stride, padding):

@@ -14,8 +14,8 @@ from seer_jax import cli, envs, evaluate, train
 from seer_jax.run import assembly, checkpoint
 from seer_jax.run import resolve as config_lib
 from seer_jax.seer import phases
-from tests import fake_env
-from tests.runs import records, run_killed_after, tiny_config, tiny_control_config, untimed, write_run
+from tests.helpers import fake_env
+from tests.helpers.runs import records, run_killed_after, tiny_config, tiny_control_config, untimed, write_run
 
 KINDS = {"train", "episode", "eval", "freeze", "checkpoint", "end"}
 COMMON = {

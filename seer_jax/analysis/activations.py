@@ -7,9 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 from dm_env import specs
-from ml_collections import ConfigDict
 
-from seer_jax.agents import base, curl_networks, rainbow
+from seer_jax.agents import base, curl, curl_networks, rainbow
+from seer_jax.config import RunConfig
 from seer_jax.networks import encoders, heads
 
 Activations = dict[str, jax.Array]
@@ -17,11 +17,11 @@ Activations = dict[str, jax.Array]
 ActivationsFn = Callable[[base.Params, jax.Array, jax.Array | None], Activations]
 
 
-def make_activations(config: ConfigDict, action_spec: specs.Array) -> ActivationsFn:
+def make_activations(config: RunConfig, action_spec: specs.Array) -> ActivationsFn:
     """Returns the jitted `(params, views, action) -> activations` of the agent that the configuration gives.
 
-    Of a hidden layer they are what the next layer sees, after its ReLU; of the last layer of a head, its output.
-    Names are the same wherever the encoder is cut:
+    The activations of a hidden layer are those after its ReLU; those of the last layer of a head are its output. Names do
+    not depend on where the encoder is split:
       both: `encoder/STAGE`, with the stages of `encoders.ENCODERS`, `[B, H, W, C]`.
       Rainbow: `heads/value_hidden` and `heads/advantage_hidden`, `[B, hidden]`, `heads/value`, `[B, num_atoms]`,
         `heads/advantage`, `[B, num_actions * num_atoms]`, and `heads/logits`, `[B, num_actions, num_atoms]`; noisy
@@ -32,20 +32,20 @@ def make_activations(config: ConfigDict, action_spec: specs.Array) -> Activation
         first A of which are means before tanh.
 
     Args:
-      config: the whole run's configuration.
-      action_spec: of one environment's action.
+      config: the configuration of the run.
+      action_spec: action of one environment.
 
     Returns:
-      A function of params, those of a `TrainState`, or of a checkpoint as `checkpoint.load_state` reads it, from before
-      the freeze or after it; views `[B, h, w, C]` uint8, as `Agent.view` returns them; and action, `[B, A]`, which is
-      shown to CURL's critic and must be the same for parameters that are compared. Rainbow ignores it: None will do.
+      A function of three arguments. The parameters are those of a `TrainState` or of a tree that `files.load_tree` read,
+      of either phase. The views are `[B, h, w, C]` uint8, as `Agent.view` returns them. The actions are `[B, A]`, an
+      input of CURL's critic, and must be the same for parameters that are compared; Rainbow ignores them.
     """
     make = {"rainbow": _rainbow, "curl_sac": _curl_sac}[config.agent.name]
     return jax.jit(make(config, action_spec))
 
 
-def _rainbow(config: ConfigDict, action_spec: specs.DiscreteArray) -> ActivationsFn:
-    networks = rainbow.Networks(config, action_spec.num_values)
+def _rainbow(config: RunConfig, action_spec: specs.DiscreteArray) -> ActivationsFn:
+    networks = rainbow.make_networks(config, action_spec.num_values)
 
     def activations(params: base.Params, views: jax.Array, action: None) -> Activations:
         del action
@@ -58,9 +58,9 @@ def _rainbow(config: ConfigDict, action_spec: specs.DiscreteArray) -> Activation
     return activations
 
 
-def _curl_sac(config: ConfigDict, action_spec: specs.BoundedArray) -> ActivationsFn:
+def _curl_sac(config: RunConfig, action_spec: specs.BoundedArray) -> ActivationsFn:
     (action_size,) = action_spec.shape
-    networks = curl_networks.Networks(config, action_size)
+    networks = curl.make_networks(config, action_size)
 
     def activations(params: base.Params, views: jax.Array, action: jax.Array) -> Activations:
         stages = _stages(networks, params, views)
@@ -80,8 +80,8 @@ def _curl_sac(config: ConfigDict, action_spec: specs.BoundedArray) -> Activation
     return activations
 
 
-def _stages(networks: Any, params: base.Params, views: jax.Array) -> Activations:
-    """Returns the outputs of the encoder's stages in order, those before the cut and those after it."""
+def _stages(networks: rainbow.Networks | curl_networks.Networks, params: base.Params, views: jax.Array) -> Activations:
+    """Returns the outputs of the encoder's stages in order, frozen ones first."""
     x, outputs = encoders.to_float(views), {}
     for encoder, part in ((networks.encoder, "encoder"), (networks.tail, "tail")):
         for stage in encoder.stages:

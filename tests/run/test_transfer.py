@@ -9,8 +9,8 @@ from seer_jax.envs import registry
 from seer_jax.run import assembly, checkpoint, transfer
 from seer_jax.run import resolve as config_lib
 from seer_jax.run.loop import Trainer
-from tests.fake_env import FakeEnv
-from tests.runs import records, tiny_config, write_run
+from tests.helpers.fake_env import FakeEnv
+from tests.helpers.runs import records, tiny_config, write_run
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""A tiny run that kills itself, as `kill -9` would, at the N-th of the moments that are worth it.
+"""A tiny run that kills itself, as `kill -9` would, at the N-th of the calls that touch files or the ring.
 
-python -m tests.victim RUN_DIR N    # prints the number of moments if it lives to its end
+python -m tests.helpers.killed_run RUN_DIR N    # prints the number of such calls if it reaches its end
 """
 
 import os
@@ -11,16 +11,16 @@ import sys
 
 import numpy as np
 
-from seer_jax import train
+from seer_jax import replay, train
 from seer_jax.envs import registry
 from seer_jax.run import metrics
 from seer_jax.seer import handover
-from tests.fake_env import FakeEnv, make_env
-from tests.runs import tiny_config
+from tests.helpers.fake_env import FakeEnv, make_env
+from tests.helpers.runs import tiny_config
 
-_MOMENTS = [
+_CALLS = [
     (FakeEnv, "step"),
-    (handover, "_read_rows"),
+    (replay, "read"),
     (handover, "_load_chunk"),
     (metrics.MetricsWriter, "write"),
     (np, "savez"),
@@ -33,22 +33,22 @@ _MOMENTS = [
 
 def main(run_dir, die_at):
     registry.make_env = make_env
-    moments = 0
+    calls = 0
 
     def counted(function):
         def call(*args, **kwargs):
-            nonlocal moments
-            moments += 1
-            if moments == die_at:
+            nonlocal calls
+            calls += 1
+            if calls == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **kwargs)
 
         return call
 
-    for owner, name in _MOMENTS:
+    for owner, name in _CALLS:
         setattr(owner, name, counted(getattr(owner, name)))
     train.run(tiny_config(checkpoint_every=20), run_dir, resume=True)
-    print("moments", moments)
+    print("calls", calls)
 
 
 if __name__ == "__main__":

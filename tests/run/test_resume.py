@@ -17,8 +17,8 @@ from seer_jax.envs import registry, timestep
 from seer_jax.run import checkpoint, metrics
 from seer_jax.run import resolve as config_lib
 from seer_jax.run.loop import NotFinite, Trainer
-from tests.fake_env import FakeEnv, make_env
-from tests.runs import records, run_killed_after, tiny_config, tiny_control_config, untimed
+from tests.helpers.fake_env import FakeEnv, make_env
+from tests.helpers.runs import records, run_killed_after, tiny_config, tiny_control_config, untimed
 
 
 @pytest.fixture(scope="module")

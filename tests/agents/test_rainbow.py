@@ -11,7 +11,6 @@ from configs import rainbow_atari
 from seer_jax import replay
 from seer_jax.agents import base, rainbow
 from seer_jax.seer import phases
-from tests import reference
 
 NUM_ACTIONS = 3
 ACTIONS = specs.DiscreteArray(NUM_ACTIONS)
@@ -89,7 +88,7 @@ def test_projection_keeps_mass_and_equals_the_twin(case):
     probs = np.random.default_rng(0).dirichlet(np.ones(51)).astype(np.float32)
     got = rlax.categorical_l2_project(np.float32(reward + discount * SUPPORT), probs, np.float32(SUPPORT))
     np.testing.assert_allclose(got.sum(), 1.0, rtol=1e-5)
-    np.testing.assert_allclose(got, reference.project_c51(SUPPORT, probs, reward, discount), atol=1e-5)
+    np.testing.assert_allclose(got, naive.project_c51(SUPPORT, probs, reward, discount), atol=1e-5)
     if case == "identity":
         np.testing.assert_allclose(got, probs, atol=1e-6)
 
@@ -115,7 +114,7 @@ def test_loss_equals_a_loop_over_transitions(agent, update, state):
 
         best = (probs(state.params, batch.next_obs) @ SUPPORT).argmax()
         target = probs(state.target_params, batch.next_obs)[best]
-        target = reference.project_c51(SUPPORT, target, float(batch.reward[i]), float(batch.discount[i]))
+        target = naive.project_c51(SUPPORT, target, float(batch.reward[i]), float(batch.discount[i]))
         chosen = probs(state.params, batch.obs)[int(batch.action[i])]
         np.testing.assert_allclose(losses[i], -np.sum(target * np.log(chosen)), rtol=1e-4)
     np.testing.assert_allclose(info["loss"], np.mean(batch.weight * losses), rtol=1e-5)

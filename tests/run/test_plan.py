@@ -8,8 +8,8 @@ from seer_jax.envs import registry
 from seer_jax.run import assembly, plan
 from seer_jax.run import resolve as config_lib
 from seer_jax.seer import phases
-from tests.fake_env import FakeEnv
-from tests.runs import tiny_config
+from tests.helpers.fake_env import FakeEnv
+from tests.helpers.runs import tiny_config
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seer_jax import replay
-from tests import reference
 
 FRAME = (3, 3, 2)  # more channels than one, whose order in a stack shows
 
@@ -52,7 +51,7 @@ def build(spec, rows_iter, count, frame_shape=FRAME, dtype=np.uint8):
     shapes = replay.row_shapes(
         jax.ShapeDtypeStruct((spec.num_envs, *frame_shape), dtype), jax.ShapeDtypeStruct((spec.num_envs,), np.int32)
     )
-    naive = reference.NaiveReplay(
+    twin = NaiveReplay(
         capacity=spec.num_steps,
         num_envs=spec.num_envs,
         stack=spec.stack,
@@ -281,9 +280,7 @@ def test_the_smallest_ring_always_has_a_start(n_step, stack):
     spec = replay.RingSpec(
         num_steps=replay.min_steps(n_step, stack), num_envs=1, stack=stack, n_step=n_step, discount=0.9
     )
-    naive = reference.NaiveReplay(
-        capacity=spec.num_steps, num_envs=1, stack=stack, n_step=n_step, discount=spec.discount
-    )
+    twin = NaiveReplay(capacity=spec.num_steps, num_envs=1, stack=stack, n_step=n_step, discount=spec.discount)
     for t, rows in zip(range(2000), random_rows(np.random.default_rng(0), 1, (1, 1, 1)), strict=False):
         naive.add(as_dicts(rows))
         assert t < spec.num_steps or naive.transitions()

@@ -1,4 +1,4 @@
-"""Tiny runs, cut off where a test wants it, and what they wrote."""
+"""Tiny runs, some of which are killed, and the records that they wrote."""
 
 import json
 
@@ -8,9 +8,9 @@ import pytest
 
 from configs import curl_dmc, rainbow_atari
 from seer_jax import replay, train
-from seer_jax.run import checkpoint
-from seer_jax.run import resolve as config_lib
-from seer_jax.run.loop import Trainer
+from seer_jax.run import checkpoint, run_dir
+from seer_jax.run.loop import Loop
+from seer_jax.run.resolve import resolve
 
 TIMES = ("seconds", "steps_per_second")
 
@@ -65,39 +65,40 @@ def tiny_control_config():
     return config
 
 
-def records(run_dir):
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+def records(directory):
+    return run_dir.read_records(directory / "metrics.jsonl")
 
 
-def untimed(run_dir):
-    return [{k: v for k, v in record.items() if not k.endswith(TIMES)} for record in records(run_dir)]
+def untimed(directory):
+    return [{k: v for k, v in record.items() if not k.endswith(TIMES)} for record in records(directory)]
 
 
 class Killed(BaseException):
     """Leaves a run as `kill -9` would."""
 
 
-def run_killed_after(config, run_dir, steps, monkeypatch, *, resume=False):
+def run_killed_after(config, directory, steps, monkeypatch, *, resume=False):
     """Runs until the environments were stepped so often, and leaves as `kill -9` would."""
-    vector_step, seen = Trainer._vector_step, []
+    vector_step, seen = Loop.vector_step, []
 
-    def step(trainer, **arguments):
+    def step(loop, **arguments):
         seen.append(1)
         if len(seen) > steps:
             raise Killed
-        vector_step(trainer, **arguments)
+        vector_step(loop, **arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_vector_step", step)
+        patch.setattr(Loop, "vector_step", step)
         with pytest.raises(Killed):
-            train.run(config, run_dir, resume=resume)
+            train.run(config, directory, resume=resume)
 
 
-def write_run(run_dir, config, params=None):
+def write_run(directory, config, params=None):
     """Writes the directory of a run that has a checkpoint with `params` in it, and an empty ring."""
-    run_dir.mkdir(exist_ok=True)
-    (run_dir / "config.json").write_text(json.dumps(config_lib.resolve(config).to_dict()))
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(resolve(config).to_dict()))
     spec = replay.RingSpec(num_steps=8, num_envs=1, stack=1, n_step=1, discount=0.9)
     row = replay.row_shapes(jax.ShapeDtypeStruct((1, 4, 4, 1), np.uint8), jax.ShapeDtypeStruct((1,), np.int32))
     trees = {"train": {"params": params or {}}}
-    checkpoint.save(run_dir / "checkpoints", 1, progress={"env_steps": 1}, trees=trees, ring=replay.init(spec, row))
+    ring = replay.init(spec, row)
+    checkpoint.save(directory / "checkpoints", 1, progress={"env_steps": 1}, trees=trees, spec=spec, ring=ring)

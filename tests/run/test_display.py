@@ -3,7 +3,7 @@
 import pytest
 
 from seer_jax.run import display
-from tests.runs import tiny_config
+from tests.helpers.runs import tiny_config
 
 TRAIN = {
     "env_steps": 100,

@@ -55,6 +55,6 @@ class FakeEnv:
 
 
 def make_env(config, *, training, pool=0):
-    """Takes the place of `registry.make_env`."""
+    """Replaces `registry.make_env`."""
     lengths = [7, 12, 5, 9][: config.num_envs if training else config.eval_episodes]
     return FakeEnv(lengths, training=training, pool=pool)

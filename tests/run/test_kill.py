@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from tests.runs import untimed
+from tests.helpers.runs import untimed
 
 KILLS = int(os.environ.get("SEER_JAX_TEST_KILLS", "2"))  # of ten seconds each
 
@@ -16,7 +16,7 @@ def test_kill_dash_nine_at_any_moment(tmp_path):
     """Processes that die, anywhere in steps, checkpoints, handover and metrics, leave the whole run behind."""
 
     def live(name, die_at):
-        command = [sys.executable, "-m", "tests.victim", str(tmp_path / name), str(die_at)]
+        command = [sys.executable, "-m", "tests.helpers.killed_run", str(tmp_path / name), str(die_at)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     whole = live("whole", 0)
