@@ -197,7 +197,7 @@ def test_run_from_python_accepts_resolved_and_unresolved_configurations(fake_env
 def test_run_from_python_refuses_unknown_fields_and_fills_missing_ones(fake_envs, tmp_path, monkeypatch):
     monkeypatch.setattr(Loop, "train", lambda loop, stop: {"kind": "end"})
     given = tiny_config().to_dict()
-    with pytest.raises(resolve_lib.ConfigError, match="there is no field seer.freeze_stp; did you mean"):
+    with pytest.raises(resolve_lib.ConfigError, match=r"there is no field seer\.freeze_stp; did you mean"):
         train.run(ConfigDict(given | {"seer": given["seer"] | {"freeze_stp": 3}}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     del given["on_nan"], given["agent"]["eval_epsilon"]

@@ -24,9 +24,7 @@ class FakeEnv:
       pool: as `registry.make_env` has it.
     """
 
-    def __init__(
-        self, lengths, *, size=42, channels=1, num_actions=3, action_size=None, training=True, pool=0
-    ):
+    def __init__(self, lengths, *, size=42, channels=1, num_actions=3, action_size=None, training=True, pool=0):
         self.num_envs, self.action_spec = len(lengths), specs.DiscreteArray(num_actions)
         if action_size is not None:
             self.action_spec = specs.BoundedArray((action_size,), np.float32, -1.0, 1.0)

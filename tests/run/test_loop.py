@@ -1,5 +1,6 @@
 """Whole runs: on environments that force every kind of ending, on a real game and on a real Control task."""
 
+import itertools
 import json
 from typing import Any, NamedTuple
 
@@ -134,8 +135,7 @@ def test_copies_of_the_parameters_stay_and_the_encoder_changes_until_the_freeze_
     last, _ = checkpoint.load_newest_state(tiny_run.directory / checkpoint.DIRECTORY)
     encoders.append(last["train"]["params"]["encoder"])
     same = [
-        all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
-        for one, other in zip(encoders, encoders[1:], strict=False)
+        all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other))) for one, other in itertools.pairwise(encoders)
     ]
     assert same == [False, False, True]  # the encoder freezes at 200
 
@@ -147,11 +147,11 @@ def test_equal_seeds_give_equal_runs_and_another_seed_does_not(tiny_run, tmp_pat
     assert untimed(tmp_path / "again") == untimed(tiny_run.directory)
 
     def losses(directory):
-        lines = (line for line in records(directory) if line["kind"] == "train" and line["env_steps"] <= 200)
-        return [line["loss"] for line in lines if "loss" in line]
+        lines = [line for line in records(directory) if line["kind"] == "train" and "loss" in line]
+        assert len(lines) >= 3
+        return {line["loss"] for line in lines}
 
-    assert len(losses(tmp_path / "other")) == len(losses(tiny_run.directory)) == 3
-    assert not set(losses(tmp_path / "other")) & set(losses(tiny_run.directory))
+    assert not losses(tmp_path / "other") & losses(tiny_run.directory)
 
 
 @pytest.mark.parametrize(("num_envs", "update_every", "updates"), [(1, 1, 120), (4, 2, 60), (2, 4, 30)])
