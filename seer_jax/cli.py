@@ -25,16 +25,16 @@ class UsageError(Exception):
 
 
 def make_flags() -> flags.FlagValues:
-    """Returns a set of flags that holds `--help` alone, apart from absl's global one."""
+    """Returns a set of flags with `--help`, separate from absl's global set."""
     values = flags.FlagValues()
-    values.set_gnu_getopt()  # flags may follow what is no flag
+    values.set_gnu_getopt()  # flags may follow operands
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
 
 
 def main(
     argv: list[str],
-    doc: str,
+    doc: str | None,
     values: flags.FlagValues,
     command: Callable[..., int | None],
     refusals: tuple[type[Exception], ...] = (),
@@ -44,12 +44,12 @@ def main(
     """Parses a command line and runs its command; returns an exit code.
 
     Args:
-      argv: the first element is the program's name, or path.
-      doc: is shown with the flags by `--help`.
+      argv: arguments; the first is the program's name, or path.
+      doc: text that `--help` shows with the flags.
       values: the flags, from `make_flags`.
-      command: is given `values` and, one by one, the operands; gives an exit code, or None for 0.
-      refusals: what it raises, beside `UsageError`, before it did anything: one line and exit code 2.
-      takes_operands: whether there may be arguments that are no flags.
+      command: called with `values` and, one by one, the operands; returns an exit code, or None for 0.
+      refusals: errors, beside `UsageError`, that it raises before it does anything: one line and exit code 2.
+      takes_operands: whether there may be arguments that are not flags.
     """
     program = pathlib.Path(argv[0]).stem
     try:
@@ -69,7 +69,7 @@ def main(
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """Parses `argv`, whose first element is the program's name, into `values`; returns what is no flag.
+    """Parses `argv`, whose first element is the program's name, into `values`; returns the operands.
 
     Raises:
       UsageError: a flag is unknown or has a bad value.
@@ -113,7 +113,7 @@ def _whole(match: re.Match) -> str:
 
 
 def loaded(config: ConfigDict) -> ConfigDict:
-    """Returns the configuration itself; a file that cannot be read shows only at the first use of what it gave."""
+    """Returns the configuration; raises UsageError if its file cannot be read, which its first use would only show."""
     try:
         config.is_locked  # noqa: B018
     except OSError as error:
@@ -124,7 +124,7 @@ def loaded(config: ConfigDict) -> ConfigDict:
 
 
 def read_config(arguments: list[str]) -> ConfigDict:
-    """Returns the configuration, unresolved, that `--config=FILE:PRESET` and overrides of its fields give.
+    """Returns the configuration, unresolved, of the arguments `--config=FILE:PRESET` and `--config.FIELD=VALUE`.
 
     Raises:
       UsageError: the file cannot be read, or has no such field.
@@ -136,19 +136,20 @@ def read_config(arguments: list[str]) -> ConfigDict:
 
 
 def last_line(error: Exception) -> str:
+    """Returns the last line of an error's message."""
     return (str(error).strip().splitlines() or [""])[-1].strip()
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, unless JAX was already told where to."""
-    if jax.config.jax_compilation_cache_dir is None:
+    """Keeps compiled programs in the user's cache directory, unless JAX has a directory already."""
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "seer_jax" / "xla"))
 
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collects the first SIGTERM or SIGINT in the list that it gives; a second one ends the process at once."""
+    """Yields a list that receives the first SIGTERM or SIGINT; a second one ends the process at once."""
     received: list[int] = []
 
     def receive(number: int, frame) -> None:

@@ -6,6 +6,7 @@ therefore has two latents, `[N, L]` with N = 2: first the critic's, then the act
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +55,10 @@ class Networks:
         trunk = encoders.make_encoder(encoder.name, encoders.DELTA_ORTHOGONAL, encoder.compute_dtype)
         self.dense_frozen = freeze_through == DENSE
         self.encoder, self.tail = trunk.split_after(trunk.names[-1] if self.dense_frozen else freeze_through)
-        self.dense = encoders.DenseNorm(latent_size)
-        self.critic = heads.TwinQ(hidden)
-        self.policy = heads.GaussianPolicy(action_size, hidden, *log_std_bounds)
+        # Any: Flax declares that `apply` may return a tuple.
+        self.dense: Any = encoders.DenseNorm(latent_size)
+        self.critic: Any = heads.TwinQ(hidden)
+        self.policy: Any = heads.GaussianPolicy(action_size, hidden, *log_std_bounds)
         self.view_shape = view_shape
         self.boundary_shape = self.encoder.output_shape(view_shape)
         self._sizes = latent_size, action_size

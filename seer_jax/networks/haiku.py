@@ -10,7 +10,7 @@ PREFIX = "haiku:"
 
 
 class HaikuError(ValueError):
-    """The name leads to nothing that can be an encoder; the message says what was found."""
+    """A name does not refer to an encoder; the message says what was found."""
 
 
 class HaikuStage(NamedTuple):
