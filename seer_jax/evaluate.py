@@ -16,7 +16,7 @@ import numpy as np
 import rich.console
 import rich.table
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from seer_jax import cli, replay
 from seer_jax.agents import base
@@ -79,15 +79,19 @@ def play(
     return Episodes(scores, lengths)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line `argv`, whose first element is the program's name; None stands for that of the process.
+
+    Returns:
+      The exit code.
+    """
+    argv = sys.argv if argv is None else argv
     values = cli.make_flags()
     flags.DEFINE_string("run_dir", None, "Directory of a run.", flag_values=values)
     flags.DEFINE_integer(
         "episodes", None, "Episodes to play; the run's eval_episodes unless given.", 1, 1000, flag_values=values
     )
-    config_flags.DEFINE_config_file(
-        "config", None, "The run's, to import code of yours that it uses.", flag_values=values, sys_argv=argv
-    )
+    cli.define_config(values, argv, "The run's, to import code of yours that it uses.")
     flags.DEFINE_bool("video", False, "Write videos/episode.mp4 of the first episode.", flag_values=values)
     return cli.main(argv, __doc__, values, _evaluate)
 
@@ -172,4 +176,4 @@ def _print_table(config: ConfigDict, env_steps: int, played: Episodes) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

@@ -99,11 +99,15 @@ def _warn(message: str) -> None:
     print(f"train: {message}", file=sys.stderr)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line `argv`, whose first element is the program's name; None stands for that of the process.
+
+    Returns:
+      The exit code.
+    """
+    argv = sys.argv if argv is None else argv
     values = cli.make_flags()
-    config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
-    )
+    cli.define_config(values, argv, "A shipped configuration or a configuration file, with :PRESET.")
     flags.DEFINE_string("run_dir", None, "New directory for all that the run leaves.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Go on with the run in run_dir, if there is one.", flag_values=values)
     flags.DEFINE_bool("plan", False, "Print what the run will cost and stop.", flag_values=values)
@@ -147,7 +151,7 @@ def _config(values: flags.FlagValues) -> ConfigDict:
     if values.config is not None:
         return config_lib.resolve(cli.loaded(values.config))
     if not values.resume:
-        raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
+        raise cli.UsageError("--config=FILE is missing, for example --config=rainbow_atari")
     config = run_dir_lib.read_config(pathlib.Path(values.run_dir))
     if code := run_dir_lib.code_of_others(config, trusted=None):
         raise cli.UsageError(
@@ -168,4 +172,4 @@ def _config_arguments(flag: flags.Flag) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

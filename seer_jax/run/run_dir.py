@@ -79,7 +79,8 @@ def code_of_others(config: ConfigDict, trusted: ConfigDict | None) -> str | None
     """
     named = {name: value for name, value in _flat(config).items() if isinstance(value, str)}
     encoder = named.get("encoder.name", "")
-    if encoder.startswith(haiku.PREFIX) and (trusted is None or trusted.encoder.name != encoder):
+    encoder_of_others = encoder.startswith(haiku.PREFIX) and not haiku.is_shipped(encoder)
+    if encoder_of_others and (trusted is None or trusted.encoder.name != encoder):
         return f"encoder.name={encoder}"
     for field, known in (("agent.name", AGENTS), ("env.suite", SUITES)):
         if trusted is None and field in named and named[field] not in known:
