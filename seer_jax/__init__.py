@@ -4,7 +4,7 @@ import os
 
 import jaxlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # jaxlib routes convolutions on the CPU to kernels that are several times slower than those it had. The
 # option must be set before the backend starts, and one that jaxlib does not know ends the process: set it
