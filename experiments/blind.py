@@ -23,7 +23,7 @@ Policy = Callable[[], np.ndarray]  # actions of all environments, [E, ...]
 
 def main(argv: list[str]) -> int:
     values = cli.make_flags()
-    cli.define_config(values, argv, "A shipped configuration or a configuration file, with :PRESET.")
+    cli.define_config(values, argv, "Configuration of the task.")
     flags.DEFINE_integer("episodes", 10, "Of each policy.", 1, 1000, flag_values=values)
     return cli.main(argv, __doc__, values, _tell, (config_lib.ConfigError,))
 

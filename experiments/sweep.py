@@ -28,7 +28,7 @@ _PREFIX = "config."
 
 def main(argv: list[str]) -> int:
     values = cli.make_flags()
-    cli.define_config(values, argv, "A shipped configuration or a configuration file, with :PRESET.")
+    cli.define_config(values, argv, "Configuration of the runs.")
     flags.DEFINE_multi_string("grid", [], "config.FIELD=VALUE,VALUE,...; may be repeated.", flag_values=values)
     flags.DEFINE_integer("seeds", 1, "Runs of each combination, from config.seed on.", 1, 10_000, flag_values=values)
     flags.DEFINE_string("out", "runs/sweep", "Directory for all runs.", flag_values=values)

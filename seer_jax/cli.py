@@ -45,8 +45,9 @@ def define_config(values: flags.FlagValues, argv: list[str], text: str) -> None:
     Args:
       values: the flags, from `make_flags`.
       argv: the command line that will be parsed; the first element is the program's name, or path.
-      text: is shown by `--help`.
+      text: what the configuration is for; `--help` shows it, and after it what a value looks like.
     """
+    text = f"{text} One of {', '.join(shipped_configs())}, or the path of a file (FILE.py); with :PRESET."
     config_flags.DEFINE_config_file("config", None, text, flag_values=values, sys_argv=argv)
     values["config"].parser = _ConfigParser("config")
 
@@ -62,12 +63,17 @@ def config_path(name: str) -> str:
     """
     if "/" in name or name.endswith(".py"):
         return name
-    shipped = sorted(path.stem for path in _SHIPPED_CONFIGS.glob("*.py") if path.stem != "__init__")
-    if name not in shipped:
+    if name not in shipped_configs():
         raise flags.IllegalFlagValueError(
-            f"--config={name} is neither the path of a file (FILE.py) nor a shipped configuration: {', '.join(shipped)}"
+            f"--config={name} is neither the path of a file (FILE.py) nor a shipped configuration:"
+            f" {', '.join(shipped_configs())}"
         )
     return str(_SHIPPED_CONFIGS / f"{name}.py")
+
+
+def shipped_configs() -> list[str]:
+    """Returns the names of the configurations that come with the package."""
+    return sorted(path.stem for path in _SHIPPED_CONFIGS.glob("*.py") if path.stem != "__init__")
 
 
 def main(

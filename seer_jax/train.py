@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv if argv is None else argv
     values = cli.make_flags()
-    cli.define_config(values, argv, "A shipped configuration or a configuration file, with :PRESET.")
+    cli.define_config(values, argv, "Configuration of the run.")
     flags.DEFINE_string("run_dir", None, "New directory for all that the run leaves.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Go on with the run in run_dir, if there is one.", flag_values=values)
     flags.DEFINE_bool("plan", False, "Print what the run will cost and stop.", flag_values=values)
