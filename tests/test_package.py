@@ -195,7 +195,7 @@ def test_tables_of_results_are_those_of_the_records():
 
 
 @pytest.mark.parametrize(
-    "page", sorted([results.README, *results.PAGE.parent.glob("*.md")]), ids=lambda page: page.name
+    "page", sorted([*ROOT.glob("*.md"), *results.PAGE.parent.glob("*.md")]), ids=lambda page: page.name
 )
 def test_links_between_pages_lead_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
