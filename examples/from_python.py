@@ -11,9 +11,9 @@ import tempfile
 
 import envpool
 import numpy as np
-from seer_jax.configs import rainbow_atari
 
 from seer_jax import train
+from seer_jax.configs import rainbow_atari
 from seer_jax.run.policy import Policy, load_policy
 from seer_jax.run.records import Record
 

@@ -13,7 +13,6 @@ import rich.console
 import rich.table
 from absl import flags
 from dm_env import specs
-from ml_collections import config_flags
 
 from seer_jax import cli
 from seer_jax.envs import registry, timestep
@@ -24,9 +23,7 @@ Policy = Callable[[], np.ndarray]  # actions of all environments, [E, ...]
 
 def main(argv: list[str]) -> int:
     values = cli.make_flags()
-    config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
-    )
+    cli.define_config(values, argv, "Configuration of the task.")
     flags.DEFINE_integer("episodes", 10, "Of each policy.", 1, 1000, flag_values=values)
     return cli.main(argv, __doc__, values, _tell, (config_lib.ConfigError,))
 

@@ -28,9 +28,7 @@ _PREFIX = "config."
 
 def main(argv: list[str]) -> int:
     values = cli.make_flags()
-    config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
-    )
+    cli.define_config(values, argv, "Configuration of the runs.")
     flags.DEFINE_multi_string("grid", [], "config.FIELD=VALUE,VALUE,...; may be repeated.", flag_values=values)
     flags.DEFINE_integer("seeds", 1, "Runs of each combination, from config.seed on.", 1, 10_000, flag_values=values)
     flags.DEFINE_string("out", "runs/sweep", "Directory for all runs.", flag_values=values)

@@ -7,21 +7,31 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
 
 from seer_jax.run import resolve
 
 # A field of the configuration given as 1e6: an integer if its value is whole.
 _EXPONENT = re.compile(r"(?<=^--config\.)([\w.]+=)(\d+(?:\.\d+)?[eE]\+?\d+)$")
-
 _OVERRIDE = re.compile(r"--config\.([\w.]+)(?:=|$)")
+_SHIPPED_CONFIGS = pathlib.Path(__file__).parent / "configs"
 
 
 class UsageError(Exception):
     """A command line that cannot be run; the message is one line that says why."""
+
+
+class _ConfigParser(config_flags.ConfigFileFlagParser):
+    """Loads a configuration by the name of a shipped one, or by the path of a file."""
+
+    def parse(self, path: str) -> Any:
+        name, *preset = path.split(":", 1)
+        return super().parse(":".join([config_path(name), *preset]))
 
 
 def make_flags() -> flags.FlagValues:
@@ -30,6 +40,43 @@ def make_flags() -> flags.FlagValues:
     values.set_gnu_getopt()  # flags may follow operands
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
+
+
+def define_config(values: flags.FlagValues, argv: list[str], text: str) -> None:
+    """Defines `--config=NAME_OR_FILE[:PRESET]` and, for the fields that `argv` sets, `--config.FIELD=VALUE`.
+
+    Args:
+      values: the flags, from `make_flags`.
+      argv: the command line that will be parsed; the first element is the program's name, or path.
+      text: what the configuration is for; `--help` shows it, and after it what a value looks like.
+    """
+    text = f"{text} One of {', '.join(shipped_configs())}, or the path of a file (FILE.py); with :PRESET."
+    config_flags.DEFINE_config_file("config", None, text, flag_values=values, sys_argv=argv)
+    values["config"].parser = _ConfigParser("config")
+
+
+def config_path(name: str) -> str:
+    """Returns the path of the file that `--config` names, without a preset.
+
+    Args:
+      name: a path if it contains a slash or ends in `.py`, else the name of a shipped configuration.
+
+    Raises:
+      IllegalFlagValueError: no configuration of that name is shipped.
+    """
+    if "/" in name or name.endswith(".py"):
+        return name
+    if name not in shipped_configs():
+        raise flags.IllegalFlagValueError(
+            f"--config={name} is neither the path of a file (FILE.py) nor a shipped configuration:"
+            f" {', '.join(shipped_configs())}"
+        )
+    return str(_SHIPPED_CONFIGS / f"{name}.py")
+
+
+def shipped_configs() -> list[str]:
+    """Returns the names of the configurations that come with the package."""
+    return sorted(path.stem for path in _SHIPPED_CONFIGS.glob("*.py") if path.stem != "__init__")
 
 
 def main(
@@ -124,13 +171,13 @@ def loaded(config: ConfigDict) -> ConfigDict:
 
 
 def read_config(arguments: list[str]) -> ConfigDict:
-    """Returns the configuration, unresolved, of the arguments `--config=FILE:PRESET` and `--config.FIELD=VALUE`.
+    """Returns the configuration, unresolved, of `--config=NAME_OR_FILE:PRESET` and of `--config.FIELD=VALUE`.
 
     Raises:
       UsageError: the file cannot be read, or has no such field.
     """
     values, argv = make_flags(), ["config", *arguments]
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    define_config(values, argv, "")
     parse(values, argv)
     return loaded(values.config)
 

@@ -201,7 +201,13 @@ def examine(checks: Iterable[Callable[[], Iterable[Finding]]] = CHECKS) -> list[
     return findings
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line `argv`, whose first element is the program's name; None stands for that of the process.
+
+    Returns:
+      The exit code.
+    """
+    argv = sys.argv if argv is None else argv
     return cli.main(argv, __doc__, cli.make_flags(), lambda values: show(examine()))
 
 
@@ -218,4 +224,4 @@ def show(findings: list[Finding]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

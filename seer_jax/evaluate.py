@@ -15,7 +15,7 @@ import numpy as np
 import rich.console
 import rich.table
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from seer_jax import cli, files
 from seer_jax.config import RunConfig
@@ -27,19 +27,19 @@ _VIDEO_SCALE = 4  # a stored frame is small: its pixels are repeated
 _FRAMES_PER_SECOND = 60
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line `argv`, whose first element is the program's name; None stands for that of the process.
+
+    Returns:
+      The exit code.
+    """
+    argv = sys.argv if argv is None else argv
     values = cli.make_flags()
     flags.DEFINE_string("run_dir", None, "Directory of a run.", flag_values=values)
     flags.DEFINE_integer(
         "episodes", None, "Episodes to play; the run's eval_episodes unless given.", 1, 1000, flag_values=values
     )
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "The run's configuration file, if it holds code of yours.",
-        flag_values=values,
-        sys_argv=argv,
-    )
+    cli.define_config(values, argv, "The run's configuration, if it holds code of yours.")
     flags.DEFINE_bool("video", False, "Write videos/episode.mp4 of the first episode.", flag_values=values)
     return cli.main(argv, __doc__, values, _evaluate)
 
@@ -110,4 +110,4 @@ def _print_table(config: RunConfig, env_steps: int, played: evaluation.Episodes)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())
