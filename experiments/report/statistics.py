@@ -1,4 +1,4 @@
-"""Statistics of the final scores of several runs on several tasks. Which score of a run counts is the caller's choice.
+"""Statistics of the scores of several runs on several tasks, one score for each run, which the caller chooses.
 
 The definitions are those of rliable (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264). To compare tasks whose
 scores have different scales, normalise first (`seer_jax.envs.atari_scores.human_normalized`); only
@@ -24,7 +24,7 @@ def mean_and_std(scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       `[..., num_tasks]` means, and standard deviations of the same shape, NaN where there is only one run.
     """
-    scores = _checked(scores)
+    scores = _validated(scores)
     means = scores.mean(axis=-2)
     if scores.shape[-2] == 1:
         return means, np.full_like(means, np.nan)
@@ -34,28 +34,29 @@ def mean_and_std(scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def interquartile_mean(scores: ArrayLike) -> np.ndarray:
     """Mean of the middle half of the scores of all runs on all tasks.
 
-    A quarter of the scores, rounded down, is cut at each end: of fewer than four scores, none.
+    A quarter of the scores, rounded down, is cut at each end; with fewer than four scores nothing is cut.
 
     Returns:
       `[...]`, in the unit of the scores.
     """
-    return stats.trim_mean(_checked(scores), 0.25, axis=(-2, -1))
+    scores = _validated(scores)
+    return np.asarray(stats.trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1))
 
 
 def median(scores: ArrayLike) -> np.ndarray:
     """Median over the tasks of each task's mean over runs; `[...]`, in the unit of the scores."""
-    return np.median(_checked(scores).mean(axis=-2), axis=-1)
+    return np.median(_validated(scores).mean(axis=-2), axis=-1)
 
 
 def mean(scores: ArrayLike) -> np.ndarray:
     """Mean over all runs and tasks; `[...]`, in the unit of the scores."""
-    return _checked(scores).mean(axis=(-2, -1))
+    return _validated(scores).mean(axis=(-2, -1))
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> np.ndarray:
-    """How probably a run of X scores higher than one of Y on the same task, averaged over the tasks.
+    """Probability that a run of X scores higher than a run of Y on the same task, averaged over the tasks.
 
-    Per task it is the Mann-Whitney U statistic over the number of pairs of runs; a tie is half an improvement.
+    On each task it is the Mann-Whitney U statistic divided by the number of pairs of runs; a tie counts as one half.
 
     Args:
       x: `[..., num_runs_x, num_tasks]` scores of one algorithm.
@@ -67,10 +68,10 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     Raises:
       ValueError: also if `x` and `y` differ in their number of tasks.
     """
-    x, y = _checked(x), _checked(y)
+    x, y = _validated(x), _validated(y)
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"x has {x.shape[-1]} tasks and y has {y.shape[-1]}: give both the same tasks, in one order")
-    # Only U is used; `method` says how its p-value is found, and the exact one is slow.
+    # Only U is used. `method` chooses how the unused p-value is computed; the exact method is slow.
     u = stats.mannwhitneyu(x, y, axis=-2, method="asymptotic").statistic  # [..., num_tasks]
     return (u / (x.shape[-2] * y.shape[-2])).mean(axis=-1)
 
@@ -78,30 +79,30 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> np.ndarray:
 def confidence_interval(
     statistic: Callable[..., np.ndarray], *arms: ArrayLike, seed: int = 0, num_resamples: int = 2000
 ) -> tuple[np.ndarray, np.ndarray]:
-    """95% percentile interval of a statistic by stratified bootstrap: uncertainty over runs, the tasks being given.
+    """95% percentile interval of a statistic by stratified bootstrap over runs; the tasks are fixed.
 
-    Runs are drawn with replacement for each task and arm on its own. With few runs such an interval is too narrow: of
-    one run it has no width at all, and says nothing.
+    Runs are drawn with replacement, independently for each task and arm. With few runs the interval is too narrow; with
+    one run its width is 0.
 
     Args:
-      statistic: any function above that returns one array, or another from a batch of each arm's scores to one array.
+      statistic: maps a batch of each arm's scores to one array; any function above that returns one array will do.
       *arms: `[..., num_runs, num_tasks]` scores of each algorithm that the statistic needs.
-      seed: of the resampling.
-      num_resamples: all of which are in memory at once, each as large as the scores.
+      seed: random seed of the resampling.
+      num_resamples: number of resamples; all are in memory at once, each as large as the scores.
 
     Returns:
       Lower and upper end, each of the shape and unit that the statistic has on the scores themselves.
     """
     rng = np.random.default_rng(seed)
     resamples = []
-    for scores in map(_checked, arms):
+    for scores in map(_validated, arms):
         runs = rng.integers(scores.shape[-2], size=(num_resamples, *scores.shape))
         resamples.append(np.take_along_axis(scores[None], runs, axis=-2))  # [num_resamples, ..., num_runs, num_tasks]
     low, high = np.percentile(statistic(*resamples), [2.5, 97.5], axis=0)
     return low, high
 
 
-def _checked(scores: ArrayLike) -> np.ndarray:
+def _validated(scores: ArrayLike) -> np.ndarray:
     scores = np.asarray(scores, np.float64)
     if scores.ndim < 2 or scores.size == 0:
         raise ValueError(f"scores have shape {scores.shape}: give [num_runs, num_tasks], at least one of each")
@@ -109,7 +110,7 @@ def _checked(scores: ArrayLike) -> np.ndarray:
     if not finite.all():
         where = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise ValueError(
-            f"scores[{', '.join(map(str, where))}] is {scores[where]}, {(~finite).sum()} in all are not finite: "
-            "a missing score has no place in a mean; repeat the run, or leave it out on every task"
+            f"scores[{', '.join(map(str, where))}] is {scores[where]}, and {(~finite).sum()} scores in all are not"
+            " finite: repeat the run, or leave it out on every task"
         )
     return scores

@@ -5,8 +5,8 @@ import dataclasses
 import pathlib
 from collections.abc import Iterable
 
-# What policies reach that look at nothing, as `experiments.blind` plays them: methods, and what tables call them.
-BLIND = {"Random": "random play", "No force": "no force"}
+# Policies without observations, which `experiments.studies.open_loop` evaluates: method in the file, label in tables.
+OPEN_LOOP_LABELS = {"Random": "random play", "No force": "no force"}
 _FILE = pathlib.Path(__file__).parent / "reference_scores.csv"
 
 
@@ -15,11 +15,11 @@ class Reference:
     """A published score.
 
     Attributes:
-      task: that it was reached on.
+      task: on which it was reached.
       method: that reached it.
       label: method, setting and source.
       mean: the score.
-      std: over seeds, where it was published.
+      std: over seeds; None if it was not published.
     """
 
     task: str
@@ -30,16 +30,16 @@ class Reference:
 
 
 def read(tasks: Iterable[str]) -> list[Reference]:
-    """Returns published scores on some tasks."""
+    """Returns the published scores on these tasks."""
     tasks = set(tasks)
     with _FILE.open(newline="") as f:
         return [
             Reference(
-                row["task"],
-                row["method"],
-                f"{row['method']}, {row['setting']} ({row['source']})",
-                float(row["mean"]),
-                float(row["std"]) if row["std"] else None,
+                task=row["task"],
+                method=row["method"],
+                label=f"{row['method']}, {row['setting']} ({row['source']})",
+                mean=float(row["mean"]),
+                std=float(row["std"]) if row["std"] else None,
             )
             for row in csv.DictReader(f)
             if row["task"] in tasks
