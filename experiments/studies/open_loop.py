@@ -1,8 +1,8 @@
-"""What policies that look at nothing score on a task: what learning has to beat.
+"""Scores of open-loop policies, which ignore observations: the least that a trained agent must exceed.
 
-python -m experiments.blind --config=configs/rainbow_atari.py --config.env.task=krull [--episodes=10]
+python -m experiments.studies.open_loop --config=configs/rainbow_atari.py --config.env.task=krull [--episodes=10]
 
-They are random actions and one action that never changes: each choice, or no force at all where actions are vectors.
+They are random actions, and one constant action: each of the discrete actions, or no force where actions are vectors.
 """
 
 import sys
@@ -19,19 +19,20 @@ from seer_jax import cli
 from seer_jax.envs import registry, timestep
 from seer_jax.run import resolve as config_lib
 
-Policy = Callable[[], np.ndarray]  # actions of all environments, [E, ...]
+Policy = Callable[[], np.ndarray]  # returns the actions of all environments, [E, ...]
 
 
 def main(argv: list[str]) -> int:
+    """Runs the command; returns its exit code."""
     values = cli.make_flags()
     config_flags.DEFINE_config_file(
         "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
     )
-    flags.DEFINE_integer("episodes", 10, "Of each policy.", 1, 1000, flag_values=values)
-    return cli.main(argv, __doc__, values, _tell, (config_lib.ConfigError,))
+    flags.DEFINE_integer("episodes", 10, "Episodes of each policy.", 1, 1000, flag_values=values)
+    return cli.main(argv, __doc__, values, _print_scores, (config_lib.ConfigError,))
 
 
-def _tell(values: flags.FlagValues) -> None:
+def _print_scores(values: flags.FlagValues) -> None:
     if values.config is None:
         raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
     config = config_lib.resolve(cli.loaded(values.config)).unlock()
@@ -49,14 +50,21 @@ def _tell(values: flags.FlagValues) -> None:
     rich.console.Console().print(table)
 
 
-def policies(spec: specs.Array, num_envs: int, rng: np.random.Generator) -> Iterator[tuple[str, Policy]]:
-    """Returns policies by name, for actions like `spec`."""
-    if isinstance(spec, specs.DiscreteArray):
-        yield "random", lambda: rng.integers(spec.num_values, size=num_envs)
-        for action in range(spec.num_values):
+def policies(action_spec: specs.Array, num_envs: int, rng: np.random.Generator) -> Iterator[tuple[str, Policy]]:
+    """Yields the name and the policy of each open-loop policy.
+
+    Args:
+      action_spec: of one environment.
+      num_envs: number of environments, E.
+      rng: of the random policy.
+    """
+    if isinstance(action_spec, specs.DiscreteArray):
+        num_actions = action_spec.num_values
+        yield "random", lambda: rng.integers(num_actions, size=num_envs)
+        for action in range(num_actions):
             yield f"always {action}", lambda action=action: np.full(num_envs, action)
     else:
-        shape = (num_envs, *spec.shape)
+        shape = (num_envs, *action_spec.shape)
         yield "random", lambda: rng.uniform(-1.0, 1.0, shape)
         yield "no force", lambda: np.zeros(shape)
 
