@@ -235,7 +235,7 @@ def test_image_ring_has_no_more_rows_than_the_run_can_fill():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_during_the_handover_is_the_larger_ring():
     """40,000 frames (282 MB) become float32 latents (92 MB): the peak stays at the frames plus a chunk."""
-    command = [sys.executable, "-m", "tests.measure_handover", "40000"]
+    command = [sys.executable, "-m", "experiments.benchmark.handover_memory", "40000"]
     environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # 40,000 encodings
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     measured = json.loads(out)

@@ -1,0 +1,61 @@
+"""The runs of the figures and tables of the paper."""
+
+import dataclasses
+
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.run import EXPERIMENTS
+
+RUNS = {name: experiment.runs("paper") for name, experiment in EXPERIMENTS.items()}
+
+
+def tasks(name: str) -> set[str]:
+    return {run.overrides["env.task"] for run in RUNS[name]}
+
+
+def first_seed_configs(name: str, task: str | None = None) -> dict[str, ConfigDict]:
+    """Returns resolved configurations of an experiment's runs with seed 0, by name without the seed."""
+    runs = [run for run in RUNS[name] if run.overrides["seed"] == 0 and task in (None, run.overrides["env.task"])]
+    return {run.name.removesuffix("-s0"): dataclasses.replace(run, budget=None).load() for run in runs}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "paper"])
+def test_runs_of_one_name_are_equal(scale):
+    by_name = {}
+    for experiment in EXPERIMENTS.values():
+        for run in experiment.runs(scale):
+            known = by_name.setdefault(run.name, run)
+            assert dataclasses.replace(run, arm=known.arm) == known
+
+
+def test_configurations_of_all_arms_are_valid():
+    runs = {run.arm: run for runs in RUNS.values() for run in runs}
+    for run in runs.values():
+        dataclasses.replace(run, budget=None).load()
+
+
+def test_only_runs_at_equal_flops_have_a_budget():
+    assert {run.budget for run in RUNS["fig3"]} == {45e12}
+    assert {run.budget for name in ("fig2", "fig4", "fig6", "fig7") for run in RUNS[name]} == {None}
+
+
+def test_figures_of_rainbow_have_the_paper_s_settings():
+    games = {"alien", "amidar", "bank_heist", "crazy_climber", "krull", "qbert", "road_runner", "seaquest"}
+    assert tasks("fig3") == tasks("fig4") == games
+    assert {c.seer.freeze_step for c in first_seed_configs("fig3", "alien").values() if c.seer.enabled} == {50_000}
+    little_memory = first_seed_configs("fig4", "alien")
+    assert {c.total_steps for c in little_memory.values()} == {500_000}
+    assert {c.replay.capacity for name, c in little_memory.items() if "small" in name} == {10_000}
+    assert {c.replay.grow_after_freeze for name, c in little_memory.items() if "seer" in name} == {True}
+
+
+def test_figures_of_curl_have_the_paper_s_settings():
+    assert tasks("fig2") == {"cartpole-swingup", "finger-spin", "reacher-easy", "walker-walk"}
+    assert {c.env.image_size for c in first_seed_configs("fig2", "cartpole-swingup").values()} == {100}
+    assert len({run.overrides["seed"] for run in RUNS["fig2"]}) == 5
+    assert {c.encoder.name for c in first_seed_configs("fig6", "cartpole-swingup").values()} == {"impala"}
+    transfer = first_seed_configs("fig7")
+    assert transfer["walker-stand-source"].total_steps == 60_000
+    assert {c.env.task for c in transfer.values()} == {"walker-stand", "walker-walk", "hopper-hop"}
+    assert transfer["hopper-hop-from-walker-stand"].seer.freeze_step == 0
