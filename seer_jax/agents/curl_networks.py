@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from seer_jax import flops
 from seer_jax.agents import base
 from seer_jax.config import EncoderConfig
-from seer_jax.networks import encoders, heads
+from seer_jax.networks import encoders, heads, initializers
 
 DENSE = "dense"
 CRITIC, ACTOR = 0, 1  # along the axis N of latents
@@ -23,7 +23,7 @@ _DENSE_PARTS = {CRITIC: ("encoder", "tail"), ACTOR: ("actor_encoder", "actor_tai
 
 def stage_names(encoder: EncoderConfig) -> tuple[str, ...]:
     """Returns the stages that `seer.freeze_through` may hold; the last is the paper's choice."""
-    return (*encoders.make_encoder(encoder.name, encoders.DELTA_ORTHOGONAL).names, DENSE)
+    return (*encoders.make_encoder(encoder.name, initializers.DELTA_ORTHOGONAL).names, DENSE)
 
 
 class Networks:
@@ -52,7 +52,7 @@ class Networks:
         log_std_bounds: tuple[float, float],
         initial_temperature: float,
     ):
-        trunk = encoders.make_encoder(encoder.name, encoders.DELTA_ORTHOGONAL, encoder.compute_dtype)
+        trunk = encoders.make_encoder(encoder.name, initializers.DELTA_ORTHOGONAL, encoder.compute_dtype)
         self.dense_frozen = freeze_through == DENSE
         self.encoder, self.tail = trunk.split_after(trunk.names[-1] if self.dense_frozen else freeze_through)
         # Any: Flax declares that `apply` may return a tuple.

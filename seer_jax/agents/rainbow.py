@@ -22,7 +22,7 @@ from seer_jax.agents import augment, base
 from seer_jax.config import AgentConfig, EncoderConfig, RunConfig
 from seer_jax.envs import registry
 from seer_jax.fields import ConfigError, integer, real
-from seer_jax.networks import encoders, heads
+from seer_jax.networks import encoders, heads, initializers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class Networks:
         view_shape: tuple[int, int, int],
         num_actions: int,
     ):
-        whole = encoders.make_encoder(encoder.name, encoders.UNIFORM, encoder.compute_dtype)
+        whole = encoders.make_encoder(encoder.name, initializers.UNIFORM, encoder.compute_dtype)
         self.encoder, self.tail = whole.split_after(freeze_through)
         # Any: Flax declares that `apply` may return a tuple.
         self.head: Any = heads.DuelingC51(num_actions, agent.num_atoms, agent.hidden, agent.noise_std)
@@ -278,7 +278,7 @@ def _check(config: RunConfig) -> None:
 
 
 def _stage_names(encoder: EncoderConfig) -> tuple[str, ...]:
-    return encoders.make_encoder(encoder.name, encoders.UNIFORM).names
+    return encoders.make_encoder(encoder.name, initializers.UNIFORM).names
 
 
 def _latent_shape(config: RunConfig) -> tuple[int, int]:
