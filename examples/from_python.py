@@ -2,7 +2,7 @@
 
     python examples/from_python.py [RUN_DIR]
 
-Takes about a minute on 2 cores. The run is much too short to learn to play.
+Takes one to two minutes on 2 cores. The run is much too short to learn to play.
 """
 
 import pathlib
@@ -11,6 +11,7 @@ import tempfile
 
 import envpool
 import numpy as np
+from ml_collections import ConfigDict
 
 from seer_jax import train
 from seer_jax.configs import rainbow_atari
