@@ -199,8 +199,8 @@ def _phase_table(config: RunConfig, plans: list[PhasePlan]) -> rich.table.Table:
         table.add_row(label, *map(cell, plans))
     measured = [(plan, plan.measured) for plan in plans if plan.measured is not None]
     if len(measured) == len(plans):
-        for label, show in _MEASURED_ROWS.items():
-            table.add_row(label, *(show(plan, result) for plan, result in measured))
+        for label, format_cell in _MEASURED_ROWS.items():
+            table.add_row(label, *(format_cell(plan, result) for plan, result in measured))
     table.caption = f"device memory: {_gb(device_memory())}"
     return table
 
