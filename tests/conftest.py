@@ -10,17 +10,14 @@ import os
 import signal
 import tempfile
 
-_AS_USERS = os.environ.get("SEER_JAX_TEST_AS_USERS", "0") == "1"
-
 # Compile each program once in a session: its workers, and the processes that tests start, share what was compiled.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="seer_jax-tests-")
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": _CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
-    if not _AS_USERS:
-        # Compile fast rather than well.
+    if os.environ.get("SEER_JAX_TEST_AS_USERS", "0") == "0":
+        # Compile fast rather than well. Loops that LLVM gets from the older emitters compile in half the time; a jaxlib
+        # that does not have them ends the process at the option.
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        # Loops that LLVM gets from the older emitters compile in half the time. A jaxlib without them ends the process
-        # at the option.
         if importlib.metadata.version("jaxlib").startswith("0.10."):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 

@@ -172,14 +172,11 @@ def test_stored_latents_are_those_of_crops_and_acting_uses_the_centre():
     obs = random_batch(3).obs
     key = jax.random.PRNGKey(7)
     encode = jax.jit(functools.partial(agent.encode, state.params))
-    to_store, to_act_and_store = (
-        jax.jit(functools.partial(function, agent))
-        for function in (base.latents_to_store, base.latents_to_act_and_store)
-    )
-    acting, stored = to_act_and_store(state.params, obs, key)
+    acting, stored = jax.jit(functools.partial(base.latents_to_act_and_store, agent))(state.params, obs, key)
     assert stored.shape == (3, 4, 2, 6)
     np.testing.assert_allclose(acting, encode(augment.centre_crop(obs, CROP)), atol=1e-5)
-    np.testing.assert_allclose(stored, to_store(state.params, obs, key), atol=1e-5)
+    stored_alone = jax.jit(functools.partial(base.latents_to_store, agent))(state.params, obs, key)
+    np.testing.assert_allclose(stored, stored_alone, atol=1e-5)
     crops = [encode(obs[:, t : t + CROP, s : s + CROP]) for t in range(5) for s in range(5)]
     for row in range(3):
         for copy in range(4):
