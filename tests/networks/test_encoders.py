@@ -1,4 +1,4 @@
-"""Encoders and heads against direct computations."""
+"""Encoders against direct computations."""
 
 import math
 import re
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import curl_haiku
-from seer_jax.networks import encoders, haiku, heads
+from seer_jax.networks import encoders
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("size", "patch", "channels"), [(84, 5, 4), (42, 5, 4), (16, 5, 32), (7, 7, 1)])
-def test_patch_product_equals_the_convolution(size, patch, channels):
+def test_patch_product_equals_convolution(size, patch, channels):
     x = jax.random.normal(jax.random.PRNGKey(0), (2, size, size, channels))
     layer = encoders.PatchConv(8, patch)
     params = layer.init(jax.random.PRNGKey(1), x)
@@ -28,7 +28,7 @@ def test_patch_product_equals_the_convolution(size, patch, channels):
     ("name", "size", "latent"),
     [("data_efficient", 84, 576), ("data_efficient", 42, 64), ("canonical", 84, 3136), ("canonical", 42, 64)],
 )
-def test_latent_size_is_the_size_of_the_latent(name, size, latent):
+def test_output_shape_equals_shape_of_the_output(name, size, latent):
     encoder = encoders.make_encoder(name, encoders.UNIFORM)
     obs = jax.ShapeDtypeStruct((3, size, size, 4), jnp.uint8)
 
@@ -45,11 +45,12 @@ def test_latent_size_is_the_size_of_the_latent(name, size, latent):
 
 
 @pytest.mark.parametrize("name", ["data_efficient", "canonical", "sac_ae"])
-def test_images_too_small_have_no_latent(name):
+def test_output_of_images_too_small_is_empty(name):
     assert math.prod(encoders.make_encoder(name, encoders.UNIFORM).output_shape((8, 8, 4))) == 0
 
 
-def test_pixels_are_scaled_to_one():
+@pytest.mark.numeric
+def test_white_pixels_enter_the_encoder_as_ones():
     encoder = encoders.make_encoder("data_efficient", encoders.UNIFORM)
     white = encoders.to_float(jnp.full((1, 84, 84, 4), 255, jnp.uint8))
     params = encoder.init(jax.random.PRNGKey(0), white)
@@ -60,84 +61,12 @@ def test_pixels_are_scaled_to_one():
     np.testing.assert_allclose(latent, jnp.tile(out, 9)[None], rtol=1e-4, atol=1e-5)
 
 
-def noisy_layer():
-    layer = heads.NoisyDense(features=3, noise_std=0.5)
-    x = jax.random.normal(jax.random.PRNGKey(1), (4, 5))
-    return layer, layer.init(jax.random.PRNGKey(0), x, None), x
-
-
-def test_noisy_layer_is_factorised():
-    layer, params, x = noisy_layer()
-    p = jax.tree.map(np.asarray, params["params"])
-    by_input, by_output = [1, -2, 3, 0, 4], [2, -1, 0]
-    kernel = p["kernel"] + p["kernel_std"] * np.outer(by_input, by_output)
-    expected = x @ kernel + p["bias"] + p["bias_std"] * by_output
-    noise = np.float32([*by_input, *by_output])
-    np.testing.assert_allclose(layer.apply(params, x, noise), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_noise_is_the_signed_root_of_normals(monkeypatch):
-    monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.float32([1, -4, 9, 0]).reshape(shape))
-    np.testing.assert_array_equal(heads.draw_noise(None, (2, 2)), [[1, -2], [3, 0]])
-
-
-def test_noise_by_row_equals_shared_noise_row_by_row():
-    layer, params, x = noisy_layer()
-    noise = jax.random.normal(jax.random.PRNGKey(2), (4, 8))
-    each = jnp.concatenate([layer.apply(params, x[i : i + 1], noise[i]) for i in range(4)])
-    np.testing.assert_allclose(layer.apply(params, x, noise), each, rtol=1e-5, atol=1e-5)
-
-
-def test_without_noise_the_means_alone_count():
-    layer, params, x = noisy_layer()
-    p = params["params"]
-    np.testing.assert_allclose(layer.apply(params, x, None), x @ p["kernel"] + p["bias"], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(p["kernel_std"], 0.5 / np.sqrt(5))
-    np.testing.assert_allclose(p["bias_std"], 0.5 / np.sqrt(3))
-
-
-def test_each_layer_of_the_head_reads_noise_of_its_own():
-    head = heads.DuelingC51(num_actions=3, num_atoms=5, hidden=6, noise_std=0.5)
-    latent = jax.random.normal(jax.random.PRNGKey(0), (2, 7))
-    params = head.init(jax.random.PRNGKey(1), latent)
-    sizes = head.noise_sizes(7)
-    assert sizes == (7 + 6, 6 + 5, 7 + 6, 6 + 15)
-    names = ("value_hidden", "value", "advantage_hidden", "advantage")
-
-    def logits(noise, silent):
-        """The head with the noise of one layer's parameters switched off."""
-        layers = dict(params["params"])
-        for key in ("kernel_std", "bias_std"):
-            layers[silent] = layers[silent] | {key: jnp.zeros_like(layers[silent][key])}
-        return head.apply({"params": layers}, latent, noise)
-
-    noise = jax.random.normal(jax.random.PRNGKey(2), (sum(sizes),))
-    ends = np.cumsum((0, *sizes))
-    for name, begin, end in zip(names, ends, ends[1:], strict=False):
-        changed = noise.at[begin:end].add(1.0)
-        np.testing.assert_array_equal(logits(noise, silent=name), logits(changed, silent=name))
-        assert not np.allclose(head.apply(params, latent, noise), head.apply(params, latent, changed))
-
-
-def test_dueling_head_is_value_plus_centred_advantage():
-    head = heads.DuelingC51(num_actions=3, num_atoms=5, hidden=6, noise_std=0.1)
-    latent = jax.random.normal(jax.random.PRNGKey(0), (2, 7))
-    params = head.init(jax.random.PRNGKey(1), latent)
-    layers = params["params"]
-
-    def dense(name, x):
-        return x @ layers[name]["kernel"] + layers[name]["bias"]
-
-    value = dense("value", jax.nn.relu(dense("value_hidden", latent)))
-    np.testing.assert_allclose(head.apply(params, latent).mean(axis=1), value, rtol=1e-4, atol=1e-5)
-
-
 def params_of(encoder, shape):
     return jax.eval_shape(encoder.init, jax.random.PRNGKey(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
 
 
 @pytest.mark.parametrize(("size", "features"), [(84, (35, 35, 32)), (42, (14, 14, 32))])
-def test_sac_ae_encoder(size, features):
+def test_sac_ae_encoder_has_its_published_shapes(size, features):
     encoder = encoders.make_encoder("sac_ae", encoders.DELTA_ORTHOGONAL)
     assert encoder.output_shape((size, size, 9)) == features
     assert encoder.names == ("conv1", "conv2", "conv3", "conv4")
@@ -153,7 +82,8 @@ def test_impala_encoder_has_fifteen_convolutions():
     assert encoder.names == ("section1", "section2", "section3")
 
 
-def test_residual_stage_against_single_steps():
+@pytest.mark.numeric
+def test_residual_stage_equals_its_steps_one_by_one():
     stage = encoders.ResidualStage(4, last=True)
     x = jax.random.normal(jax.random.PRNGKey(0), (2, 9, 9, 3))
     params = stage.init(jax.random.PRNGKey(1), x)
@@ -170,7 +100,8 @@ def test_residual_stage_against_single_steps():
     np.testing.assert_allclose(stage.apply(params, x), np.maximum(pooled, 0), rtol=1e-4, atol=1e-5)
 
 
-def test_prefix_and_rest_make_the_whole():
+@pytest.mark.numeric
+def test_prefix_and_rest_equal_the_whole_encoder():
     encoder = encoders.make_encoder("data_efficient", encoders.UNIFORM)
     x = jax.random.uniform(jax.random.PRNGKey(0), (2, 42, 42, 4))
     params = encoder.init(jax.random.PRNGKey(1), x)
@@ -180,7 +111,7 @@ def test_prefix_and_rest_make_the_whole():
         np.testing.assert_array_equal(rest.apply(params, prefix.apply(params, x)), encoder.apply(params, x))
 
 
-def test_delta_orthogonal_kernels_keep_lengths_at_their_centre():
+def test_delta_orthogonal_kernels_are_orthogonal_at_the_centre_and_zero_elsewhere():
     stage = encoders.ConvStage(32, 3, 1, encoders.DELTA_ORTHOGONAL)
     params = stage.init(jax.random.PRNGKey(0), jnp.zeros((1, 8, 8, 9)))["params"]["Conv_0"]
     kernel = np.array(params["kernel"])
@@ -191,7 +122,8 @@ def test_delta_orthogonal_kernels_keep_lengths_at_their_centre():
     assert not np.any(params["bias"])
 
 
-def test_dense_norm_normalises():
+@pytest.mark.numeric
+def test_dense_norm_equals_numpy():
     layer = encoders.DenseNorm(6)
     x = jax.random.normal(jax.random.PRNGKey(0), (4, 3, 5, 2))
     params = layer.init(jax.random.PRNGKey(1), x)
@@ -202,34 +134,9 @@ def test_dense_norm_normalises():
     np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_haiku_function_is_a_stage():
-    encoder = encoders.make_encoder("haiku:configs.curl_haiku:encoder", encoders.UNIFORM)
-    x = jax.random.uniform(jax.random.PRNGKey(0), (2, 42, 42, 9))
-    params = encoder.init(jax.random.PRNGKey(1), x)
-    direct = curl_haiku.encoder.apply(params["haiku"], None, x)
-    np.testing.assert_array_equal(encoder.apply(params, x), direct)
-    assert direct.shape == (2, 4, 4, 32)
-    assert encoder.names == ("haiku",)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("haiku:", "does not look like"),
-        ("haiku:math", "does not look like"),
-        ("haiku:.math:sqrt", "does not look like"),
-        ("haiku:math:nothing", "cannot be imported"),
-        ("haiku:nothing.at.all:f", "cannot be imported"),
-        ("haiku:math:sqrt", "must be what hk.transform returned"),
-    ],
-)
-def test_what_is_no_haiku_function_is_refused(name, message):
-    with pytest.raises(haiku.HaikuError, match=message):
-        haiku.load(name)
-
-
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["data_efficient", "sac_ae"])
-def test_an_encoder_that_computes_in_bfloat16_is_nearly_the_same_and_keeps_float32_outside(name):
+def test_bfloat16_encoder_is_close_to_float32_and_returns_float32(name):
     exact, rounded = (encoders.make_encoder(name, encoders.UNIFORM, dtype) for dtype in ("float32", "bfloat16"))
     x = jax.random.uniform(jax.random.PRNGKey(1), (2, 30, 30, 4))
     params = exact.init(jax.random.PRNGKey(0), x)
@@ -247,8 +154,9 @@ def test_an_encoder_that_computes_in_bfloat16_is_nearly_the_same_and_keeps_float
     assert set(products) == {"bf16"}
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("size", [(84, 84), (21, 42), (11, 5), (1, 2)])
-def test_pooling_and_its_gradient_are_those_of_flax(size):
+def test_pooling_and_its_gradient_equal_flax(size):
     def flax_pool(x):
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
 
