@@ -1,7 +1,8 @@
-"""Double DQN (van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461) as an agent that SEER can freeze."""
+"""Double DQN (van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461) as an algorithm that SEER can freeze."""
 
+import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -9,50 +10,43 @@ import jax.numpy as jnp
 import optax
 import rlax
 from dm_env import specs
-from ml_collections import ConfigDict
 
 from seer_jax import flops, replay
 from seer_jax.agents import augment, base
-from seer_jax.fields import MANY, ConfigError, Number
+from seer_jax.config import AgentConfig, EncoderConfig, RunConfig
+from seer_jax.envs import registry
+from seer_jax.fields import ConfigError, integer, real
 from seer_jax.networks import encoders
 
-DISCRETE_ACTIONS = True
-FIELDS = {
-    "agent.epsilon": Number("probability of a random action in training", 0.0, 1.0),
-    "agent.target_update_every": Number("agent steps to a copy of the target network", 1, MANY),
-    "seer.num_copies": Number("latents stored of each row", 1, 1),
-}
+Updated = tuple[base.TrainState, jax.Array, base.Info]  # what an update returns
 
 
-def check(config: ConfigDict) -> None:
-    if config.agent.target_update_every % config.update_every:
-        raise ConfigError("agent.target_update_every must be a multiple of update_every")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DqnConfig(AgentConfig):
+    """Double DQN. The defaults are those of Catch."""
+
+    learning_rate: float = 5e-4
+    hidden: int = 64
+    target_update_every: int = integer(200, "agent steps between two copies of the target network", low=1)
+    epsilon: float = real(0.1, "probability of a random action in training", low=0.0, high=1.0)
 
 
-def _encoder(config: ConfigDict) -> encoders.Encoder:
-    return encoders.make_encoder(config.encoder.name, encoders.UNIFORM, config.encoder.compute_dtype)
+def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agent:
+    """Builds Double DQN for square observations.
 
-
-def stage_names(config: ConfigDict) -> tuple[str, ...]:
-    return _encoder(config).names[-1:]  # it freezes whole
-
-
-def latent_shape(config: ConfigDict) -> tuple[int, int]:
-    return 1, math.prod(_encoder(config).output_shape(base.view_shape(config)))
-
-
-def updates_per_cycle(config: ConfigDict) -> int:
-    return 1
-
-
-def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Agent:
-    cfg, encoder = config.agent, _encoder(config)
+    Args:
+      config: the configuration of the run.
+      action_spec: action of one environment.
+    """
+    cfg, encoder = config.agent, _make_encoder(config.encoder)
+    assert isinstance(cfg, DqnConfig)
     head = nn.Sequential([nn.Dense(cfg.hidden), nn.relu, nn.Dense(action_spec.num_values)])
     adam = optax.adam(cfg.learning_rate)
+    one_view = jax.ShapeDtypeStruct((1, *registry.view_shape(config.env)), jnp.uint8)
 
     def init(key: jax.Array) -> base.TrainState:
         k_encoder, k_head, k_state = jax.random.split(key, 3)
-        views = jnp.zeros((1, *base.view_shape(config)), jnp.uint8)
+        views = jnp.zeros(one_view.shape, one_view.dtype)
         params = {"encoder": encoder.init(k_encoder, encoders.to_float(views))}
         params["head"] = head.init(k_head, encode(params, views))
         return base.TrainState(
@@ -72,8 +66,15 @@ def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Age
     def q_values(params: base.Params, latents: jax.Array) -> jax.Array:
         return head.apply(params["head"], latents)  # [B, num_actions]
 
-    def losses(params, target_params, obs, selector, target, batch: replay.Batch) -> jax.Array:
-        """Returns each transition's loss, `[B]`, from latents of where it starts and, twice, of where it ends."""
+    def losses(
+        params: base.Params,
+        target_params: base.Params,
+        obs: jax.Array,
+        selector: jax.Array,
+        target: jax.Array,
+        batch: replay.Batch,
+    ) -> jax.Array:
+        """Returns the loss of each transition, `[B]`, from latents of its first and, twice, of its last observation."""
         td_error = jax.vmap(rlax.double_q_learning)(
             q_values(params, obs),
             batch.action,
@@ -84,20 +85,20 @@ def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Age
         )
         return rlax.huber_loss(td_error)
 
-    def full(state: base.TrainState, batch: replay.Batch):
+    def full(state: base.TrainState, batch: replay.Batch) -> Updated:
         obs, next_obs = view(batch.obs), view(batch.next_obs)
 
-        def latents_of(params):
+        def latents_of(params: base.Params) -> tuple[jax.Array, jax.Array, jax.Array]:
             return encode(params, obs), encode(params, next_obs), encode(state.target_params, next_obs)
 
         return update(latents_of, state, batch)
 
-    def latent(state: base.TrainState, batch: replay.Batch):
+    def frozen(state: base.TrainState, batch: replay.Batch) -> Updated:
         obs, next_obs = batch.obs[:, 0], batch.next_obs[:, 0]
         return update(lambda params: (obs, next_obs, next_obs), state, batch)
 
-    def update(latents_of: Any, state: base.TrainState, batch: replay.Batch):
-        def loss_fn(trained: base.Params):
+    def update(latents_of: Callable[..., tuple], state: base.TrainState, batch: replay.Batch) -> Updated:
+        def loss_fn(trained: base.Params) -> tuple[jax.Array, jax.Array]:
             params = state.params | trained
             each = losses(params, state.target_params, *latents_of(params), batch)
             return jnp.mean(batch.weight * each), each
@@ -119,26 +120,59 @@ def make_agent(config: ConfigDict, action_spec: specs.DiscreteArray) -> base.Age
         del key
         return q_values(params, latents[:, 0]).argmax(axis=-1).astype(jnp.int32)
 
-    def passes(on_latents: bool) -> tuple[flops.Passes, ...]:
+    # The online network runs on both observations and the target network on the last; the online one is differentiated.
+    def head_passes() -> flops.Passes:
         params = jax.eval_shape(init, jax.random.PRNGKey(0)).params
-        views = jax.ShapeDtypeStruct((1, *base.view_shape(config)), jnp.uint8)
-        latents = jax.ShapeDtypeStruct((1, latent_shape(config)[1]), jnp.float32)
-        # Online, selector and target network forward, the online one backward; on latents no encoder runs.
-        frozen = flops.Passes(flops.count_macs(encode, params, views), forward=3, backward=1)
-        trained = flops.Passes(flops.count_macs(q_values, params, latents), forward=3, backward=1)
-        return (trained,) if on_latents else (frozen, trained)
+        latent = jax.eval_shape(encode, params, one_view)
+        return flops.Passes(flops.count_macs(q_values, params, latent), forward=3, backward=1)
 
+    def encoder_passes() -> flops.Passes:
+        params = jax.eval_shape(init, jax.random.PRNGKey(0)).params
+        return flops.Passes(flops.count_macs(encode, params, one_view), forward=3, backward=1)
+
+    full_learner = base.Learner((full,), lambda: (encoder_passes(), head_passes()), encoder.has_convolution)
+    frozen_learner = base.Learner((frozen,), lambda: (head_passes(),), has_convolution=False)
     return base.Agent(
         init=init,
         view=view,
-        augment=None,  # the latent that acts is the one that is stored
+        augment=None,  # the latent that the agent acts on is the one that is stored
         encode=lambda params, views: encode(params, views)[:, None],  # [B, N=1, L]
         act=act,
         act_eval=act_eval,
-        updates=(full,),
-        latent_updates=(latent,),
-        passes=passes,
-        has_convolution=encoder.has_convolution,
-        latent_has_convolution=False,
+        full=full_learner,
+        frozen=frozen_learner,
         freeze=lambda state: base.freeze_encoder(state, sync_target_heads=config.seer.sync_target_heads),
     )
+
+
+def _make_encoder(encoder: EncoderConfig) -> encoders.Encoder:
+    return encoders.make_encoder(encoder.name, encoders.UNIFORM, encoder.compute_dtype)
+
+
+def _stage_names(encoder: EncoderConfig) -> tuple[str, ...]:
+    return _make_encoder(encoder).names[-1:]  # the encoder freezes as a whole
+
+
+def _latent_shape(config: RunConfig) -> tuple[int, int]:
+    return 1, math.prod(_make_encoder(config.encoder).output_shape(registry.view_shape(config.env)))
+
+
+def _check(config: RunConfig) -> None:
+    assert isinstance(config.agent, DqnConfig)
+    if config.seer.num_copies != 1:
+        raise ConfigError(f"seer.num_copies={config.seer.num_copies}: agent.name=dqn stores one latent; set it to 1")
+    if config.agent.target_update_every % config.update_every:
+        raise ConfigError(
+            f"agent.target_update_every={config.agent.target_update_every} is not a multiple of"
+            f" update_every={config.update_every}; change one of them"
+        )
+
+
+DQN = base.Algorithm(
+    config_class=DqnConfig,
+    discrete_actions=True,
+    make_agent=make_agent,
+    stage_names=_stage_names,
+    latent_shape=_latent_shape,
+    check=_check,
+)

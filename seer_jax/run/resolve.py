@@ -65,9 +65,6 @@ def resolve(config: ConfigDict) -> RunConfig:
     values = plain_values(config)
     suite = SUITES[_registered(values, "env.suite", SUITES)]
     algorithm = AGENTS[_registered(values, "agent.name", AGENTS)]
-    sections = sections_of(suite, algorithm)
-    values = _complete(values, sections)
-    _check(values, sections, fields.Text, unset_allowed=("seer.freeze_through",))
     if suite.discrete_actions != algorithm.discrete_actions:
         kinds = {True: "discrete", False: "continuous"}
         able = [name for name, agent in AGENTS.items() if suite.discrete_actions == agent.discrete_actions]
@@ -75,6 +72,9 @@ def resolve(config: ConfigDict) -> RunConfig:
             f"agent.name={values['agent']['name']} needs {kinds[algorithm.discrete_actions]} actions, and those of"
             f" env.suite={values['env']['suite']} are {kinds[suite.discrete_actions]}; use {' or '.join(able)}"
         )
+    sections = sections_of(suite, algorithm)
+    values = _complete(values, sections)
+    _check(values, sections, fields.Text, unset_allowed=("seer.freeze_through",))
     values["env"] = suite.fill_unset(values["env"])
     _check(values, sections, fields.Number, fields.Flag)
     resolved = RunConfig(
@@ -118,7 +118,7 @@ def _former_names(values: Mapping[str, Any]) -> dict[str, str]:
     """Returns the name of today of each field of the section `agent` that had another name in an earlier version."""
     agent = values.get("agent")
     name = agent.get("name") if isinstance(agent, dict) else None
-    return fields.former_names(AGENTS[name].config_class) if name in AGENTS else {}
+    return fields.former_names(AGENTS[name].config_class) if isinstance(name, str) and name in AGENTS else {}
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tutorial's agent and environment, and the adapter that its environment comes through."""
+"""The algorithm and the environment of the tutorial, and the adapter of Gymnasium's environments."""
 
 import json
 import re
@@ -13,9 +13,9 @@ from seer_jax import cli, evaluate, train
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs.gymnasium_suite import GymnasiumEnv, make_suite
 from seer_jax.envs.registry import SUITES
-from seer_jax.run import resolve as config_lib
+from seer_jax.run.resolve import ConfigError, resolve
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 CONFIG = "--config=docs/tutorial/catch.py"
 
 
@@ -51,7 +51,7 @@ class Counter(gymnasium.Env):
         return frame
 
 
-def test_gymnasium_environments_are_those_that_one_steps_oneself():
+def test_vector_of_gymnasium_environments_equals_environments_stepped_one_by_one():
     seeds, rng = [3, 8], np.random.default_rng(0)
     together, alone = GymnasiumEnv(Counter, seeds), [Counter() for _ in seeds]
     step = together.reset()
@@ -93,15 +93,15 @@ BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,))
         (lambda: Counter(50), False, "RescaleAction"),
     ],
 )
-def test_environments_that_do_not_fit_are_refused_with_the_cure(make, discrete, message, catch_config):
-    with pytest.raises(config_lib.ConfigError, match=message):
-        make_suite({"catch": make}, channels=1, discrete_actions=discrete).check(catch_config)
+def test_environment_that_does_not_fit_is_refused_with_a_fix(make, discrete, message, catch_config):
+    with pytest.raises(ConfigError, match=message):
+        make_suite({"catch": make}, channels=1, discrete_actions=discrete).check(resolve(catch_config).env)
 
 
-def test_a_task_that_a_suite_does_not_have_is_refused(catch_config):
+def test_task_that_a_suite_does_not_have_is_refused(catch_config):
     catch_config.env.task = "cetch"
-    with pytest.raises(config_lib.ConfigError, match=r"no task of this suite; did you mean catch\?"):
-        config_lib.resolve(catch_config)
+    with pytest.raises(ConfigError, match=r"no task of this suite; did you mean catch\?"):
+        resolve(catch_config)
 
 
 def test_continuous_actions_are_vectors():
@@ -119,14 +119,14 @@ def test_continuous_actions_are_vectors():
     env.close()
 
 
-def test_an_agent_for_other_actions_is_refused_by_the_names_that_fit(catch_config):
+def test_algorithm_for_other_actions_is_refused_with_those_that_fit(catch_config):
     config = catch_config.unlock()
     config.agent = curl_dmc.get_config().agent
-    with pytest.raises(config_lib.ConfigError, match=r"needs continuous actions .* use rainbow or dqn"):
-        config_lib.resolve(config)
+    with pytest.raises(ConfigError, match=r"needs continuous actions, .* use rainbow or dqn"):
+        resolve(config)
 
 
-def test_the_tutorial_trains_freezes_and_is_evaluated(catch_config, tmp_path, capsys):
+def test_tutorial_trains_freezes_and_is_evaluated(catch_config, tmp_path, capsys):
     run_dir = tmp_path / "run"
     changes = ["total_steps=1000", "seer.freeze_step=800", "eval_every=500", "eval_episodes=4", "checkpoint_every=0"]
     arguments = [CONFIG, *(f"--config.{change}" for change in changes)]
@@ -140,7 +140,7 @@ def test_the_tutorial_trains_freezes_and_is_evaluated(catch_config, tmp_path, ca
     assert "catch after 1,000 agent steps" in capsys.readouterr().out
 
 
-def test_code_in_the_tutorial_is_the_code_that_runs():
+def test_code_on_the_page_is_the_code_that_runs():
     source = "".join(unindented(path.read_text()) for path in sorted((DOCS / "tutorial").glob("*.py")))
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "tutorial.md").read_text(), flags=re.DOTALL)
     assert len(blocks) >= 7

@@ -3,6 +3,7 @@
 import numpy as np
 from dm_env import specs
 
+from seer_jax.envs.registry import SUITES
 from seer_jax.envs.timestep import TimeStep
 
 
@@ -10,14 +11,24 @@ class FakeEnv:
     """Episodes of fixed lengths that end by turns in truncation and in termination.
 
     Environment i plays episodes of `lengths[i]` steps. Even episodes are truncated, odd ones terminate, and
-    half way lose a life, which terminates in training alone. Every step scores 10. Pixels hold the number
-    of the step since the start of everything, so that neighbouring frames of an environment are never alike; they
-    differ by pool.
+    half way lose a life, which terminates in training alone. Every step scores 10. Pixels hold the number of the step
+    since the environment was built, so that neighbouring frames are never alike; they differ by pool.
+
+    Args:
+      lengths: agent steps of the episodes of each environment.
+      size: height and width of a frame, in pixels.
+      channels: of a frame.
+      num_actions: number of discrete actions.
+      action_size: size of continuous actions; None for discrete ones.
+      training: whether the loss of a life terminates, and rewards are clipped.
+      pool: as `registry.make_env` has it.
     """
 
-    def __init__(self, lengths, *, size=42, num_actions=3, training=True, pool=0):
+    def __init__(self, lengths, *, size=42, channels=1, num_actions=3, action_size=None, training=True, pool=0):
         self.num_envs, self.action_spec = len(lengths), specs.DiscreteArray(num_actions)
-        self.frame_shape = (size, size, 1)
+        if action_size is not None:
+            self.action_spec = specs.BoundedArray((action_size,), np.float32, -1.0, 1.0)
+        self.frame_shape = (size, size, channels)
         self._lengths, self._training, self._pool = np.asarray(lengths), training, pool
         self.closed = False
 
@@ -56,5 +67,12 @@ class FakeEnv:
 
 def make_env(config, *, training, pool=0):
     """Replaces `registry.make_env`."""
-    lengths = [7, 12, 5, 9][: config.num_envs if training else config.eval_episodes]
-    return FakeEnv(lengths, training=training, pool=pool)
+    suite = SUITES[config.env.suite]
+    return FakeEnv(
+        [7, 12, 5, 9][: config.num_envs if training else config.eval_episodes],
+        size=config.env.image_size,
+        channels=suite.channels,
+        action_size=None if suite.discrete_actions else 2,
+        training=training,
+        pool=pool,
+    )

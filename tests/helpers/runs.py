@@ -1,5 +1,6 @@
-"""Tiny runs, some of which are killed, and the records that they wrote."""
+"""Tiny runs, some of which are killed, and the records and directories that runs write."""
 
+import contextlib
 import json
 
 import jax
@@ -8,9 +9,12 @@ import pytest
 
 from configs import curl_dmc, rainbow_atari
 from seer_jax import replay, train
+from seer_jax.agents.registry import AGENTS
+from seer_jax.envs import registry
 from seer_jax.run import checkpoint, run_dir
 from seer_jax.run.loop import Loop
 from seer_jax.run.resolve import resolve
+from tests.helpers import fake_env
 
 TIMES = ("seconds", "steps_per_second")
 
@@ -35,14 +39,13 @@ def tiny_config(**changes):
         "replay.grow_after_freeze": True,
         "seer.freeze_step": 200,
     }
-    config.update_from_flattened_dict(overrides | {name.replace("__", "."): value for name, value in changes.items()})
-    return config
+    return with_changes(config, overrides, changes)
 
 
-def tiny_control_config():
-    """CURL-SAC, 140 steps that freeze at 90."""
+def tiny_control_config(**changes):
+    """CURL-SAC, 140 steps that freeze at 90; `changes` as in `tiny_config`."""
     config = curl_dmc.get_config("quick")
-    tiny = {
+    overrides = {
         "total_steps": 140,
         "learn_start": 40,
         "num_envs": 2,
@@ -61,8 +64,34 @@ def tiny_control_config():
         "replay.grow_after_freeze": True,
         "seer.freeze_step": 90,
     }
-    config.update_from_flattened_dict(tiny)
+    return with_changes(config, overrides, changes)
+
+
+def with_changes(config, overrides, changes):
+    config.update_from_flattened_dict(overrides | {name.replace("__", "."): value for name, value in changes.items()})
     return config
+
+
+@contextlib.contextmanager
+def fake_games():
+    """Replaces the games by `FakeEnv`s and gives those that were made; a step must not move an array implicitly.
+
+    For fixtures that several tests share; a single test takes the fixture `fake_envs`.
+    """
+    made, vector_step = [], Loop.vector_step
+
+    def guarded_step(loop, **arguments):
+        with jax.transfer_guard("disallow"):
+            vector_step(loop, **arguments)
+
+    def make(config, **arguments):
+        made.append(fake_env.make_env(config, **arguments))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "make_env", make)
+        patch.setattr(Loop, "vector_step", guarded_step)
+        yield made
 
 
 def records(directory):
@@ -102,3 +131,23 @@ def write_run(directory, config, params=None):
     trees = {"train": {"params": params or {}}}
     ring = replay.init(spec, row)
     checkpoint.save(directory / "checkpoints", 1, progress={"env_steps": 1}, trees=trees, spec=spec, ring=ring)
+
+
+def write_untrained_run(directory, config):
+    """Writes the directory of a run with new parameters, which can be evaluated; returns the parameters."""
+    resolved = resolve(config)
+    env = registry.make_env(resolved, training=False)
+    try:
+        agent = AGENTS[resolved.agent.name].make_agent(resolved, env.action_spec)
+    finally:
+        env.close()
+    params = jax.device_get(jax.jit(agent.init)(jax.random.PRNGKey(1)).params)
+    write_run(directory, config, params)
+    return params
+
+
+def only_error_line(capsys):
+    """Returns what a command wrote to the standard error, which is one line."""
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error

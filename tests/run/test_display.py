@@ -1,11 +1,13 @@
-"""What a run tells its terminal, or who reads its output."""
+"""What a run prints on a terminal, or for who reads its output."""
 
 import pytest
 
 from seer_jax.run import display
+from seer_jax.run.resolve import resolve
 from tests.helpers.runs import tiny_config
 
 TRAIN = {
+    "kind": "train",
     "env_steps": 100,
     "phase": "full",
     "steps_per_second": None,
@@ -14,24 +16,25 @@ TRAIN = {
     "replay_capacity": 300,
     "replay_bytes": 2e6,
 }
-FREEZE = {"phase": "frozen", "rows_moved": 1234, "replay_bytes_before": 3e6, "replay_bytes": 1e6}
-EVAL = {"env_steps": 400, "eval_return_mean": 95.0, "eval_return_std": 25.0}
+FREEZE = {"kind": "freeze", "phase": "frozen", "rows_moved": 1234, "replay_bytes_before": 3e6, "replay_bytes": 1e6}
+EVAL = {"kind": "eval", "env_steps": 400, "eval_return_mean": 95.0, "eval_return_std": 25.0}
 COSTS = {"steps_per_second": 10.0, "flops_per_step": 4e6, "replay_capacity": 300, "replay_bytes": 2e6}
 
 
 @pytest.fixture
 def shown(tmp_path):
-    made = display.Display(tiny_config(), tmp_path)
+    made = display.Display(resolve(tiny_config()), tmp_path)
     yield made
     made.close()
 
 
-def test_without_a_terminal_each_record_that_tells_something_is_a_line(shown, capsys):
-    shown.show("train", TRAIN)
-    shown.show("episode", {"return": 3.0})
-    shown.show("train", TRAIN | {"steps_per_second": 7.5, "return_mean": 1.25, "loss": 0.5})
-    shown.show("freeze", FREEZE)
-    shown.show("eval", EVAL)
+def test_without_a_terminal_each_train_freeze_and_eval_record_is_a_line(shown, capsys):
+    shown.show(TRAIN)
+    shown.show({"kind": "episode", "return": 3.0})
+    shown.show({"kind": "checkpoint"})
+    shown.show(TRAIN | {"steps_per_second": 7.5, "return_mean": 1.25, "loss": 0.5})
+    shown.show(FREEZE)
+    shown.show(EVAL)
     first, second, third, fourth = capsys.readouterr().out.splitlines()
     assert first == (
         "phase full  steps 100/400  steps_per_second -  time_left -  recent_return -  loss -  replay 110/300 rows, 2 MB"
@@ -43,7 +46,7 @@ def test_without_a_terminal_each_record_that_tells_something_is_a_line(shown, ca
 
 
 @pytest.mark.parametrize("phases", [["full"], ["full", "frozen"]])
-def test_the_end_compares_phases_and_evaluations(shown, capsys, phases):
+def test_end_compares_phases_and_evaluations(shown, capsys, phases):
     costs = {f"full_{name}": value for name, value in COSTS.items()}
     costs |= {f"frozen_{name}": 2 * value for name, value in COSTS.items()}
     shown.end({"env_steps": 400} | costs, [EVAL | {"env_steps": 200, "eval_return_mean": 5.0}, EVAL], phases)

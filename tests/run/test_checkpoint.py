@@ -1,0 +1,172 @@
+"""Checkpoints: written and restored, of earlier formats, damaged, and of other shapes."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seer_jax import files, replay
+from seer_jax.run import checkpoint
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+ADD = jax.jit(replay.add, static_argnums=0)
+SAMPLE = jax.jit(replay.sample, static_argnums=0, static_argnames="batch_size")
+LIKE = {"x": jax.ShapeDtypeStruct((3,), np.float32)}
+
+
+def small_ring(times, dtype=jnp.bfloat16):
+    """A ring of 8 rows to which `times` rows were written; bfloat16 is unknown to NumPy's file format."""
+    spec = replay.RingSpec(num_steps=8, num_envs=1, stack=0, n_step=1, discount=0.9)
+    latents = jax.ShapeDtypeStruct((1, 2, 1, 3), dtype)
+    row = replay.row_shapes(latents, jax.ShapeDtypeStruct((1,), np.int32))
+    ring = replay.init(spec, row)
+    for t in range(times):
+        now = jax.tree.map(lambda x, t=t: jnp.full(x.shape, t, x.dtype), row)
+        ring = ADD(spec, ring, now.replace(first=jnp.array([t == 0]), last=jnp.array([False])))
+    return spec, row, ring
+
+
+def assert_rings_equal(spec, restored, ring):
+    """The rings hold the same rows, with the same priorities, and go on in the same way."""
+    jax.tree.map(np.testing.assert_array_equal, restored.index, ring.index)
+    size, oldest = replay.size(spec, ring), replay.oldest(spec, ring)
+    for rows, expected in zip(*(replay.read(spec, each, oldest, size) for each in (restored, ring)), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, rows, expected)
+    key = jax.random.PRNGKey(0)
+    batches = [SAMPLE(spec, each, key, batch_size=16) for each in (restored, ring)]
+    jax.tree.map(np.testing.assert_array_equal, *batches)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("times", [0, 5, 8, 19])
+def test_restored_ring_equals_the_saved_one(tmp_path, times, dtype):
+    """Empty, in part full, full, and overwritten twice."""
+    spec, row, ring = small_ring(times, dtype)
+    x = np.arange(3, dtype=np.float32)
+    saved = checkpoint.save(tmp_path, 1, progress={"env_steps": times}, trees={"x": x}, spec=spec, ring=ring)
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found == saved
+    trees, restored = found.restore(LIKE, spec, row)
+    np.testing.assert_array_equal(trees["x"], x)
+    assert_rings_equal(spec, restored, ring)
+    assert restored.rows.observation.dtype == dtype
+
+
+def test_rows_of_a_checkpoint_are_in_the_order_of_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_CHUNK_ROWS", 3)
+    spec, _, ring = small_ring(19)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, spec=spec, ring=ring)
+    chunks = [chunk["reward"].ravel().tolist() for chunk in files.ChunkStream(saved.directory)]
+    assert chunks == [[11, 12, 13], [14, 15, 16], [17, 18]]
+    assert json.loads((saved.directory / checkpoint.MANIFEST_FILE).read_text())["format"] == 2
+
+
+@pytest.mark.parametrize(("fixture", "times"), [("000001", 5), ("000002", 19)])
+def test_checkpoint_of_format_1_is_restored_from_slot_order(fixture, times):
+    """The fixtures hold `small_ring` before it is full and after it was overwritten; version 0.1.0 wrote them."""
+    directory = FIXTURES / "checkpoints_of_format_1" / fixture
+    saved = checkpoint._read(directory, state_only=False)
+    assert (saved.format, saved.progress) == (1, {"env_steps": times})
+    if times > 8:  # the rows are in another order than those of today's format
+        (chunk,) = files.ChunkStream(directory)
+        assert chunk["reward"].ravel().tolist() == [16, 17, 18, 11, 12, 13, 14, 15]
+    spec, row, ring = small_ring(times)
+    trees, restored = saved.restore(LIKE, spec, row)
+    np.testing.assert_array_equal(trees["x"], [0.0, 1.0, 2.0])
+    assert_rings_equal(spec, restored, ring)
+    assert restored.rows.observation.dtype == jnp.bfloat16
+
+
+def test_newest_of_two_formats_is_found():
+    assert checkpoint.newest(FIXTURES / "checkpoints_of_format_1", pytest.fail).directory.name == "000002"
+
+
+def test_manifest_in_which_a_number_changed_is_damaged(tmp_path):
+    spec, _, ring = small_ring(5)
+    for number in (1, 2):
+        saved = checkpoint.save(tmp_path, number, progress={"env_steps": 123}, trees={}, spec=spec, ring=ring)
+    manifest = saved.directory / checkpoint.MANIFEST_FILE
+    manifest.write_text(manifest.read_text().replace("123", "923"))
+    warned = []
+    assert checkpoint.newest(tmp_path, warned.append).directory == tmp_path / "000001"
+    assert "000002 holds a damaged manifest.json" in warned[0]
+
+
+def test_format_of_a_later_version_is_refused_by_its_number(tmp_path):
+    spec, _, ring = small_ring(5)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, spec=spec, ring=ring)
+    manifest = saved.directory / checkpoint.MANIFEST_FILE
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
+    warned = []
+    with pytest.raises(checkpoint.CheckpointError, match="can be read"):
+        checkpoint.newest(tmp_path, warned.append)
+    assert "has format 3, and this version reads 2 and earlier ones" in warned[0]
+
+
+def test_state_of_other_shapes_or_parts_is_refused(tmp_path):
+    spec, row, ring = small_ring(5)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={"x": np.zeros(3, np.float32)}, spec=spec, ring=ring)
+    trees, _ = saved.restore(LIKE, spec, row)
+    assert trees["x"].shape == (3,)
+    for like in ({"x": jax.ShapeDtypeStruct((4,), np.float32)}, {"y": jax.ShapeDtypeStruct((3,), np.float32)}):
+        with pytest.raises(files.DamagedFileError, match="saved state"):
+            saved.restore(like, spec, row)
+
+
+def test_rows_of_other_shapes_dtypes_or_number_are_refused(tmp_path):
+    spec, row, ring = small_ring(5)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, spec=spec, ring=ring)
+    wide, whole = (jax.ShapeDtypeStruct((1, 2, 1, size), dtype) for size, dtype in ((4, jnp.bfloat16), (3, np.float32)))
+    for observation in (wide, whole):
+        with pytest.raises(checkpoint.CheckpointError, match="the saved rows do not fit: observation is"):
+            saved.restore({}, spec, row.replace(observation=observation))
+    rows = saved.directory / "rows-00000.npz"
+    content = rows.read_bytes()
+    rows.unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="holds 0 times of rows, not the 5"):
+        saved.restore({}, spec, row)
+    for name in ("rows-00000.npz", "rows-00001.npz"):
+        (saved.directory / name).write_bytes(content)
+    with pytest.raises(checkpoint.CheckpointError, match="the saved rows do not fit"):
+        saved.restore({}, spec, row)
+
+
+def test_only_the_newest_two_checkpoints_are_kept_and_no_leftovers(tmp_path):
+    spec, _, ring = small_ring(5)
+    (tmp_path / "000009.partial").mkdir()
+    for number in (1, 2, 3):
+        checkpoint.save(tmp_path, number, progress={}, trees={}, spec=spec, ring=ring)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003"]
+
+
+def test_directory_without_checkpoints_has_none_and_no_state(tmp_path):
+    assert checkpoint.newest(tmp_path, pytest.fail) is None
+    with pytest.raises(checkpoint.CheckpointError, match="there is no checkpoint in"):
+        checkpoint.load_newest_state(tmp_path)
+
+
+def test_state_is_read_although_the_rows_are_damaged(tmp_path):
+    spec, _, ring = small_ring(5)
+    saved = checkpoint.save(tmp_path, 1, progress={"env_steps": 5}, trees={"x": np.ones(3)}, spec=spec, ring=ring)
+    (saved.directory / "rows-00000.npz").write_bytes(b"damaged")
+    trees, progress = checkpoint.load_newest_state(tmp_path)
+    np.testing.assert_array_equal(trees["x"], np.ones(3))
+    assert progress == {"env_steps": 5}
+    with pytest.raises(checkpoint.CheckpointError, match="can be read"):
+        checkpoint.newest(tmp_path, lambda message: None)
+
+
+def test_checksum_of_parameters_depends_on_values_names_shapes_and_dtypes():
+    params = {"a": np.arange(6, dtype=np.float32)}
+    others = [
+        {"a": np.arange(6, dtype=np.float32) + np.float32(1e-6)},
+        {"b": params["a"]},
+        {"a": params["a"].reshape(2, 3)},
+        {"a": params["a"].view(np.int32)},
+    ]
+    checksums = [checkpoint.params_sha256(each) for each in (params, *others)]
+    assert len(set(checksums)) == len(checksums)
+    assert checkpoint.params_sha256(jax.tree.map(jnp.asarray, params)) == checksums[0]

@@ -1,0 +1,60 @@
+"""Evaluation plays one whole episode in each environment."""
+
+import jax
+import numpy as np
+
+from seer_jax.agents import base
+from seer_jax.run import evaluation
+from tests.helpers.fake_env import FakeEnv
+
+
+def brightest_agent():
+    """Its latent is the newest pixel of the oldest and newest frame; it acts by the former."""
+    return base.Agent(
+        init=None,
+        view=lambda obs: obs,
+        augment=None,
+        encode=lambda params, views: views[:, None, -1, -1, :].astype(np.float32),
+        act=None,
+        act_eval=lambda params, latents, key: latents[:, 0, 0].astype(np.int32),
+        full=None,
+        frozen=None,
+        freeze=None,
+    )
+
+
+def test_each_environment_counts_one_episode_however_short():
+    env = FakeEnv([3, 11, 7], training=False)
+    frames, actions, step = [], [], env.step
+    env.step = lambda action: (actions.append(action), step(action))[1]
+    act = evaluation.make_act(brightest_agent())
+    played = evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2, frames=frames)
+    np.testing.assert_array_equal(played.lengths, [3, 11, 7])
+    np.testing.assert_array_equal(played.scores, [30, 110, 70])
+    assert len(frames) == 3  # of the first environment, until its episode ends
+    # Acting on the older of two frames: zeros before the first, then the frame before.
+    np.testing.assert_array_equal(np.stack(actions)[:3, 1], [0, 31, 38])
+
+
+def test_second_evaluation_starts_anew_and_compiles_nothing():
+    env = FakeEnv([5], training=False)
+    act = evaluation.make_act(brightest_agent())
+    for _ in range(2):
+        played = evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2)
+        assert played.lengths.tolist() == [5]
+    assert act._cache_size() == 1
+
+
+def test_each_step_of_an_evaluation_has_a_key_of_its_own():
+    drawn = []
+
+    def act_eval(params, latents, key):
+        jax.debug.callback(lambda k: drawn.append(k.tobytes()), key)
+        return latents[:, 0, 0].astype(np.int32)
+
+    act = evaluation.make_act(brightest_agent()._replace(act_eval=act_eval))
+    for seed in (0, 0, 1):
+        evaluation.play(act, {}, FakeEnv([4], training=False), jax.random.PRNGKey(seed), frame_stack=1)
+    jax.effects_barrier()
+    assert drawn[:4] == drawn[4:8]
+    assert len(set(drawn)) == 8
