@@ -21,7 +21,7 @@ from seer_jax.run.records import Record
 STEPS_TO_PLAY = 200
 
 
-def make_config():
+def make_config() -> ConfigDict:
     """Returns the preset `quick`, shorter."""
     config = rainbow_atari.get_config("quick")
     config.update_from_flattened_dict(

@@ -71,24 +71,31 @@ def check_python() -> Iterable[Finding]:
 
 
 def check_packages() -> Iterable[Finding]:
-    if not _REQUIREMENTS.exists():
-        yield Finding(YELLOW, "packages", "no requirements.txt beside the package to compare with", "use a checkout")
-        return
-    lines = [line for line in _REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
-    pinned = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate()]  # for this Python
-    pins = {pin.name: str(pin.specifier).removeprefix("==") for pin in pinned}
+    required = [r for r in _requirements() if r.marker is None or r.marker.evaluate({"extra": ""})]
     differ = 0
-    for name, pin in pins.items():
+    for requirement in required:
         try:
-            found = importlib.metadata.version(name)
+            found = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             found = "missing"
-        if found != pin:
+        if found == "missing" or not requirement.specifier.contains(found, prereleases=True):
             differ += 1
             level = RED if found == "missing" else YELLOW
-            yield Finding(level, name, f"{found}, pinned {pin}", f"pip install '{name}=={pin}'")
+            wanted = f"{requirement.name}{requirement.specifier}"
+            yield Finding(
+                level, requirement.name, f"{found}, tested with {requirement.specifier}", f"pip install '{wanted}'"
+            )
     if not differ:
-        yield Finding(GREEN, "packages", f"all {len(pins)} as pinned")
+        yield Finding(GREEN, "packages", f"all {len(required)} as tested")
+
+
+def _requirements() -> list[Requirement]:
+    """Returns the pins of a checkout, or the ranges of an installed package."""
+    if _REQUIREMENTS.exists():
+        lines = [line for line in _REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
+    else:
+        lines = importlib.metadata.requires("seer_jax") or []
+    return list(map(Requirement, lines))
 
 
 def check_devices() -> Iterable[Finding]:
