@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test test-avx2 check format bench clean
+.PHONY: train test test-numeric check format bench clean
 
 train: .venv/train.stamp
 	$(BIN)/python -m seer_jax.train --config=configs/rainbow_atari.py:quick
@@ -13,9 +13,10 @@ train: .venv/train.stamp
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# Results must hold on CPUs without the newest instructions, too.
-test-avx2: .venv/dev.stamp
+# Results must hold on CPUs without the newest instructions, and with the optimizations that users get.
+test-numeric: .venv/dev.stamp
 	XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_max_isa=AVX2" $(BIN)/python -m pytest -n auto --dist loadfile -m numeric
+	SEER_JAX_TEST_AS_USERS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m numeric
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .
