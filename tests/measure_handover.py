@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from dm_env import specs
 
 from configs import rainbow_atari
-from seer_jax import replay
-from seer_jax.agents import rainbow
+from seer_jax.run.assembly import assemble
+from seer_jax.run.resolve import resolve
 from seer_jax.seer import handover
 
 _PAGE = 4096
@@ -26,28 +26,29 @@ def resident():
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 
-def image_ring(rows):
-    frame, action = jax.ShapeDtypeStruct((1, 84, 84, 1), jnp.uint8), jax.ShapeDtypeStruct((1,), jnp.int32)
-    spec = replay.RingSpec(num_steps=rows, num_envs=1, stack=4, n_step=20, discount=0.99)
-    ring = replay.init(spec, replay.row_shapes(frame, action)).replace(written=jnp.int32(rows))
-    return spec, jax.block_until_ready(ring)
+def with_rows(phase, rows):
+    return dataclasses.replace(phase, ring_spec=dataclasses.replace(phase.ring_spec, num_steps=rows))
+
+
+def image_ring(phase):
+    """Returns a ring of zeros that counts as full."""
+    ring = phase.init_ring()
+    index = ring.index.replace(written=jnp.int32(phase.ring_spec.num_steps))
+    return jax.block_until_ready(ring.replace(index=index))
 
 
 def main(rows, latent_dtype="float32"):
     config = rainbow_atari.get_config()
-    config.seer.freeze_through = "conv2"
-    agent = rainbow.make_agent(config, specs.DiscreteArray(18))
-    state = jax.jit(agent.init)(jax.random.PRNGKey(0))
+    config.replay.latent_dtype = latent_dtype
+    assembly = assemble(resolve(config), specs.DiscreteArray(18))
+    state = jax.jit(assembly.agent.init)(jax.random.PRNGKey(0))
 
-    def freeze(spec, ring, directory):
-        stack, actions = jax.ShapeDtypeStruct((1, 84, 84, 4), jnp.uint8), jax.ShapeDtypeStruct((1,), jnp.int32)
+    def freeze(rows, ring, directory):
         _, latents = handover.freeze(
-            agent,
+            with_rows(assembly.full, rows),
+            with_rows(assembly.frozen, rows),
             state,
-            spec,
             ring,
-            latent_spec=dataclasses.replace(spec, stack=0),
-            latent_rows=handover.latent_rows(agent, state.params, stack, actions, latent_dtype),
             snapshot_dir=directory,
             key=jax.random.PRNGKey(0),
         )
@@ -55,7 +56,7 @@ def main(rows, latent_dtype="float32"):
 
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
-        freeze(*image_ring(600), directory / "warm-up")
+        freeze(600, image_ring(with_rows(assembly.full, 600)), directory / "warm-up")
         base, peaks, stop = resident(), [0], threading.Event()
 
         def watch():
@@ -64,9 +65,9 @@ def main(rows, latent_dtype="float32"):
 
         thread = threading.Thread(target=watch)
         thread.start()
-        spec, images = image_ring(rows)
+        images = image_ring(with_rows(assembly.full, rows))
         image_bytes = images.num_bytes
-        latents = freeze(spec, images, directory / "real")
+        latents = freeze(rows, images, directory / "real")
         stop.set()
         thread.join()
     larger = max(image_bytes, latents.num_bytes)
