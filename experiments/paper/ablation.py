@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,8 +54,8 @@ def of_curl(scale: str, field: str, values: Values, arm: str) -> list[Run]:
 
 def _variants(make: Callable[..., Run], base: Run, field: str, values: Sequence[Any], arm: str) -> list[Run]:
     """Returns a run for each value; for the value that `base` has, `base` itself, so that it is not trained twice."""
-    *path, leaf = field.split(".")
-    value_of_base = functools.reduce(getattr, path, dataclasses.replace(base, budget=None).load())[leaf]
+    leaf = field.rpartition(".")[2]
+    value_of_base = operator.attrgetter(field)(dataclasses.replace(base, budget=None).load())
     return [
         dataclasses.replace(base, arm=arm.format(value))
         if value == value_of_base

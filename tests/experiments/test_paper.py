@@ -3,9 +3,9 @@
 import dataclasses
 
 import pytest
-from ml_collections import ConfigDict
 
 from experiments.run import EXPERIMENTS
+from seer_jax.config import RunConfig
 
 RUNS = {name: experiment.runs("paper") for name, experiment in EXPERIMENTS.items()}
 
@@ -14,7 +14,7 @@ def tasks(name: str) -> set[str]:
     return {run.overrides["env.task"] for run in RUNS[name]}
 
 
-def first_seed_configs(name: str, task: str | None = None) -> dict[str, ConfigDict]:
+def first_seed_configs(name: str, task: str | None = None) -> dict[str, RunConfig]:
     """Returns resolved configurations of an experiment's runs with seed 0, by name without the seed."""
     runs = [run for run in RUNS[name] if run.overrides["seed"] == 0 and task in (None, run.overrides["env.task"])]
     return {run.name.removesuffix("-s0"): dataclasses.replace(run, budget=None).load() for run in runs}

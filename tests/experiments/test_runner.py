@@ -15,9 +15,9 @@ from experiments.runner import local_backend, pool
 from experiments.runner.process import Outcome
 from experiments.runner.spec import Run
 from seer_jax import train
-from seer_jax.run import resolve as config_lib
+from seer_jax.fields import ConfigError
 from tests.helpers.record_factories import write_run_dir
-from tests.runs import tiny_config
+from tests.helpers.runs import tiny_config
 
 SLEEP_SECONDS = 0.7
 # Prints when the process began and ended, and its cores.
@@ -107,7 +107,7 @@ def test_finished_run_is_not_trained_again(tmp_path):
 def test_finished_run_of_another_configuration_is_refused(tmp_path):
     run = FakeRun("a")
     write_run_dir(tmp_path / "runs" / "a", [{"kind": "end"}], run.load().to_dict() | {"seed": 9})
-    with pytest.raises(config_lib.ConfigError, match=r"another configuration \(seed=9 there and 0 here"):
+    with pytest.raises(ConfigError, match=r"another configuration \(seed=9 there and 0 here"):
         pool.train_all([run], tmp_path)
 
 

@@ -8,9 +8,9 @@ from dm_env import specs
 
 from experiments.studies import durability, encoder_analysis, open_loop
 from seer_jax import train
-from tests import fake_env
+from tests.helpers import fake_env
 from tests.helpers.record_factories import make_line, write_run_dir
-from tests.runs import tiny_config
+from tests.helpers.runs import tiny_config
 
 
 def test_open_loop_policies_of_discrete_actions_are_random_and_constant():
