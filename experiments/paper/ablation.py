@@ -55,10 +55,16 @@ def of_curl(scale: str, field: str, values: Values, arm: str) -> list[Run]:
 def _variants(make: Callable[..., Run], base: Run, field: str, values: Sequence[Any], arm: str) -> list[Run]:
     """Returns a run for each value; for the value that `base` has, `base` itself, so that it is not trained twice."""
     leaf = field.rpartition(".")[2]
-    value_of_base = operator.attrgetter(field)(dataclasses.replace(base, budget=None).load())
+    value_of_base = _field_value(base.config, tuple(sorted((base.overrides | {"seed": 0}).items())), field)
     return [
         dataclasses.replace(base, arm=arm.format(value))
         if value == value_of_base
         else make(name=f"{leaf}-{value}", arm=arm.format(value), **{field.replace(".", "__"): value})
         for value in values
     ]
+
+
+@functools.cache  # the same for all seeds
+def _field_value(config_file: str, overrides: tuple[tuple[str, Any], ...], field: str) -> Any:
+    """Returns the value of a field, by dotted name, in a resolved configuration."""
+    return operator.attrgetter(field)(Run("", "", config_file, dict(overrides)).load())

@@ -4,11 +4,11 @@ from experiments.paper import curl
 from experiments.runner.spec import Experiment, Run
 
 _SOURCE = {"smoke": "cartpole-swingup", "cpu": "cartpole-swingup", "paper": "walker-stand"}
-# The paper's "60K environment interactions" are taken to be agent steps.
-_SOURCE_STEPS = {
-    "smoke": {},
-    "cpu": {"total_steps": 6000},
-    "paper": {"total_steps": 60_000, "replay__capacity": 60_000},
+# The paper's "60K environment interactions" are taken to be agent steps. At the scale smoke it is a run of figure 2.
+_SOURCE_SETTINGS = {
+    "smoke": {"name": "curl"},
+    "cpu": {"name": "source", "total_steps": 6000},
+    "paper": {"name": "source", "total_steps": 60_000, "replay__capacity": 60_000},
 }
 _TASKS = {"smoke": ("cartpole-balance",), "cpu": ("cartpole-balance",), "paper": ("walker-walk", "hopper-hop")}
 
@@ -17,9 +17,7 @@ def runs(scale: str) -> list[Run]:
     """Returns the runs of a scale."""
     found, task = [], _SOURCE[scale]
     for seed in curl.FEW_SEEDS[scale]:
-        source = curl.make_run(
-            scale, task, seed, name="source", arm="CURL, the source", preset="baseline", **_SOURCE_STEPS[scale]
-        )
+        source = curl.make_run(scale, task, seed, arm="CURL, the source", preset="baseline", **_SOURCE_SETTINGS[scale])
         transfer = {"name": f"from-{task}", "arm": f"CURL + SEER from {task}", "seer__freeze_step": 0}
         found.append(source)
         for target in _TASKS[scale]:

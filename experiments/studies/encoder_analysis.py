@@ -60,7 +60,7 @@ def make_sections(directory: pathlib.Path, *, num_observations: int) -> list[Sec
     newest = copies[max(copies)]
     rollout = collect_rollout(directory, newest, num_observations)
     task = resolve.resolve(run_dir.read_config(directory)).env.task
-    untrained = similarities({0: newest, 1: _untrained_params(directory)}, layers, rollout)
+    untrained = similarities({0: newest, 1: untrained_params(directory)}, layers, rollout)
     baselines = ", ".join(f"{name} {value:.2f}" for name, [(_, value)] in untrained.items())
     return [
         Section(
@@ -84,6 +84,13 @@ def load_params(directory: pathlib.Path) -> dict[int, base.Params]:
     """Returns the copies of the parameters that a run wrote, by agent step, oldest first."""
     copies = sorted((directory / loop.PARAMS_DIRECTORY).iterdir())
     return {int(copy.name): files.load_tree(copy)["params"] for copy in copies}
+
+
+def untrained_params(directory: pathlib.Path) -> base.Params:
+    """Returns the initial parameters of a run's agent for another random seed."""
+    config, action_spec = _config_and_action_spec(directory)
+    agent = AGENTS[config.agent.name].make_agent(config, action_spec)
+    return jax.jit(agent.init)(jax.random.PRNGKey(config.seed + 1)).params
 
 
 def make_layers(directory: pathlib.Path) -> activations.ActivationsFn:
@@ -189,13 +196,6 @@ def _config_and_action_spec(directory: pathlib.Path) -> tuple[RunConfig, specs.A
     env = registry.make_env(config, training=False)
     env.close()
     return config, env.action_spec
-
-
-def _untrained_params(directory: pathlib.Path) -> base.Params:
-    """Returns the initial parameters of a run's agent for another random seed."""
-    config, action_spec = _config_and_action_spec(directory)
-    agent = AGENTS[config.agent.name].make_agent(config, action_spec)
-    return jax.jit(agent.init)(jax.random.PRNGKey(config.seed + 1)).params
 
 
 def _outputs(layers: activations.ActivationsFn, params: base.Params, rollout: Rollout) -> dict[str, np.ndarray]:

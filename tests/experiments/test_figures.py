@@ -4,7 +4,7 @@ import pytest
 
 from experiments import run
 from experiments.report import records
-from experiments.runner import local_backend
+from experiments.runner import local_backend, pool
 from experiments.runner.process import Outcome
 from seer_jax import envs, train
 
@@ -17,19 +17,23 @@ def out(tmp_path_factory):
     return tmp_path_factory.mktemp("experiments")
 
 
-@pytest.fixture(scope="module")
-def fig3(out):
-    """The page of figure 3, whose runs are trained in processes."""
-    assert run.main(["run", "fig3", "--scale=smoke", f"--out={out}"]) == 0
-    return out / "fig3.html"
-
-
 def train_in_this_process(runs, out, workers):
-    """Replaces `local_backend.train`, whose processes would each import and compile everything again."""
+    """Replaces `local_backend.train`, whose processes would each import and trace everything again."""
     del workers
     for each in runs:
         train.run(each.load(out / "runs"), out / "runs" / each.name, resume=True)
     return {each.name: Outcome(0) for each in runs}
+
+
+@pytest.fixture(scope="module")
+def fig3(out):
+    """The page of figure 3, with the first of its runs trained in a process."""
+    baseline, _ = run.EXPERIMENTS["fig3"].runs("smoke")
+    assert pool.train_all([baseline], out) == {baseline.name: Outcome(0)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_backend, "train", train_in_this_process)
+        assert run.main(["run", "fig3", "--scale=smoke", f"--out={out}"]) == 0
+    return out / "fig3.html"
 
 
 @pytest.mark.parametrize("name", sorted(run.EXPERIMENTS))
@@ -46,7 +50,7 @@ def test_experiment_at_scale_smoke_writes_page_figures_and_records(name, fig3, o
     assert all(f"<td>{each.name}</td>" in page for each in runs)
     assert len(page) < 8e6
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert bool(list(out.glob(f"{name}-*.png"))) == (name == "fig8")
+    assert len(list(out.glob(f"{name}-*.png"))) == (4 * len(runs) if name == "fig8" else 0)  # 3 maps, 1 similarity
     assert (out / f"{name}.csv").read_text().count("\n") == 1 + sum(len(each.of_kind("eval")) for each in kept)
 
 
@@ -54,7 +58,7 @@ def test_page_of_finished_runs_is_written_again_without_training(fig3, out, monk
     monkeypatch.setattr(local_backend, "train", pytest.fail)
     fig3.unlink()
     assert run.main(["run", "fig3", "--scale=smoke", f"--out={out}"]) == 0
-    assert fig3.read_text().count("python -m seer_jax.train --config=configs/rainbow_atari.py") == 2
+    assert "python -m seer_jax.train --config=configs/rainbow_atari.py" in fig3.read_text()
 
 
 def test_directory_with_runs_of_another_scale_is_refused(fig3, out, capsys):

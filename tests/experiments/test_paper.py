@@ -1,23 +1,36 @@
 """The runs of the figures and tables of the paper."""
 
 import dataclasses
+import functools
 
 import pytest
 
 from experiments.run import EXPERIMENTS
+from experiments.runner.spec import Run
 from seer_jax.config import RunConfig
 
-RUNS = {name: experiment.runs("paper") for name, experiment in EXPERIMENTS.items()}
+
+@functools.cache
+def paper_runs() -> dict[str, list[Run]]:
+    return {name: experiment.runs("paper") for name, experiment in EXPERIMENTS.items()}
+
+
+@functools.cache
+def load(name: str) -> RunConfig:
+    """Returns the resolved configuration of the run of this name; a budget, which takes long to convert, is ignored."""
+    run = next(run for runs in paper_runs().values() for run in runs if run.name == name)
+    return dataclasses.replace(run, budget=None).load()
 
 
 def tasks(name: str) -> set[str]:
-    return {run.overrides["env.task"] for run in RUNS[name]}
+    return {run.overrides["env.task"] for run in paper_runs()[name]}
 
 
 def first_seed_configs(name: str, task: str | None = None) -> dict[str, RunConfig]:
     """Returns resolved configurations of an experiment's runs with seed 0, by name without the seed."""
-    runs = [run for run in RUNS[name] if run.overrides["seed"] == 0 and task in (None, run.overrides["env.task"])]
-    return {run.name.removesuffix("-s0"): dataclasses.replace(run, budget=None).load() for run in runs}
+    runs = [run for run in paper_runs()[name] if run.overrides["seed"] == 0]
+    names = [run.name for run in runs if task in (None, run.overrides["env.task"])]
+    return {name.removesuffix("-s0"): load(name) for name in names}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "paper"])
@@ -30,14 +43,17 @@ def test_runs_of_one_name_are_equal(scale):
 
 
 def test_configurations_of_all_arms_are_valid():
-    runs = {run.arm: run for runs in RUNS.values() for run in runs}
-    for run in runs.values():
-        dataclasses.replace(run, budget=None).load()
+    name_by_arm = {}
+    for runs in paper_runs().values():
+        for run in runs:
+            name_by_arm.setdefault(run.arm, run.name)
+    for name in name_by_arm.values():
+        load(name)  # raises otherwise
 
 
 def test_only_runs_at_equal_flops_have_a_budget():
-    assert {run.budget for run in RUNS["fig3"]} == {45e12}
-    assert {run.budget for name in ("fig2", "fig4", "fig6", "fig7") for run in RUNS[name]} == {None}
+    assert {run.budget for run in paper_runs()["fig3"]} == {45e12}
+    assert {run.budget for name in ("fig2", "fig4", "fig6", "fig7") for run in paper_runs()[name]} == {None}
 
 
 def test_figures_of_rainbow_have_the_paper_s_settings():
@@ -53,7 +69,7 @@ def test_figures_of_rainbow_have_the_paper_s_settings():
 def test_figures_of_curl_have_the_paper_s_settings():
     assert tasks("fig2") == {"cartpole-swingup", "finger-spin", "reacher-easy", "walker-walk"}
     assert {c.env.image_size for c in first_seed_configs("fig2", "cartpole-swingup").values()} == {100}
-    assert len({run.overrides["seed"] for run in RUNS["fig2"]}) == 5
+    assert len({run.overrides["seed"] for run in paper_runs()["fig2"]}) == 5
     assert {c.encoder.name for c in first_seed_configs("fig6", "cartpole-swingup").values()} == {"impala"}
     transfer = first_seed_configs("fig7")
     assert transfer["walker-stand-source"].total_steps == 60_000
