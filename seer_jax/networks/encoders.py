@@ -4,6 +4,7 @@ A stage is any object with `init(key, x) -> params` and `apply(params, x) -> y`,
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -149,12 +150,17 @@ class Encoder:
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of one output for one input of `(H, W, C)`, which contains 0 if the image is too small."""
-        x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+        return _output_shape(self, input_shape)
 
-        def output(key, x):
-            return self.apply(self.init(key, x), x)
 
-        return jax.eval_shape(output, jax.random.PRNGKey(0), x).shape[1:]
+@functools.cache  # tracing an encoder takes a while, and equal encoders are asked again and again
+def _output_shape(encoder: Encoder, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+
+    def output(key: jax.Array, x: jax.Array) -> jax.Array:
+        return encoder.apply(encoder.init(key, x), x)
+
+    return jax.eval_shape(output, jax.random.PRNGKey(0), x).shape[1:]
 
 
 def _convolutions(*stages: tuple[int, int, int]) -> Callable[[Init], tuple[Stage, ...]]:
