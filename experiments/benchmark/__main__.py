@@ -18,15 +18,15 @@ import jax
 import rich.console
 import rich.table
 from absl import flags
-from ml_collections import ConfigDict
 
 from experiments.benchmark import agreement
 from experiments.benchmark.cases import cases
-from experiments.benchmark.jax_side import PHASES, Environments, JaxSide
+from experiments.benchmark.jax_side import Environments, JaxSide
 from experiments.benchmark.measure import measure
 from experiments.benchmark.naive import measure_naive
 from experiments.benchmark.torch_side import TorchSide
 from seer_jax import cli, replay
+from seer_jax.config import RunConfig
 from seer_jax.seer import phases
 
 _NAIVE_CASES = ("rainbow", "curl")  # with IMPALA, gradients of convolutions inside a loop take minutes each
@@ -59,7 +59,7 @@ def _benchmark(*, quick: bool, json_file: str | None) -> None:
         pathlib.Path(json_file).write_text(json.dumps(results, indent=2) + "\n")
 
 
-def _benchmark_case(config: ConfigDict, *, quick: bool) -> dict[str, dict]:
+def _benchmark_case(config: RunConfig, *, quick: bool) -> dict[str, dict]:
     turns, seconds = (3, 1.0) if quick else (5, 3.0)
     envs = Environments(config)
     jax_side = JaxSide(config, envs)
@@ -71,28 +71,26 @@ def _benchmark_case(config: ConfigDict, *, quick: bool) -> dict[str, dict]:
 
 def _check_agreement(side: JaxSide) -> None:
     """Ends the program unless twin and agent agree on losses and gradients in both phases."""
-    for phase in PHASES:
-        state = jax.jit(side.parts.agent.init)(jax.random.PRNGKey(2))
-        state = state if phase == phases.FULL else side.parts.agent.freeze(state)
+    for name, phase in side.phases.items():
+        state = phase.init_state(jax.random.PRNGKey(2))
         batch = replay.sample(
-            side.parts.spec(phase),
-            side.rings[phase],
+            phase.ring_spec,
+            side.rings[name],
             jax.random.PRNGKey(3),
             batch_size=_CHECKED_TRANSITIONS,
             importance_exponent=1.0,
         )
-        on_latents = phase == phases.FROZEN
-        found = agreement.differences(side.config, side.parts.agent, state, batch, on_latents=on_latents)
+        found = agreement.differences(side.config, phase, state, batch)
         if max(found.values()) > _TOLERANCE:
-            sys.exit(f"benchmark: twin and agent differ in the {phase} phase, relative to the largest entry: {found}")
-        print(f"  {phase}: twin and agent agree within {max(found.values()):.0e}", flush=True)
+            sys.exit(f"benchmark: twin and agent differ in the {name} phase, relative to the largest entry: {found}")
+        print(f"  {name}: twin and agent agree within {max(found.values()):.0e}", flush=True)
 
 
 def _summary(times: dict[str, dict[str, list[float]]], gflops: float, side: JaxSide) -> dict[str, dict]:
     """Returns the medians over turns of one case, as they are written to the JSON file."""
     result = {name: _medians(by_side["ours"], by_side["twin"]) for name, by_side in times.items()}
     for phase, update in ((phases.FULL, "full_update"), (phases.FROZEN, "latent_update")):
-        cost = side.programs[phase].learn_costs["update"] * (1 / side.parts.updates_per_learn)
+        cost = side.programs[phase].learn_costs["update"] * (1 / side.phases[phase].updates_per_learn)
         result[update]["mflop"] = cost.flops / 1e6
         result[update]["fraction_of_peak"] = cost.flops / result[update]["ms"] / 1e6 / gflops
         result[f"end_to_end_{phase}"]["steps_per_second"] = 1e3 / result[f"end_to_end_{phase}"]["ms"]

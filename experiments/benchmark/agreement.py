@@ -1,7 +1,8 @@
 """Checks that an agent and its PyTorch twin compute the same losses and gradients.
 
 Both get the same weights, batch and noise. The agent's gradients are read from Adam's first moments after one update,
-which are `1 - b1` = 0.1 of the gradients.
+which are `1 - b1` = 0.1 of the gradients. An update of CURL steps the actor after the critic; for the actor alone the
+loss is differentiated here, before any step.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,15 +12,16 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from ml_collections import ConfigDict
+import torch  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmark.torch_curl import Curl
 from experiments.benchmark.torch_rainbow import Rainbow
-from experiments.benchmark.torch_twin import boundary_shape
 from seer_jax import replay
-from seer_jax.agents import base
+from seer_jax.agents import base, curl
+from seer_jax.config import RunConfig
 from seer_jax.networks import heads
+from seer_jax.seer import phases
+from seer_jax.seer.phases import Phase
 
 _FIRST_MOMENT = 0.1
 
@@ -27,20 +29,17 @@ Arrays = Iterable[Any]  # of JAX, NumPy or PyTorch
 Pairs = dict[str, tuple[Arrays, Arrays]]  # the agent's and the twin's losses or gradients, by name
 
 
-def differences(
-    config: ConfigDict, agent: base.Agent, state: base.TrainState, batch: replay.Batch, *, on_latents: bool
-) -> dict[str, float]:
+def differences(config: RunConfig, phase: Phase, state: base.TrainState, batch: replay.Batch) -> dict[str, float]:
     """Returns the largest absolute differences of losses and gradients, relative to the agent's largest entry.
 
     Args:
-      config: a resolved configuration.
-      agent: of this package.
+      config: the configuration.
+      phase: in which both learn.
       state: of the agent, before any update.
       batch: that both learn from.
-      on_latents: whether the batch holds latents.
     """
     compare = {"rainbow": _compare_rainbow, "curl_sac": _compare_curl}[config.agent.name]
-    pairs = compare(config, agent, state, batch, on_latents=on_latents)
+    pairs = compare(config, phase, state, batch)
     return {name: _difference(agents, twins) for name, (agents, twins) in pairs.items()}
 
 
@@ -50,25 +49,22 @@ def _difference(agents: Arrays, twins: Arrays) -> float:
     return float(max(np.abs(x - y).max() for x, y in zip(agents, twins, strict=True)) / scale)
 
 
-def _compare_rainbow(
-    config: ConfigDict, agent: base.Agent, state: base.TrainState, batch: replay.Batch, *, on_latents: bool
-) -> Pairs:
-    (update,) = agent.latent_updates if on_latents else agent.updates
+def _compare_rainbow(config: RunConfig, phase: Phase, state: base.TrainState, batch: replay.Batch) -> Pairs:
+    (update,), frozen = phase.learner.updates, phase.name == phases.FROZEN
     new_state, losses, _ = jax.jit(update)(state, batch)
-    boundary = boundary_shape(config)
-    twin = Rainbow(config, jax.device_get(state.params), boundary, on_latents=on_latents)
+    twin = Rainbow(config, jax.device_get(state.params), frozen=frozen)
     _, key = base.update_keys(state)
     noise = jnp.stack([heads.draw_noise(k, (sum(twin.net.noise_sizes),)) for k in jax.random.split(key, 3)])
     inputs = _to_torch(vars(batch))
-    if on_latents:
+    if frozen:
         inputs |= {"obs": inputs["obs"][:, 0], "next_obs": inputs["next_obs"][:, 0]}
     else:
         inputs |= {name: _channels_first(inputs[name]) for name in ("obs", "next_obs")}
     loss, twin_losses = twin.loss(inputs, torch.tensor(np.array(noise)))
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(twin.trained, config.agent.max_grad_norm)
+    torch.nn.utils.clip_grad_norm_(twin.trained, twin.agent.max_grad_norm)
     # A network whose weights are the agent's gradients.
-    gradients = Rainbow(config, _gradients(state, new_state.opt_state), boundary, on_latents=on_latents).net
+    gradients = Rainbow(config, _gradients(state, new_state.opt_state), frozen=frozen).net
     trained = {name for name, p in twin.net.named_parameters() if p.requires_grad}
     return {
         "losses": ([losses], [twin_losses.detach()]),
@@ -79,48 +75,44 @@ def _compare_rainbow(
     }
 
 
-def _compare_curl(
-    config: ConfigDict, agent: base.Agent, state: base.TrainState, batch: replay.Batch, *, on_latents: bool
-) -> Pairs:
-    update: Any = (agent.latent_updates if on_latents else agent.updates)[0]
+def _compare_curl(config: RunConfig, phase: Phase, state: base.TrainState, batch: replay.Batch) -> Pairs:
+    update: Any = phase.learner.updates[0]
+    frozen = phase.name == phases.FROZEN
     _, key = base.update_keys(state)
     k_views, k_target, k_actor = jax.random.split(key, 3)
     new_state, _, info = jax.jit(update)(state, batch)
-    views = update._see(k_views, batch)
-    features = update._features(state.params, views.obs)
-    next_policy = update._policy(state.params, update._features(state.params, views.next_obs))
-    next_noise, actor_noise = (
-        _policy_noise(next_policy, k_target),
-        _policy_noise(update._policy(state.params, features), k_actor),
-    )
-    actor_state, actor_info = jax.jit(update._update_actor)(state, features, k_actor)
+    views = update._augment(k_views, batch)
+    features, next_features = (update._features(state.params, x) for x in (views.obs, views.next_obs))
+    next_noise = _policy_noise(update._policy(state.params, next_features), k_target)
+    actor_noise = _policy_noise(update._policy(state.params, features), k_actor)
+    actor_parts = {part: state.params[part] for part in curl._ACTOR_PARTS if part in state.opt_state}
+    actor_loss_and_grad = jax.jit(jax.value_and_grad(update._actor_loss, has_aux=True))
+    (agents_actor_loss, _), actor_grads = actor_loss_and_grad(actor_parts, state.params, features, k_actor)
 
-    boundary = boundary_shape(config)
-    twin = Curl(config, jax.device_get(state.params), boundary, on_latents=on_latents)
+    twin = Curl(config, jax.device_get(state.params), frozen=frozen)
     inputs = _to_torch(vars(batch)) | _to_torch(views._asdict())
-    if not on_latents:
+    if not frozen:
         inputs |= {name: _channels_first(inputs[name]) for name in ("obs", "next_obs", "positive")}
     q_loss, contrast = twin.critic_losses(inputs, next_noise)
     actor_loss, _ = twin.actor_losses(inputs, actor_noise)
 
     # Networks whose weights are the agent's gradients.
-    critic = Curl(config, _gradients(state, new_state.opt_state), boundary, on_latents=on_latents)
-    actor = Curl(config, _gradients(state, actor_state.opt_state), boundary, on_latents=on_latents)
+    critic = Curl(config, _gradients(state, new_state.opt_state), frozen=frozen)
+    actor = Curl(config, _zeros(state) | actor_grads, frozen=frozen)
     pairs = {
         "q_loss": ([info["critic_loss"]], [q_loss.detach()]),
         "q_gradients": (
             _detached(critic.critic_parameters),
             torch.autograd.grad(q_loss, twin.critic_parameters, retain_graph=True),
         ),
-        "actor_loss": ([actor_info["actor_loss"]], [actor_loss.detach()]),
+        "actor_loss": ([agents_actor_loss], [actor_loss.detach()]),
         "actor_gradients": (
             _detached(actor.actor_parameters),
             torch.autograd.grad(actor_loss, twin.actor_parameters),
         ),
     }
     if contrast is not None:
-        moments = dict(new_state.opt_state["contrast"][0].mu.items())
-        contrastive = Curl(config, _scaled_to_gradients(state, moments), boundary, on_latents=False)
+        contrastive = Curl(config, _scaled_to_gradients(state, new_state.opt_state["contrast"][0].mu), frozen=False)
         pairs |= {
             "contrast_loss": ([info["contrast_loss"]], [contrast.detach()]),
             "contrast_gradients": (
@@ -147,8 +139,12 @@ def _gradients(state: base.TrainState, opt_state: base.Params) -> base.Params:
 
 
 def _scaled_to_gradients(state: base.TrainState, moments: base.Params) -> base.Params:
-    zeros = jax.tree.map(np.zeros_like, jax.device_get(state.params))
-    return zeros | jax.tree.map(lambda x: np.asarray(x) / _FIRST_MOMENT, moments)
+    return _zeros(state) | jax.tree.map(lambda x: np.asarray(x) / _FIRST_MOMENT, moments)
+
+
+def _zeros(state: base.TrainState) -> base.Params:
+    """Returns zeros in the shapes of all parameters."""
+    return jax.tree.map(np.zeros_like, jax.device_get(state.params))
 
 
 def _policy_noise(policy: distrax.Transformed, key: jax.Array) -> torch.Tensor:

@@ -14,13 +14,14 @@ import threading
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from dm_env import specs
 
 from configs import rainbow_atari
 from seer_jax import replay
-from seer_jax.agents import base, rainbow
+from seer_jax.run import assembly, resolve
 from seer_jax.seer import handover
+from seer_jax.seer.phases import Phase
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _WARM_UP_ROWS = 600
@@ -34,56 +35,36 @@ def measure(rows: int, latent_dtype: str = "float32") -> dict[str, int]:
       rows: frames in the ring.
       latent_dtype: in which latents are stored.
     """
-    agent, state = _make_agent()
+    config = rainbow_atari.get_config()
+    config.replay.latent_dtype = latent_dtype
+    parts = assembly.assemble(resolve.resolve(config), specs.DiscreteArray(18))
+    warm_up, measured = (
+        [_with_rows(phase, count) for phase in (parts.full, parts.frozen)] for count in (_WARM_UP_ROWS, rows)
+    )
     with tempfile.TemporaryDirectory() as directory:
-        _hand_over(agent, state, *_image_ring(_WARM_UP_ROWS), pathlib.Path(directory) / "warm-up", latent_dtype)
+        _hand_over(*warm_up, pathlib.Path(directory) / "warm-up")
         base_bytes = _resident_bytes()
         with _sampled_memory() as samples:
-            spec, images = _image_ring(rows)
-            image_bytes = images.num_bytes
-            latents = _hand_over(agent, state, spec, images, pathlib.Path(directory) / "measured", latent_dtype)
+            _hand_over(*measured, pathlib.Path(directory) / "measured")
     return {
         "base": base_bytes,
         "peak_above_base": max(samples) - base_bytes,
-        "larger_ring": max(image_bytes, latents.num_bytes),
+        "larger_ring": max(phase.ring.num_bytes for phase in measured),
     }
 
 
-def _make_agent() -> tuple[base.Agent, base.TrainState]:
-    config = rainbow_atari.get_config()
-    config.seer.freeze_through = "conv2"
-    agent = rainbow.make_agent(config, specs.DiscreteArray(18))
-    return agent, jax.jit(agent.init)(jax.random.PRNGKey(0))
+def _with_rows(phase: Phase, rows: int) -> Phase:
+    """Returns a phase with a ring of so many rows."""
+    return dataclasses.replace(phase, ring_spec=dataclasses.replace(phase.ring_spec, num_steps=rows))
 
 
-def _image_ring(rows: int) -> tuple[replay.RingSpec, replay.Ring]:
-    frame, action = jax.ShapeDtypeStruct((1, 84, 84, 1), jnp.uint8), jax.ShapeDtypeStruct((1,), jnp.int32)
-    spec = replay.RingSpec(num_steps=rows, num_envs=1, stack=4, n_step=20, discount=0.99)
-    ring = replay.init(spec, replay.row_shapes(frame, action)).replace(written=jnp.int32(rows))
-    return spec, jax.block_until_ready(ring)
-
-
-def _hand_over(
-    agent: base.Agent,
-    state: base.TrainState,
-    spec: replay.RingSpec,
-    ring: replay.Ring,
-    snapshot_dir: pathlib.Path,
-    latent_dtype: str,
-) -> replay.Ring:
-    """Returns the ring of latents."""
-    stack, actions = jax.ShapeDtypeStruct((1, 84, 84, 4), jnp.uint8), jax.ShapeDtypeStruct((1,), jnp.int32)
-    _, latents = handover.freeze(
-        agent,
-        state,
-        spec,
-        ring,
-        latent_spec=dataclasses.replace(spec, stack=0),
-        latent_rows=handover.latent_rows(agent, state.params, stack, actions, latent_dtype),
-        snapshot_dir=snapshot_dir,
-        key=jax.random.PRNGKey(0),
-    )
-    return jax.block_until_ready(latents)
+def _hand_over(full: Phase, frozen: Phase, snapshot_dir: pathlib.Path) -> None:
+    """Freezes an untrained agent whose ring is full of black frames."""
+    spec, ring = full.ring_spec, full.init_ring()
+    ring = replay.restore(spec, ring, ring.index, np.zeros((spec.num_steps, spec.num_envs), np.float32))
+    state = full.init_state(jax.random.PRNGKey(0))
+    _, latents = handover.freeze(full, frozen, state, ring, snapshot_dir=snapshot_dir, key=jax.random.PRNGKey(0))
+    jax.block_until_ready(latents)
 
 
 def _resident_bytes() -> int:

@@ -6,13 +6,12 @@ import tempfile
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from experiments.benchmark.noise import noisy_ring
 from experiments.benchmark.timing import time_each, time_many
 from seer_jax.agents import base
+from seer_jax.config import RunConfig
 from seer_jax.envs import registry
 from seer_jax.run import assembly
 from seer_jax.seer import handover, phases
@@ -29,7 +28,7 @@ class Environments:
       timestep: the newest.
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: RunConfig):
         self.vector_env = registry.make_env(config, training=True)
         self.timestep = self.vector_env.reset()
 
@@ -41,32 +40,31 @@ class JaxSide:
     """An agent of this package with its programs, and rings full of noise; a `measure.Side`.
 
     Attributes:
-      config: a resolved configuration.
+      config: the configuration.
       envs: training environments.
-      parts: the agent and its shapes.
-      programs: compiled, by phase.
-      states: of learning, by phase.
-      rings: full of noise, by phase.
-      actors: by phase.
+      phases: by name, as all of the following.
+      programs: compiled.
+      states: of learning.
+      rings: full of noise.
+      actors: what acting remembers.
     """
 
-    def __init__(self, config: ConfigDict, envs: Environments):
+    def __init__(self, config: RunConfig, envs: Environments):
         self.config, self.envs = config, envs
-        self.parts = parts = assembly.assemble(config, envs.vector_env.action_spec)
-        init = jax.jit(parts.agent.init)  # once for each phase: programs overwrite their state
-        self.states = {
-            phases.FULL: init(jax.random.PRNGKey(0)),
-            phases.FROZEN: parts.agent.freeze(init(jax.random.PRNGKey(0))),
-        }
-        self.rings = {phase: noisy_ring(parts.spec(phase), parts.ring(phase)) for phase in PHASES}
+        parts = assembly.assemble(config, envs.vector_env.action_spec)
+        self.phases = {name: parts.phase(name) for name in PHASES}
+        # Programs overwrite their state, so each phase has its own.
+        self.states = {name: phase.init_state(jax.random.PRNGKey(0)) for name, phase in self.phases.items()}
+        self.rings = {name: noisy_ring(phase) for name, phase in self.phases.items()}
         self.actors = {
-            phase: phases.init_actor(jax.random.PRNGKey(1), envs.timestep, config.env.frame_stack) for phase in PHASES
+            name: phases.init_actor(jax.random.PRNGKey(1), envs.timestep, config.env.frame_stack) for name in PHASES
         }
-        self.programs = {phase: parts.compile(phase) for phase in PHASES}
+        self.programs = {name: phase.compile() for name, phase in self.phases.items()}
 
     def time_act(self, seconds: float) -> list[float]:
         """Times encoding an observation and choosing an action, without the ring."""
-        agent, params, actor = self.parts.agent, self.states[phases.FULL].params, self.actors[phases.FULL]
+        name = phases.FULL
+        agent, params, actor = self.phases[name].agent, self.states[name].params, self.actors[name]
         return time_each(seconds, lambda: _act(agent, params, actor).block_until_ready())
 
     def time_learn(self, phase: str, seconds: float) -> list[float]:
@@ -76,7 +74,7 @@ class JaxSide:
             out = self.programs[phase].learn(self.states[phase], self.rings[phase])
             self.states[phase], self.rings[phase], _ = jax.block_until_ready(out)
 
-        return [ms / self.parts.updates_per_learn for ms in time_each(seconds, learn)]
+        return [ms / self.phases[phase].updates_per_learn for ms in time_each(seconds, learn)]
 
     def time_interact(self, phase: str, seconds: float) -> list[float]:
         """Times writing a row and choosing the actions of all environments."""
@@ -88,13 +86,12 @@ class JaxSide:
 
     def time_steps(self, phase: str, seconds: float) -> list[float]:
         """Times agent steps in the environments with their updates, in whole cycles of the agent's updates."""
-        config = self.config
-        steps_per_learn = self.parts.updates_per_learn * config.update_every
+        num_envs, steps_per_learn = self.config.num_envs, self.phases[phase].steps_per_learn
 
         def cycle() -> None:
-            for begun in range(0, steps_per_learn, config.num_envs):
+            for begun in range(0, steps_per_learn, num_envs):
                 action = self._interact(phase)
-                if begun + config.num_envs >= steps_per_learn:  # the update runs while the environments step
+                if begun + num_envs >= steps_per_learn:  # the update runs while the environments step
                     learn = self.programs[phase].learn
                     self.states[phase], self.rings[phase], _ = learn(self.states[phase], self.rings[phase])
                 self.envs.step(np.asarray(action))
@@ -103,17 +100,15 @@ class JaxSide:
 
     def time_handover(self) -> list[float]:
         """Times a handover, per row, with the snapshot that it writes and reads back."""
-        parts, full, frozen = self.parts, phases.FULL, phases.FROZEN
-        ring = noisy_ring(parts.spec(full), parts.ring(full)).replace(written=jnp.int32(HANDOVER_ROWS))
+        full, frozen = self.phases[phases.FULL], self.phases[phases.FROZEN]
+        ring = jax.block_until_ready(noisy_ring(full, HANDOVER_ROWS))
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as directory:
             _, ring = handover.freeze(
-                parts.agent,
-                self.states[full],
-                parts.spec(full),
+                full,
+                frozen,
+                self.states[phases.FULL],
                 ring,
-                latent_spec=parts.spec(frozen),
-                latent_rows=parts.rows(frozen),
                 snapshot_dir=pathlib.Path(directory),
                 key=jax.random.PRNGKey(0),
             )

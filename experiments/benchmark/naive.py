@@ -45,26 +45,11 @@ def measure_in_this_process(name: str) -> dict[str, float]:
     env = registry.make_env(config, training=True)
     parts = assembly.assemble(config, env.action_spec)
     env.close()
-    return {
-        "full_update": _median_update_ms(parts, phases.FULL),
-        "latent_update": _median_update_ms(parts, phases.FROZEN),
-    }
+    return {"full_update": _median_update_ms(parts.full), "latent_update": _median_update_ms(parts.frozen)}
 
 
-def _median_update_ms(parts: assembly.Assembly, phase: str) -> float:
-    state = jax.jit(parts.agent.init)(jax.random.PRNGKey(0))
-    state = state if phase == phases.FULL else parts.agent.freeze(state)
-    ring = noisy_ring(parts.spec(phase), parts.ring(phase))
-    learn = jax.jit(
-        phases.make_learn(
-            parts.agent,
-            parts.spec(phase),
-            phase,
-            batch_size=parts.config.agent.batch_size,
-            num_updates=parts.updates_per_learn,
-            importance_exponent=lambda _: 1.0,
-            unroll=False,
-        )
-    )
+def _median_update_ms(phase: phases.Phase) -> float:
+    state, ring = phase.init_state(jax.random.PRNGKey(0)), noisy_ring(phase)
+    learn = jax.jit(phases.make_learn(phase, unroll=False))
     times = time_each(_SECONDS, lambda: jax.block_until_ready(learn(state, ring)))
-    return statistics.median(times) / parts.updates_per_learn
+    return statistics.median(times) / phase.updates_per_learn

@@ -5,24 +5,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from seer_jax import replay
+from seer_jax.seer.phases import Phase
 
 
-def noisy_ring(spec: replay.RingSpec, shapes: replay.Ring) -> replay.Ring:
-    """Returns a full ring of random observations and rewards, in which every row can be sampled.
+def noisy_ring(phase: Phase, num_steps: int | None = None) -> replay.Ring:
+    """Returns a ring of random observations and rewards, in which every row can be sampled.
 
     Args:
-      spec: of the ring.
-      shapes: shapes and dtypes of the ring.
+      phase: whose ring it is.
+      num_steps: rows of each environment; None fills the ring.
     """
-    rng = np.random.default_rng(0)
+    rng, spec = np.random.default_rng(0), phase.ring_spec
+    count = num_steps or spec.num_steps
 
-    def draw(x: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+    def draw(x: jax.Array) -> jax.Array:
+        shape = (count, *x.shape)
         if x.dtype == np.uint8:
-            return jnp.asarray(rng.integers(0, 256, x.shape, np.uint8))
-        return jnp.asarray(rng.normal(size=x.shape), x.dtype)
+            return jnp.asarray(rng.integers(0, 256, shape, np.uint8))
+        return jnp.asarray(rng.normal(size=shape), x.dtype)
 
-    rows = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.rows)
-    rows = rows.replace(observation=draw(shapes.rows.observation), reward=draw(shapes.rows.reward))
-    ring = replay.init(spec, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes.rows))
-    ring = ring.replace(rows=rows, written=jnp.int32(spec.num_steps))
-    return replay.restore_priorities(spec, ring, jnp.ones((spec.num_steps, spec.num_envs)))
+    rows = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), phase.row)
+    rows = rows.replace(observation=draw(phase.row.observation), reward=draw(phase.row.reward))
+    ring = phase.init_ring()
+    written = replay.write(spec, ring, 0, rows)
+    return replay.restore(spec, written, ring.index, np.ones((count, spec.num_envs), np.float32))

@@ -5,10 +5,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from ml_collections import ConfigDict
-from torch import nn
-from torch.nn import functional
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmark.torch_layers import (
     DenseNorm,
@@ -18,7 +17,8 @@ from experiments.benchmark.torch_layers import (
     scale_pixels,
     to_tensor,
 )
-from seer_jax.agents import base
+from seer_jax.agents import base, curl
+from seer_jax.config import RunConfig
 
 
 class CurlNet(nn.Module):
@@ -28,12 +28,12 @@ class CurlNet(nn.Module):
       action_size: A.
     """
 
-    def __init__(self, config: ConfigDict, params: base.Params, boundary: tuple[int, ...], channels: int):
+    def __init__(self, config: RunConfig, params: base.Params, log_std_bounds: tuple[float, float]):
         super().__init__()
-        cfg = config.agent
-        self.log_std_min, self.log_std_max = cfg.log_std_min, cfg.log_std_max
+        self.log_std_min, self.log_std_max = log_std_bounds
         stages = [name for name in params["encoder"] if name != "dense"]
-        self.encoder = make_encoder(config.encoder.name, channels, params["encoder"], stages)
+        self.encoder = make_encoder(config.encoder.name, 3 * config.env.frame_stack, params["encoder"], stages)
+        boundary = curl.make_networks(config, action_size=1).boundary_shape
         self.critic_dense = DenseNorm(params["encoder"]["dense"], boundary)
         self.actor_dense = DenseNorm(params["actor_encoder"]["dense"], boundary)
         self.q1, self.q2 = make_mlp(params["critic"], "q1_"), make_mlp(params["critic"], "q2_")
@@ -68,15 +68,17 @@ class Curl:
       contrast_parameters: that the contrastive loss trains.
     """
 
-    def __init__(self, config: ConfigDict, params: base.Params, boundary: tuple[int, ...], *, on_latents: bool):
+    def __init__(self, config: RunConfig, params: base.Params, *, frozen: bool):
         cfg = config.agent
-        self.config, self.on_latents = config, on_latents
-        self.net = net = CurlNet(config, params, boundary, 3 * config.env.frame_stack)
+        assert isinstance(cfg, curl.CurlConfig)
+        self.agent, self.frozen = cfg, frozen
+        self.crop_size, self.num_copies = config.env.crop_size, config.seer.num_copies
+        self.net = net = CurlNet(config, params, (cfg.log_std_min, cfg.log_std_max))
         self.target = copy.deepcopy(self.net).requires_grad_(False)
-        stages = [] if on_latents else [*net.encoder.parameters(), *net.critic_dense.parameters()]
+        stages = [] if frozen else [*net.encoder.parameters(), *net.critic_dense.parameters()]
         self.critic_parameters = [*stages, *net.q1.parameters(), *net.q2.parameters()]
         self.actor_parameters = list(net.policy.parameters())
-        if not on_latents:
+        if not frozen:
             self.actor_parameters += net.actor_dense.parameters()
         self.contrast_parameters = [*stages, net.product]
         rate = cfg.learning_rate
@@ -107,7 +109,7 @@ class Curl:
             q_target = batch["reward"] + batch["discount"] * next_v
         q = net.critic(latent, batch["action"])
         q_loss = (batch["weight"] * ((q - q_target[:, None]) ** 2).sum(1)).mean()
-        if self.on_latents:
+        if self.frozen:
             return q_loss, None
         with torch.no_grad():
             positive = self._critic_latent(target, self._features(target, batch["positive"]))
@@ -127,51 +129,51 @@ class Curl:
 
     def update(self, batch: dict[str, torch.Tensor]) -> None:
         """Makes one update; observations of the batch are uint8 `[B, H, W, C]`, or latents."""
-        cfg, batch = self.config.agent, self._augment(batch)
+        cfg, batch = self.agent, self._augment(batch)
         q_loss, contrast = self.critic_losses(batch, torch.randn_like(batch["action"]))
         gradients = torch.autograd.grad(q_loss, self.critic_parameters, retain_graph=contrast is not None)
         contrast_gradients = None if contrast is None else torch.autograd.grad(contrast, self.contrast_parameters)
         _step(self.critic_optimizer, self.critic_parameters, gradients)
-        if self.updates % cfg.actor_update_every == 0:
+        if self.updates % cfg.updates_per_actor_update == 0:
             actor_loss, temperature_loss = self.actor_losses(batch, torch.randn_like(batch["action"]))
             _step(self.actor_optimizer, self.actor_parameters, torch.autograd.grad(actor_loss, self.actor_parameters))
             temperature_gradients = torch.autograd.grad(temperature_loss, [self.net.log_temperature])
             _step(self.temperature_optimizer, [self.net.log_temperature], temperature_gradients)
         if contrast_gradients is not None:
             _step(self.contrast_optimizer, self.contrast_parameters, contrast_gradients)
-        if self.updates % cfg.target_update_every == 0:
+        if self.updates % cfg.updates_per_target_update == 0:
             self._update_targets()
         self.updates += 1
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor) -> tuple[np.ndarray, torch.Tensor | None]:
         """Returns actions `[E, A]` and, in the frozen phase, the latents to store, for uint8 `[E, C, H, W]`."""
-        size, net = self.config.env.crop_size, self.net
+        size, net = self.crop_size, self.net
         margin = (obs.shape[-1] - size) // 2
         views = obs[..., margin : margin + size, margin : margin + size]
-        if self.on_latents:
+        if self.frozen:
             channels_last = obs.permute(0, 2, 3, 1)
-            views = torch.cat([views, *(random_crop(channels_last, size) for _ in range(self.config.seer.num_copies))])
+            views = torch.cat([views, *(random_crop(channels_last, size) for _ in range(self.num_copies))])
         features = net.encoder(scale_pixels(views))
         actor = net.actor_dense(features)
-        stored = torch.stack([net.critic_dense(features), actor], 1)[len(obs) :] if self.on_latents else None
+        stored = torch.stack([net.critic_dense(features), actor], 1)[len(obs) :] if self.frozen else None
         action, _ = net.sample(actor[: len(obs)], torch.randn(len(obs), net.action_size))
         return action.numpy(), stored
 
     @torch.no_grad()
     def store(self, obs: torch.Tensor) -> torch.Tensor:
         """Returns the latents to store, `[B, K, 2, L]`, of uint8 `[B, H, W, C]`."""
-        net, copies = self.net, self.config.seer.num_copies
-        views = torch.stack([random_crop(obs, self.config.env.crop_size) for _ in range(copies)], 1)
+        net, copies = self.net, self.num_copies
+        views = torch.stack([random_crop(obs, self.crop_size) for _ in range(copies)], 1)
         features = net.encoder(scale_pixels(views.flatten(0, 1)))
         latents = torch.stack([net.critic_dense(features), net.actor_dense(features)], 1)
         return latents.unflatten(0, (len(obs), copies))
 
     def _augment(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Returns the batch with random crops of its images; latents stay as they are."""
-        if self.on_latents:
+        if self.frozen:
             return batch
-        size = self.config.env.crop_size
+        size = self.crop_size
         return batch | {
             "obs": random_crop(batch["obs"], size),
             "next_obs": random_crop(batch["next_obs"], size),
@@ -179,22 +181,22 @@ class Curl:
         }
 
     def _features(self, net: CurlNet, obs: torch.Tensor) -> torch.Tensor:
-        return obs if self.on_latents else net.encoder(scale_pixels(obs))
+        return obs if self.frozen else net.encoder(scale_pixels(obs))
 
     def _critic_latent(self, net: CurlNet, features: torch.Tensor) -> torch.Tensor:
-        return features[:, 0] if self.on_latents else net.critic_dense(features)
+        return features[:, 0] if self.frozen else net.critic_dense(features)
 
     def _actor_latent(self, net: CurlNet, features: torch.Tensor) -> torch.Tensor:
-        return features[:, 1] if self.on_latents else net.actor_dense(features.detach())
+        return features[:, 1] if self.frozen else net.actor_dense(features.detach())
 
     @torch.no_grad()
     def _update_targets(self) -> None:
-        cfg, net, target = self.config.agent, self.net, self.target
+        cfg, net, target = self.agent, self.net, self.target
         pairs: list[tuple[nn.Module, nn.Module, float]] = [
             (net.q1, target.q1, cfg.critic_tau),
             (net.q2, target.q2, cfg.critic_tau),
         ]
-        if not self.on_latents:
+        if not self.frozen:
             pairs.append((net.encoder, target.encoder, cfg.encoder_tau))
             pairs.append((net.critic_dense, target.critic_dense, cfg.encoder_tau))
         for online_module, target_module, tau in pairs:

@@ -5,10 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from numpy.typing import ArrayLike
-from torch import nn
-from torch.nn import functional
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from seer_jax.agents import base
 

@@ -1,16 +1,15 @@
 """The PyTorch twin of Rainbow."""
 
 import copy
-import math
 
 import numpy as np
-import torch
-from ml_collections import ConfigDict
-from torch import nn
-from torch.nn import functional
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmark.torch_layers import NoisyLinear, make_encoder, scale_pixels
-from seer_jax.agents import base
+from seer_jax.agents import base, rainbow
+from seer_jax.config import RunConfig
 
 
 class RainbowNet(nn.Module):
@@ -20,22 +19,18 @@ class RainbowNet(nn.Module):
       noise_sizes: entries of noise of each noisy layer: value and advantage, hidden and output.
     """
 
-    def __init__(self, config: ConfigDict, params: base.Params, boundary: tuple[int, ...]):
+    def __init__(self, config: RunConfig, params: base.Params):
         super().__init__()
         self.encoder = make_encoder(
             config.encoder.name, config.env.frame_stack, params["encoder"], list(params["encoder"])
         )
         # Latents are flattened with channels last, as the agent stores them, so the kernels need no reordering.
-        heads, self.atoms = params["heads"]["params"], config.agent.num_atoms
+        heads = params["heads"]["params"]
         self.value_hidden, self.value = NoisyLinear(heads["value_hidden"]), NoisyLinear(heads["value"])
         self.advantage_hidden, self.advantage = NoisyLinear(heads["advantage_hidden"]), NoisyLinear(heads["advantage"])
-        hidden, latent_size = config.agent.hidden, math.prod(boundary)
-        self.noise_sizes = [
-            latent_size + hidden,
-            hidden + self.atoms,
-            latent_size + hidden,
-            hidden + self.advantage.bias.numel(),
-        ]
+        self.atoms = self.value.bias.numel()
+        layers = (self.value_hidden, self.value, self.advantage_hidden, self.advantage)
+        self.noise_sizes = [sum(layer.kernel.shape) for layer in layers]
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Maps uint8 `[B, C, H, W]` to latents `[B, L]`."""
@@ -59,12 +54,13 @@ class Rainbow:
       trained: parameters that updates change.
     """
 
-    def __init__(self, config: ConfigDict, params: base.Params, boundary: tuple[int, ...], *, on_latents: bool):
+    def __init__(self, config: RunConfig, params: base.Params, *, frozen: bool):
         cfg = config.agent
-        self.config, self.on_latents = config, on_latents
-        self.net = RainbowNet(config, params, boundary)
+        assert isinstance(cfg, rainbow.RainbowConfig)
+        self.agent, self.frozen = cfg, frozen
+        self.net = RainbowNet(config, params)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
-        self.net.encoder.requires_grad_(not on_latents)
+        self.net.encoder.requires_grad_(not frozen)
         self.trained = [p for p in self.net.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.trained, lr=cfg.learning_rate, eps=cfg.adam_eps)
         self.support = torch.linspace(-cfg.v_max, cfg.v_max, cfg.num_atoms)
@@ -97,10 +93,10 @@ class Rainbow:
         loss, _ = self.loss(batch, self.draw_noise(3))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.trained, self.config.agent.max_grad_norm)
+        nn.utils.clip_grad_norm_(self.trained, self.agent.max_grad_norm)
         self.optimizer.step()
         self.updates += 1
-        if self.updates % self.config.agent.target_update_every == 0:
+        if self.updates % self.agent.target_update_every == 0:
             self.target.load_state_dict(self.net.state_dict())
 
     @torch.no_grad()
@@ -108,7 +104,7 @@ class Rainbow:
         """Returns actions `[E]` and, in the frozen phase, the latents to store, for uint8 `[E, C, H, W]`."""
         latent = self.net.encode(obs)
         logits = self.net.logits(latent, self.draw_noise())
-        return (logits.softmax(-1) @ self.support).argmax(1).numpy(), latent[:, None] if self.on_latents else None
+        return (logits.softmax(-1) @ self.support).argmax(1).numpy(), latent[:, None] if self.frozen else None
 
     @torch.no_grad()
     def store(self, obs: torch.Tensor) -> torch.Tensor:
@@ -116,7 +112,7 @@ class Rainbow:
         return self.net.encode(obs)[:, None, None]
 
     def _latent(self, net: RainbowNet, obs: torch.Tensor) -> torch.Tensor:
-        return obs if self.on_latents else net.encode(obs)
+        return obs if self.frozen else net.encode(obs)
 
     def _project(self, probs: torch.Tensor, reward: torch.Tensor, discount: torch.Tensor) -> torch.Tensor:
         """Returns the distribution of `reward + discount * support` on the support (Bellemare et al. 2017, eq. 7).
@@ -126,7 +122,7 @@ class Rainbow:
           reward: `[B]`.
           discount: `[B]`.
         """
-        v_max, atoms = self.config.agent.v_max, len(self.support)
+        v_max, atoms = self.agent.v_max, len(self.support)
         position = (reward[:, None] + discount[:, None] * self.support).clamp(-v_max, v_max)
         position = (position + v_max) * (atoms - 1) / (2 * v_max)
         low = position.floor().clamp(max=atoms - 2)

@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 
 from seer_jax import replay
 from seer_jax.envs.timestep import TimeStep
@@ -14,7 +14,7 @@ class TorchRing:
     It does not store where episodes end: what is timed is the indexing, which does not depend on it.
 
     Attributes:
-      spec: of the ring.
+      spec: static part of the ring.
       position: row that is written next.
       observation: `[T, H, W, C]` uint8 frames, or `[T, K, N, L]` latents.
       action: `[T, ...]`.
@@ -23,7 +23,7 @@ class TorchRing:
 
     def __init__(self, spec: replay.RingSpec, ring: replay.Ring):
         self.spec, self.position = spec, 0
-        rows = jax.device_get(ring.rows)
+        rows, _ = jax.device_get(replay.read(spec, ring, replay.oldest(spec, ring), replay.size(spec, ring)))
         # torch.tensor copies, so that rows can be overwritten; index 0 is the only environment.
         self.observation, self.action, self.reward = (
             torch.tensor(x[:, 0]) for x in (rows.observation, rows.action, rows.reward)

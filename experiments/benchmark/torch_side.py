@@ -3,12 +3,12 @@
 import time
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmark.jax_side import HANDOVER_ROWS, PHASES, JaxSide
 from experiments.benchmark.timing import time_each, time_many
 from experiments.benchmark.torch_ring import TorchRing
-from experiments.benchmark.torch_twin import boundary_shape, make_twin
+from experiments.benchmark.torch_twin import make_twin
 from seer_jax.seer import phases
 
 _HANDOVER_BATCH = 32  # rows that are encoded together, as many as in this package's handover
@@ -18,16 +18,12 @@ class TorchSide:
     """The PyTorch twin of an agent in both phases, with rings of the same noise; a `measure.Side`."""
 
     def __init__(self, jax_side: JaxSide):
-        config, parts = jax_side.config, jax_side.parts
-        self.config, self.envs, self.updates_per_learn = config, jax_side.envs, parts.updates_per_learn
-        self.stack_shape = parts.actor.stack.shape
+        self.config, self.envs, self.phases = jax_side.config, jax_side.envs, jax_side.phases
+        self.stack_shape = self.phases[phases.FULL].actor.stack.shape
         self.twins = {
-            phase: make_twin(
-                config, jax_side.states[phase].params, boundary_shape(config), on_latents=phase == phases.FROZEN
-            )
-            for phase in PHASES
+            name: make_twin(self.config, jax_side.states[name].params, frozen=name == phases.FROZEN) for name in PHASES
         }
-        self.rings = {phase: TorchRing(parts.spec(phase), jax_side.rings[phase]) for phase in PHASES}
+        self.rings = {name: TorchRing(phase.ring_spec, jax_side.rings[name]) for name, phase in self.phases.items()}
 
     def time_act(self, seconds: float) -> list[float]:
         """Times encoding an observation and choosing an action, without the ring."""
@@ -37,7 +33,7 @@ class TorchSide:
     def time_learn(self, phase: str, seconds: float) -> list[float]:
         """Times an update, with sampling of its batch."""
         times = time_each(seconds, lambda: self._learn(phase))
-        return [ms / self.updates_per_learn for ms in times]
+        return [ms / self.phases[phase].updates_per_learn for ms in times]
 
     def time_interact(self, phase: str, seconds: float) -> list[float]:
         """Times writing a row and choosing the actions of all environments."""
@@ -46,7 +42,7 @@ class TorchSide:
 
     def time_steps(self, phase: str, seconds: float) -> list[float]:
         """Times agent steps in the environments with their updates, in whole cycles of the agent's updates."""
-        steps_per_learn = self.updates_per_learn * self.config.update_every
+        steps_per_learn = self.phases[phase].steps_per_learn
         stack = np.zeros(self.stack_shape, np.uint8)
         channels = self.envs.timestep.frame.shape[-1]
 
@@ -75,5 +71,5 @@ class TorchSide:
         return action
 
     def _learn(self, phase: str) -> None:
-        for _ in range(self.updates_per_learn):
+        for _ in range(self.phases[phase].updates_per_learn):
             self.twins[phase].update(self.rings[phase].sample(self.config.agent.batch_size))
