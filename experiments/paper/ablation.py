@@ -55,7 +55,7 @@ def of_curl(scale: str, field: str, values: Values, arm: str) -> list[Run]:
 def _variants(make: Callable[..., Run], base: Run, field: str, values: Sequence[Any], arm: str) -> list[Run]:
     """Returns a run for each value; for the value that `base` has, `base` itself, so that it is not trained twice."""
     leaf = field.rpartition(".")[2]
-    value_of_base = _field_value(base.config, tuple(sorted((base.overrides | {"seed": 0}).items())), field)
+    value_of_base = _field_value(base.config, tuple(sorted((dict(base.overrides) | {"seed": 0}).items())), field)
     return [
         dataclasses.replace(base, arm=arm.format(value))
         if value == value_of_base

@@ -15,7 +15,7 @@ def runs(scale: str) -> list[Run]:
     steps = _STEPS[scale]
     settings: dict[str, Any] = {"replay__capacity": _CAPACITY[scale], "total_steps": steps}
     tasks = rainbow.TASKS[scale] if scale == "paper" else rainbow.FEW_TASKS[scale]
-    arms = (
+    arms: tuple[dict[str, Any], ...] = (
         {"name": "small", "arm": SMALL, "preset": "constrained", "seer__enabled": False},
         {"name": "small-seer", "arm": SMALL_SEER, "preset": "constrained"},
         {"name": "unbounded", "arm": UNBOUNDED, "preset": "baseline", "replay__capacity": steps},
