@@ -1,5 +1,7 @@
 """DeepMind Control on real physics and real rendering; the official package is the measure of the other backend."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ pytestmark = pytest.mark.skipif(not envs.HAS_EGL, reason="this machine has no EG
 
 
 def make(task="cartpole-swingup", **changes):
+    if changes.get("backend") == "dm_control":
+        pytest.importorskip("dm_control")  # not among the pins for Python 3.13
     arguments = dict(
         num_envs=2, seed=0, image_size=32, action_repeat=4, camera_id=0, training=True, render_quality="fast"
     )
@@ -154,8 +158,7 @@ def test_actions_are_clipped_and_scaled_to_the_bounds_of_the_task():
 
 
 def test_every_task_of_the_suite_has_a_name_and_an_identifier():
-    from dm_control import suite
-
+    suite = pytest.importorskip("dm_control.suite")
     assert set(dmc.tasks()) == {f"{domain}-{task}" for domain, task in suite.ALL_TASKS}
     items = {task: dmc.protocol_items(dmc.PROTOCOLS["seer"], task) for task in dmc.tasks()}
     assert items["cartpole-swingup"] == {"action_repeat": 8, "camera_id": 0}
@@ -173,3 +176,10 @@ def test_machine_without_rendering_raises_with_what_to_install(monkeypatch):
     with pytest.raises(dmc.RenderingError, match="import it after"):
         make()
     dmc.require_rendering.cache_clear()
+
+
+def test_missing_official_package_is_reported_with_its_installation(monkeypatch):
+    dmc.require_rendering.cache_clear()
+    monkeypatch.setitem(sys.modules, "dm_control", None)
+    with pytest.raises(dmc.RenderingError, match="pip install --no-deps dm_control"):
+        dmc.require_rendering(backend="dm_control")
