@@ -14,7 +14,7 @@ from seer_jax.run import run_dir as run_dir_lib
 from seer_jax.run.loop import Loop
 from seer_jax.run.resolve import resolve
 from tests.helpers import fake_env
-from tests.helpers.runs import only_error_line, records, tiny_config
+from tests.helpers.runs import compiled_once, only_error_line, records, tiny_config
 
 CONFIG = "--config=configs/rainbow_atari.py"
 CURL = "--config=configs/curl_dmc.py"
@@ -207,8 +207,16 @@ def test_run_from_python_refuses_unknown_fields_and_fills_missing_ones(fake_envs
     assert written == resolve(tiny_config()).to_dict()
 
 
+@pytest.fixture
+def one_compilation():
+    with compiled_once():
+        yield
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_writes_a_checkpoint_and_prints_how_to_continue(fake_envs, tmp_path, monkeypatch, capsys, number, code):
+def test_signal_writes_a_checkpoint_and_prints_how_to_continue(
+    fake_envs, one_compilation, tmp_path, monkeypatch, capsys, number, code
+):
     real_step, calls = fake_env.FakeEnv.step, []
 
     def step(self, action):

@@ -1,6 +1,6 @@
 """A tiny run that kills itself, as `kill -9` would, at the N-th of the calls that touch files or the ring.
 
-python -m tests.helpers.killed_run RUN_DIR N    # prints the number of such calls if it reaches its end
+python -m tests.helpers.killed_run RUN_DIR N    # 0 never kills
 """
 
 import os
@@ -31,7 +31,11 @@ _CALLS = [
 ]
 
 
-def main(run_dir, die_at):
+def config():
+    return tiny_config(total_steps=240, learn_start=40, seer__freeze_step=120, checkpoint_every=20)
+
+
+def main(run_dir, kill_at):
     registry.make_env = make_env
     calls = 0
 
@@ -39,7 +43,7 @@ def main(run_dir, die_at):
         def call(*args, **kwargs):
             nonlocal calls
             calls += 1
-            if calls == die_at:
+            if calls == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **kwargs)
 
@@ -47,8 +51,7 @@ def main(run_dir, die_at):
 
     for owner, name in _CALLS:
         setattr(owner, name, counted(getattr(owner, name)))
-    train.run(tiny_config(checkpoint_every=20), run_dir, resume=True)
-    print("calls", calls)
+    train.run(config(), run_dir, resume=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Tiny runs, some of which are killed, and the records and directories that runs write."""
 
 import contextlib
+import dataclasses
 import json
 
 import jax
@@ -11,9 +12,10 @@ from configs import curl_dmc, rainbow_atari
 from seer_jax import replay, train
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import registry
-from seer_jax.run import checkpoint, run_dir
+from seer_jax.run import checkpoint, evaluation, run_dir
 from seer_jax.run.loop import Loop
 from seer_jax.run.resolve import resolve
+from seer_jax.seer.phases import Phase
 from tests.helpers import fake_env
 
 TIMES = ("seconds", "steps_per_second")
@@ -92,6 +94,48 @@ def fake_games():
         patch.setattr(registry, "make_env", make)
         patch.setattr(Loop, "vector_step", guarded_step)
         yield made
+
+
+# Fields that no program depends on, and a value of each.
+_HOST_FIELDS = {
+    "seed": 0,
+    "log_every": 1,
+    "eval_every": 1,
+    "eval_episodes": 1,
+    "checkpoint_every": 0,
+    "params_every": 0,
+    "on_nan": "stop",
+}
+_agents, _programs, _acts = {}, {}, {}
+
+
+@contextlib.contextmanager
+def compiled_once():
+    """Gives all runs of this process whose programs are the same one agent, and compiles its programs once."""
+    make_agent, compile_phase, make_act = AGENTS["rainbow"].make_agent, Phase.compile, evaluation.make_act
+
+    def agent_of(config, action_spec):
+        key = dataclasses.replace(config, **_HOST_FIELDS), repr(action_spec)
+        if key not in _agents:
+            _agents[key] = make_agent(config, action_spec)
+        return _agents[key]
+
+    def programs_of(phase):
+        key = phase.agent, phase.name
+        if key not in _programs:
+            _programs[key] = compile_phase(phase)
+        return _programs[key]
+
+    def act_of(agent):
+        if agent not in _acts:
+            _acts[agent] = make_act(agent)
+        return _acts[agent]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(AGENTS, "rainbow", dataclasses.replace(AGENTS["rainbow"], make_agent=agent_of))
+        patch.setattr(Phase, "compile", programs_of)
+        patch.setattr(evaluation, "make_act", act_of)
+        yield
 
 
 def records(directory):

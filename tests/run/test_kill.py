@@ -7,7 +7,9 @@ import sys
 
 import numpy as np
 
-from tests.helpers.runs import untimed
+from seer_jax import train
+from tests.helpers import killed_run
+from tests.helpers.runs import fake_games, untimed
 
 KILLS = int(os.environ.get("SEER_JAX_TEST_KILLS", "2"))  # of ten seconds each
 
@@ -19,13 +21,12 @@ def test_processes_killed_at_random_moments_leave_the_uninterrupted_run(tmp_path
         command = [sys.executable, "-m", "tests.helpers.killed_run", str(tmp_path / name), str(kill_at)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    whole = start("whole", 0)
-    assert whole.returncode == 0, whole.stderr
-    moments = int(whole.stdout.split()[-1])
+    with fake_games():
+        train.run(killed_run.config(), tmp_path / "whole")
     rng, kills, runs = np.random.default_rng(0), 0, 0
     while kills < KILLS:
         # At most two checkpoints before a kill; a process that ends its run is followed by another run.
-        result = start(f"run{runs}", int(rng.integers(1, moments // 10)))
+        result = start(f"run{runs}", int(rng.integers(1, 60)))
         assert result.returncode in (0, -signal.SIGKILL), result.stderr
         if result.returncode:
             kills += 1

@@ -11,7 +11,7 @@ from seer_jax.run import assembly, plan
 from seer_jax.run.resolve import resolve
 from seer_jax.seer.phases import FROZEN, FULL
 from tests.helpers.fake_env import FakeEnv
-from tests.helpers.runs import tiny_config
+from tests.helpers.runs import compiled_once, tiny_config
 
 
 @pytest.fixture
@@ -19,7 +19,8 @@ def fake_env(monkeypatch):
     env = FakeEnv([7, 12], training=True)
     monkeypatch.setattr(registry, "make_env", lambda config, *, training, pool=0: env)
     monkeypatch.setattr(plan, "_CALIBRATION_SECONDS", 0.05)
-    return env
+    with compiled_once():
+        yield env
 
 
 def make_parts(env, **changes):

@@ -12,10 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from seer_jax import envs, evaluate, files, replay, train
+from seer_jax import evaluate, files, replay, train
+from seer_jax.envs import dmc
 from seer_jax.run import checkpoint, metrics
 from seer_jax.run import resolve as resolve_lib
 from tests.helpers.runs import (
+    compiled_once,
     fake_games,
     only_error_line,
     records,
@@ -26,17 +28,24 @@ from tests.helpers.runs import (
 )
 
 
+@pytest.fixture(autouse=True)
+def one_compilation():
+    """These runs differ in what interrupts them, not in their programs; `test_kill.py` starts processes."""
+    with compiled_once():
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An uninterrupted run with checkpoints before and after its freeze."""
     directory = tmp_path_factory.mktemp("whole") / "run"
-    with fake_games():
+    with fake_games(), compiled_once():
         train.run(resumable_config(), directory)
     return directory
 
 
-def resumable_config():
-    return tiny_config(checkpoint_every=90, replay__prioritized=True, replay__latent_dtype="bfloat16")
+def resumable_config(checkpoint_every=90):
+    return tiny_config(checkpoint_every=checkpoint_every, replay__prioritized=True, replay__latent_dtype="bfloat16")
 
 
 def test_prioritized_replay_and_half_precision_latents_run_through_the_freeze(whole):
@@ -107,10 +116,10 @@ def test_checkpoint_that_the_disk_has_no_room_for_is_left_out(fake_envs, tmp_pat
         save_tree(directory, tree)
 
     monkeypatch.setattr(files, "save_tree", failing)
-    train.run(tiny_config(checkpoint_every=60, seer__enabled=False), tmp_path / "run")
+    train.run(resumable_config(checkpoint_every=60), tmp_path / "run")
     assert "No space left on device" in capsys.readouterr().err
     numbers = [path.name for path in sorted((tmp_path / "run" / checkpoint.DIRECTORY).iterdir())]
-    assert numbers == ["000006", "000007"]
+    assert numbers == ["000006", "000007", "freeze"]
     saved = [line["env_steps"] for line in records(tmp_path / "run") if line["kind"] == "checkpoint"]
     assert len(saved) == 6
     assert not [step for step in saved if 120 <= step < 180]
@@ -182,8 +191,8 @@ def test_checkpoints_with_another_encoder_are_refused(fake_envs, whole, tmp_path
         assert "conv" in error
 
 
-@pytest.mark.skipif(not envs.HAS_EGL, reason="this machine has no EGL to render with")
-def test_checkpoints_of_the_other_algorithm_are_refused(whole, tmp_path, capsys):
+def test_checkpoints_of_the_other_algorithm_are_refused(fake_envs, whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dmc, "require_rendering", lambda *args: None)
     for error in refuse_checkpoints_of(whole, tmp_path / "run", tiny_control_config(), capsys):
         assert "the saved state has other parts" in error
 
