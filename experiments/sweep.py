@@ -43,11 +43,11 @@ def main(argv: list[str]) -> int:
 def _sweep(values: flags.FlagValues) -> int:
     if values.config is None:
         raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py:quick")
-    base = cli.loaded(values.config)
+    first_seed: Any = cli.loaded(values.config).seed
     config_file = config_flags.get_config_filename(values["config"])
     fixed = config_flags.get_override_values(values["config"])
     grid = parse_grid(values.grid)
-    runs = make_runs(config_file, fixed, grid, range(base.seed, base.seed + values.seeds))
+    runs = make_runs(config_file, fixed, grid, range(first_seed, first_seed + values.seeds))
     for run in runs:
         run.load()  # refuses an invalid configuration before any run starts
     out = pathlib.Path(values.out)

@@ -4,7 +4,9 @@ from configs import curl_dmc, rainbow_atari
 from seer_jax.config import RunConfig
 from seer_jax.run import resolve
 
-ROWS = 2000  # capacity of a ring
+_ROWS = 2000  # capacity of a ring
+_SMALL = {"total_steps": 2 * _ROWS, "replay.capacity": _ROWS, "seer.freeze_step": _ROWS}
+_RAINBOW_IMPALA = {"encoder.name": "impala", "replay.allow_more_memory": True}
 
 
 def cases(*, quick: bool) -> dict[str, RunConfig]:
@@ -12,8 +14,7 @@ def cases(*, quick: bool) -> dict[str, RunConfig]:
     configs = {"rainbow": rainbow_atari.get_config(), "curl": curl_dmc.get_config()}
     if not quick:
         configs |= {"rainbow_impala": rainbow_atari.get_config(), "curl_impala": curl_dmc.get_config("impala")}
-        configs["rainbow_impala"].encoder.name = "impala"
-        configs["rainbow_impala"].replay.allow_more_memory = True
+        configs["rainbow_impala"].update_from_flattened_dict(_RAINBOW_IMPALA)
     for config in configs.values():
-        config.total_steps, config.replay.capacity, config.seer.freeze_step = 2 * ROWS, ROWS, ROWS
+        config.update_from_flattened_dict(_SMALL)
     return {name: resolve.resolve(config) for name, config in configs.items()}

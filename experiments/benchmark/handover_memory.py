@@ -36,20 +36,19 @@ def measure(rows: int, latent_dtype: str = "float32") -> dict[str, int]:
       latent_dtype: in which latents are stored.
     """
     config = rainbow_atari.get_config()
-    config.replay.latent_dtype = latent_dtype
+    config.update_from_flattened_dict({"replay.latent_dtype": latent_dtype})
     parts = assembly.assemble(resolve.resolve(config), specs.DiscreteArray(18))
-    warm_up, measured = (
-        [_with_rows(phase, count) for phase in (parts.full, parts.frozen)] for count in (_WARM_UP_ROWS, rows)
-    )
+    full, frozen = _with_rows(parts.full, rows), _with_rows(parts.frozen, rows)
     with tempfile.TemporaryDirectory() as directory:
+        warm_up = _with_rows(parts.full, _WARM_UP_ROWS), _with_rows(parts.frozen, _WARM_UP_ROWS)
         _hand_over(*warm_up, pathlib.Path(directory) / "warm-up")
         base_bytes = _resident_bytes()
         with _sampled_memory() as samples:
-            _hand_over(*measured, pathlib.Path(directory) / "measured")
+            _hand_over(full, frozen, pathlib.Path(directory) / "measured")
     return {
         "base": base_bytes,
         "peak_above_base": max(samples) - base_bytes,
-        "larger_ring": max(phase.ring.num_bytes for phase in measured),
+        "larger_ring": max(full.ring.num_bytes, frozen.ring.num_bytes),
     }
 
 

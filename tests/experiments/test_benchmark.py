@@ -9,10 +9,9 @@ from experiments.benchmark import timing
 from experiments.benchmark.cases import cases
 from experiments.benchmark.noise import noisy_ring
 from seer_jax import replay
-from seer_jax.run import assembly
-from seer_jax.run import resolve as config_lib
+from seer_jax.run import assembly, resolve
 from seer_jax.seer import phases
-from tests.runs import tiny_config, tiny_control_config
+from tests.helpers.runs import tiny_config, tiny_control_config
 
 AGENTS = {
     "rainbow": (tiny_config, specs.DiscreteArray(3)),
@@ -24,7 +23,7 @@ def assemble(name: str) -> assembly.Assembly:
     make_config, action_spec = AGENTS[name]
     config = make_config()
     config.num_envs = 1  # as in the benchmark
-    return assembly.assemble(config_lib.resolve(config), action_spec)
+    return assembly.assemble(resolve.resolve(config), action_spec)
 
 
 def test_quick_cases_leave_out_the_impala_encoder():
@@ -49,32 +48,35 @@ def test_first_call_is_not_timed(monkeypatch):
     assert timing.time_many(2.5, call, lambda: None) == 1.5e3
 
 
-@pytest.mark.parametrize("phase", [phases.FULL, phases.FROZEN])
-def test_noisy_ring_is_full_and_every_row_can_be_sampled(phase):
-    parts = assemble("rainbow")
-    spec = parts.spec(phase)
-    ring = noisy_ring(spec, parts.ring(phase))
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), ring) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), parts.ring(phase)
-    )
-    assert int(ring.written) == spec.num_steps
-    assert np.asarray(ring.rows.observation).std(axis=(0, 1)).min() > 0
-    batch = replay.sample(spec, ring, jax.random.PRNGKey(0), batch_size=4096, importance_exponent=1.0)
-    assert len(np.unique(np.asarray(batch.reward))) > spec.num_steps // 2
+@pytest.mark.parametrize("num_steps", [None, 40])
+@pytest.mark.parametrize("phase_name", [phases.FULL, phases.FROZEN])
+def test_noisy_ring_has_as_many_rows_as_asked_for_and_every_one_can_be_sampled(phase_name, num_steps):
+    phase = assemble("rainbow").phase(phase_name)
+    spec, count = phase.ring_spec, num_steps or phase.ring_spec.num_steps
+    ring = noisy_ring(phase, num_steps)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), ring) == jax.tree.map(lambda x: (x.shape, x.dtype), phase.ring)
+    assert replay.size(spec, ring) == count
+    rows, priorities = replay.read(spec, ring, 0, count)
+    assert np.asarray(rows.observation).std(axis=(0, 1)).min() > 0
+    assert np.asarray(rows.reward).std() > 0
+    np.testing.assert_array_equal(priorities, np.ones((count, 1)))
+    starts = np.asarray(replay.sample(spec, ring, jax.random.PRNGKey(0), batch_size=256).start)
+    assert len(np.unique(starts)) > 30
+    assert starts.max() < count
 
 
-@pytest.mark.parametrize("phase", [phases.FULL, phases.FROZEN])
+@pytest.mark.parametrize("phase_name", [phases.FULL, phases.FROZEN])
 @pytest.mark.parametrize("name", AGENTS)
-def test_twin_has_the_losses_and_gradients_of_the_agent(name, phase):
+def test_twin_has_the_losses_and_gradients_of_the_agent(name, phase_name):
     pytest.importorskip("torch")
     from experiments.benchmark import agreement
 
     parts = assemble(name)
-    state = jax.jit(parts.agent.init)(jax.random.PRNGKey(2))
-    state = state if phase == phases.FULL else parts.agent.freeze(state)
-    spec = parts.spec(phase)
-    ring = noisy_ring(spec, parts.ring(phase))
-    batch = replay.sample(spec, ring, jax.random.PRNGKey(3), batch_size=8, importance_exponent=1.0)
-    found = agreement.differences(parts.config, parts.agent, state, batch, on_latents=phase == phases.FROZEN)
+    phase = parts.phase(phase_name)
+    state = phase.init_state(jax.random.PRNGKey(2))
+    batch = replay.sample(
+        phase.ring_spec, noisy_ring(phase), jax.random.PRNGKey(3), batch_size=8, importance_exponent=1.0
+    )
+    found = agreement.differences(parts.config, phase, state, batch)
     assert {"losses", "gradients"} <= set(found) or {"q_gradients", "actor_gradients"} <= set(found)
     assert max(found.values()) < 1e-4, found
