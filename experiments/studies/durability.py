@@ -130,7 +130,7 @@ class RestartableRun:
         self._start()
 
     def wait(self, timeout: float | None) -> bool:
-        """Waits for the end of the run, at most `timeout` seconds, and returns whether it came.
+        """Waits at most `timeout` seconds for the end of the run and returns whether it ended.
 
         A run that failed ends this program with the output of the run.
         """

@@ -1,4 +1,4 @@
-"""Scores of open-loop policies, which ignore observations: the least that a trained agent must exceed.
+"""Scores of open-loop policies, which ignore observations: a baseline that a trained agent must exceed.
 
 python -m experiments.studies.open_loop --config=configs/rainbow_atari.py --config.env.task=krull [--episodes=10]
 
