@@ -11,7 +11,7 @@ import haiku as hk
 import jax
 from ml_collections import config_dict
 
-from configs import curl_dmc
+from seer_jax.configs import curl_dmc
 
 
 @hk.transform
@@ -23,5 +23,5 @@ def encoder(images: jax.Array) -> jax.Array:
 
 def get_config(preset_and_task: str = "paper,cartpole-swingup") -> config_dict.ConfigDict:
     config = curl_dmc.get_config(preset_and_task)
-    config.encoder.name = "haiku:configs.curl_haiku:encoder"
+    config.update({"encoder": {"name": "haiku:seer_jax.configs.curl_haiku:encoder"}})
     return config

@@ -9,13 +9,13 @@ Presets, after the colon:
   constrained  replay of 10,000 frames (0.07 GB) that grows to 30,625 latents at the freeze.
   quick        about 5 minutes on 2 cores; uses every part, but does not reproduce the paper's result.
 
-Steps are agent steps; one is `env.action_repeat` frames. The published hyperparameters are the defaults of `RunConfig`,
-`AtariConfig` and `RainbowConfig`; `docs/configuration.md` lists them. The paper publishes the freeze time of Alien only,
-about 50,000: treat `seer.freeze_step` as a parameter to choose.
+Steps are agent steps; one is `env.action_repeat` frames. The published hyperparameters are the defaults of
+`RunConfig`, `AtariConfig` and `RainbowConfig`; `docs/configuration.md` lists them. The paper publishes the freeze time
+of Alien only, about 50,000: treat `seer.freeze_step` as a parameter to choose.
 
-Expected: `quick` takes about 5 minutes on 2 cores; one run scored 2,780 after 10,000 steps and 3,057 after 20,000 (random
-play 1,598). `paper` on Krull with `--config.seer.freeze_step=20000` scored 3,576 +- 151 over two seeds after 15T
-multiply-accumulates (`docs/results.md`).
+Expected: `quick` takes about 5 minutes on 2 cores; one run scored 2,780 after 10,000 steps and 3,057 after 20,000.
+`paper` on Krull with `--config.seer.freeze_step=20000` scored 3,576 +- 151 over two seeds after 15T
+multiply-accumulates (`docs/results.md`). Random play scores 1,598.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ from seer_jax.run.resolve import default_config
 
 def get_config(preset: str = "paper") -> ConfigDict:
     config = default_config(suite="atari", agent="rainbow")
-    config.env.task = "ms_pacman"
+    config.update({"env": {"task": "ms_pacman"}})
     known = presets()
     if preset not in known:
         raise ValueError(f"preset {preset!r} is unknown; choose one of {', '.join(known)}")

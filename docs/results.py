@@ -9,90 +9,100 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from experiments import curves, figures, records, references, tables
-from experiments.records import Records
+from experiments.report import figures, records, references, tables
+from experiments.report.costs import mean_costs
+from experiments.report.curves import learning_curves
+from experiments.report.records import RunRecords
 from experiments.run import EXPERIMENTS
 
 _ROOT = pathlib.Path(__file__).parents[1]
 PAGE, README = pathlib.Path(__file__).with_suffix(".md"), _ROOT / "README.md"
-_PICTURES = pathlib.Path(__file__).parent / "figures"
+_FIGURES = pathlib.Path(__file__).parent / "figures"
 _RECORDS = _ROOT / "experiments" / "results" / "runs"
 _MARKED = re.compile(r"(<!-- scores of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _SHOWN = ("table1", "fig2", "fig3", "fig4", "fig7", "fig8", "freeze_time", "latent_dtype")
 _HEAD = """# Results
 
-Written by `python -m docs.results` from `experiments/results/runs/`: what came out of experiments at the scale `cpu`,
-on 2 cores. Lines are means over seeds, bands one standard deviation, and dotted lines mark the freeze. Pictures other
-than curves are those that `experiments.run` puts beside its page, copied to `figures/`.
+Written by `python -m docs.results` from `experiments/results/runs/`: the results of experiments at the scale `cpu`, on
+2 cores. Lines are means over seeds, bands one standard deviation, and dotted lines mark the freeze. Figures other than
+curves are copies of those that `experiments.run` writes beside its page.
 """
 
 
 def text() -> str:
-    """Returns the page."""
-    others = ", ".join(f"`{name}`" for name in EXPERIMENTS if name not in _SHOWN)
+    """Returns the text of `results.md`."""
+    not_run = ", ".join(f"`{name}`" for name in EXPERIMENTS if name not in _SHOWN)
     parts = [_HEAD, *(part for name in _SHOWN for part in _section(name))]
-    return "\n".join([*parts, f"## Not run at this scale\n\n{others}.\n"])
+    return "\n".join([*parts, f"## Not run at this scale\n\n{not_run}.\n"])
 
 
 def with_scores(readme: str) -> str:
-    """Returns the README with today's tables where it marks them."""
-    return _MARKED.sub(lambda match: f"{match[1]}{_scores(match[2])}{match[3]}", readme)
+    """Returns the text of the README with current tables between its marks."""
+    return _MARKED.sub(lambda match: f"{match[1]}{_format_scores(match[2])}{match[3]}", readme)
 
 
-def _scores(name: str) -> str:
+def _format_scores(name: str) -> str:
     return "".join(f"{table.title}:\n\n{table.to_markdown()}\n" for table in _score_tables(name))
 
 
 def _score_tables(name: str) -> list[tables.Table]:
-    lines = curves.curves(_runs(name))
-    return [table for comparison in EXPERIMENTS[name].comparisons("cpu") for table in tables.scores(lines, comparison)]
+    curves, comparisons = learning_curves(_read_runs(name)), EXPERIMENTS[name].comparisons("cpu")
+    return [table for comparison in comparisons for table in tables.score_tables(curves, comparison)]
 
 
 def _section(name: str) -> Iterator[str]:
-    experiment, runs = EXPERIMENTS[name], _runs(name)
+    experiment, runs = EXPERIMENTS[name], _read_runs(name)
     yield f"## {experiment.title}\n"
     yield f"`python -m experiments.run {name} --scale=cpu`\n"
-    yield from (f"{note}\n" for note in (experiment.note, _missing(name), _rewritten(runs)) if note)
+    yield from (f"{note}\n" for note in (experiment.note, _missing_runs(name), _converted_runs(runs)) if note)
     yield f"![{experiment.title}](figures/{name}.png)\n"
-    told = None
-    for picture in sorted(_PICTURES.glob(f"{name}-*.png")):
-        with Image.open(picture) as image:
-            title, description = image.text["Title"], image.text["Description"]
-        if title != told:
-            yield f"{title}. {description}\n"
-        told = title
-        yield f"![{title}](figures/{picture.name})\n"
-    for table in (*_score_tables(name), tables.costs(curves.costs(runs))):
+    yield from _section_images(name)
+    for table in (*_score_tables(name), tables.cost_table(mean_costs(runs))):
         yield f"{table.title}:\n\n{table.to_markdown()}\n{table.note}\n"
 
 
-def _missing(name: str) -> str:
-    wanted = [run.name for run in EXPERIMENTS[name].runs("cpu")]
-    missing = [run for run in wanted if not (_RECORDS / f"{run}.jsonl").exists()]
-    return f"{len(missing)} of its {len(wanted)} runs were not made: {', '.join(missing)}." if missing else ""
+def _section_images(name: str) -> Iterator[str]:
+    """Yields the images of an experiment besides its curves, each title and description once."""
+    previous_title = None
+    for path in sorted(_FIGURES.glob(f"{name}-*.png")):
+        with Image.open(path) as image:
+            title, description = image.info["Title"], image.info["Description"]
+        if title != previous_title:
+            yield f"{title}. {description}\n"
+        previous_title = title
+        yield f"![{title}](figures/{path.name})\n"
 
 
-def _rewritten(runs: list[Records]) -> str:
+def _missing_runs(name: str) -> str:
+    names = [run.name for run in EXPERIMENTS[name].runs("cpu")]
+    missing = [run for run in names if not (_RECORDS / f"{run}.jsonl").exists()]
+    return f"{len(missing)} of its {len(names)} runs were not trained: {', '.join(missing)}." if missing else ""
+
+
+def _converted_runs(runs: list[RunRecords]) -> str:
     names = [run.name for run in runs if run.manifest["git_commit"] is None]
-    told = "Made by earlier versions of this code, whose records were brought into today's form and lack its commit"
+    if not names:
+        return ""
     return (
-        f"{told} (multiply-accumulates are computed where they were not logged): {', '.join(names)}." if names else ""
+        "Trained by earlier versions of this code, whose records were converted to the current format and lack the"
+        " commit (multiply-accumulates are computed where they were not logged): " + ", ".join(names) + "."
     )
 
 
-def _runs(name: str) -> list[Records]:
-    """Returns what is kept of an experiment's runs, in its order and with its names of arms."""
+def _read_runs(name: str) -> list[RunRecords]:
+    """Returns the kept records of an experiment's runs, in its order and with its labels of arms."""
     files = ((_RECORDS / f"{run.name}.jsonl", run.arm) for run in EXPERIMENTS[name].runs("cpu"))
     return [records.read(path, arm) for path, arm in files if path.exists()]
 
 
 def main() -> None:
+    """Writes all files."""
     PAGE.write_text(text())
     README.write_text(with_scores(README.read_text()))
     for name in _SHOWN:
-        lines = curves.curves(_runs(name))
-        published = references.read({line.task for line in lines})
-        figures.draw(_PICTURES / f"{name}.png", lines, published, EXPERIMENTS[name].x)
+        curves = learning_curves(_read_runs(name))
+        published = references.read({curve.task for curve in curves})
+        figures.draw(_FIGURES / f"{name}.png", curves, published, EXPERIMENTS[name].x)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Trains one configuration for every combination of some fields' values, with several seeds.
+"""Trains one configuration for every combination of the values of some fields, with several seeds.
 
 python -m experiments.sweep --config=configs/rainbow_atari.py:quick --grid config.seer.freeze_step=4000,8000 --seeds=3
     [--config.FIELD=VALUE] [--grid config.OTHER=A,B] [--out=DIR] [--workers=N] [--backend=local|ray]
 
-The same command goes on with what was cut off, and trains nothing twice.
+The same command resumes interrupted runs and does not train finished ones again.
 """
 
 import itertools
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,56 +18,60 @@ import rich.table
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import pool, records
-from experiments.spec import Run
+from experiments.report import records
+from experiments.report.records import Line
+from experiments.runner import pool
+from experiments.runner.process import Outcome
+from experiments.runner.spec import Run
 from seer_jax import cli
-from seer_jax.run import resolve as config_lib
+from seer_jax.fields import ConfigError
 
 _PREFIX = "config."
 
 
 def main(argv: list[str]) -> int:
+    """Runs the command; returns its exit code."""
     values = cli.make_flags()
-    config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
-    )
+    cli.define_config(values, argv, "Configuration of the runs.")
     flags.DEFINE_multi_string("grid", [], "config.FIELD=VALUE,VALUE,...; may be repeated.", flag_values=values)
-    flags.DEFINE_integer("seeds", 1, "Runs of each combination, from config.seed on.", 1, 10_000, flag_values=values)
+    flags.DEFINE_integer("seeds", 1, "Seeds of each combination, from config.seed on.", 1, 10_000, flag_values=values)
     flags.DEFINE_string("out", "runs/sweep", "Directory for all runs.", flag_values=values)
     pool.define_flags(values)
-    return cli.main(argv, __doc__, values, _sweep, (config_lib.ConfigError,))
+    return cli.main(argv, __doc__, values, _sweep, (ConfigError,))
 
 
 def _sweep(values: flags.FlagValues) -> int:
     if values.config is None:
         raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py:quick")
-    base = cli.loaded(values.config)
+    first_seed: Any = cli.loaded(values.config).seed
     config_file = config_flags.get_config_filename(values["config"])
     fixed = config_flags.get_override_values(values["config"])
     grid = parse_grid(values.grid)
-    runs = make_runs(config_file, fixed, grid, range(base.seed, base.seed + values.seeds))
+    runs = make_runs(config_file, fixed, grid, range(first_seed, first_seed + values.seeds))
     for run in runs:
-        run.load()  # refuses it before any of them starts
+        run.load()  # refuses an invalid configuration before any run starts
     out = pathlib.Path(values.out)
     cli.use_compilation_cache()
     outcomes = pool.train_all(runs, out, workers=values.workers, backend=values.backend)
     rich.console.Console().print(_table(runs, list(grid), out, outcomes))
-    return pool.tell_failures(outcomes)
+    return pool.print_failures(outcomes)
 
 
 def parse_grid(texts: Iterable[str]) -> dict[str, list[str]]:
-    """Returns values by field of `config.FIELD=VALUE,VALUE,...`.
+    """Returns the values of each field, from texts `config.FIELD=VALUE,VALUE,...`.
 
     Raises:
-      UsageError: a text does not look like that, or a field is named twice.
+      UsageError: a text has another form, or a field is named twice.
     """
     grid: dict[str, list[str]] = {}
     for text in texts:
         field, separator, values = text.partition("=")
         if not field.startswith(_PREFIX) or not separator or not all(values.split(",")):
-            raise cli.UsageError(f"--grid {text!r} does not look like config.FIELD=VALUE,VALUE,...")
+            raise cli.UsageError(f"--grid {text!r} does not have the form config.FIELD=VALUE,VALUE,...")
         if field == f"{_PREFIX}seed":
-            raise cli.UsageError("--grid config.seed: say how many with --seeds=N, and the first with --config.seed=K")
+            raise cli.UsageError(
+                "--grid config.seed: set the number of seeds with --seeds=N, the first with --config.seed=K"
+            )
         if field.removeprefix(_PREFIX) in grid:
             raise cli.UsageError(f"--grid names {field} twice")
         grid[field.removeprefix(_PREFIX)] = values.split(",")
@@ -83,7 +87,7 @@ def make_runs(
       config_file: with `:PRESET`.
       fixed: overrides of all runs, by dotted name.
       grid: values by dotted name.
-      seeds: of each combination.
+      seeds: random seeds of each combination.
     """
     runs = []
     for chosen in itertools.product(*grid.values()):
@@ -96,27 +100,30 @@ def make_runs(
 
 
 def _table(
-    runs: list[Run], fields: list[str], out: pathlib.Path, outcomes: Mapping[str, pool.Outcome]
+    runs: Sequence[Run], fields: Sequence[str], out: pathlib.Path, outcomes: Mapping[str, Outcome]
 ) -> rich.table.Table:
-    """Returns a row for each combination of the values of `fields`."""
+    """Returns a table with a row for each combination of the values of `fields`."""
     caption = "TFLOP is XLA's count, TMAC the paper's, in multiply-accumulates; steps/s are of the last phase."
     table = rich.table.Table(title=f"last evaluation of the runs in {out}", caption=caption)
     for column in (*fields, "runs", "return", "TFLOP", "TMAC", "steps/s"):
         table.add_column(column.rpartition(".")[2], justify="right")
     for arm in dict.fromkeys(run.arm for run in runs):
         members = [run for run in runs if run.arm == arm]
-        done = [run for run in members if outcomes[run.name].code == 0]
-        ends = [records.read(out / "runs" / run.name).of_kind("end")[-1] for run in done]
+        all_records = [records.read(out / "runs" / run.name) for run in members if outcomes[run.name].code == 0]
         values = [members[0].overrides[field] for field in fields]
-        if not ends:
-            table.add_row(*values, "0", *["-"] * 4)
-            continue
-        returns = [end["eval_return_mean"] for end in ends]
-        spread = f" ± {np.std(returns, ddof=1):,.1f}" if len(returns) > 1 else ""
-        totals = (f"{np.mean([end[name] for end in ends]) / 1e12:,.2f}" for name in ("flops_total", "macs_total"))
-        speed = np.mean([end[f"{end['phase']}_steps_per_second"] for end in ends])
-        table.add_row(*values, str(len(ends)), f"{np.mean(returns):,.1f}{spread}", *totals, f"{speed:,.0f}")
+        table.add_row(*values, *_cells([each.end for each in all_records if each.end is not None]))
     return table
+
+
+def _cells(ends: Sequence[Line]) -> list[str]:
+    """Returns number of runs, return, TFLOP, TMAC and steps per second of the finished runs of a combination."""
+    if not ends:
+        return ["0", "-", "-", "-", "-"]
+    returns = [end["eval_return_mean"] for end in ends]
+    spread = f" ± {np.std(returns, ddof=1):,.1f}" if len(returns) > 1 else ""
+    totals = [f"{np.mean([end[name] for end in ends]) / 1e12:,.2f}" for name in ("flops_total", "macs_total")]
+    speed = np.mean([end[f"{end['phase']}_steps_per_second"] for end in ends])
+    return [str(len(ends)), f"{np.mean(returns):,.1f}{spread}", *totals, f"{speed:,.0f}"]
 
 
 if __name__ == "__main__":

@@ -7,34 +7,81 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
 
 from seer_jax.run import resolve
 
 # A field of the configuration given as 1e6: an integer if its value is whole.
 _EXPONENT = re.compile(r"(?<=^--config\.)([\w.]+=)(\d+(?:\.\d+)?[eE]\+?\d+)$")
-
 _OVERRIDE = re.compile(r"--config\.([\w.]+)(?:=|$)")
+_SHIPPED_CONFIGS = pathlib.Path(__file__).parent / "configs"
 
 
 class UsageError(Exception):
     """A command line that cannot be run; the message is one line that says why."""
 
 
+class _ConfigParser(config_flags.ConfigFileFlagParser):
+    """Loads a configuration by the name of a shipped one, or by the path of a file."""
+
+    def parse(self, path: str) -> Any:
+        name, *preset = path.split(":", 1)
+        return super().parse(":".join([config_path(name), *preset]))
+
+
 def make_flags() -> flags.FlagValues:
-    """Returns a set of flags that holds `--help` alone, apart from absl's global one."""
+    """Returns a set of flags with `--help`, separate from absl's global set."""
     values = flags.FlagValues()
-    values.set_gnu_getopt()  # flags may follow what is no flag
+    values.set_gnu_getopt()  # flags may follow operands
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
 
 
+def define_config(values: flags.FlagValues, argv: list[str], text: str) -> None:
+    """Defines `--config=NAME_OR_FILE[:PRESET]` and, for the fields that `argv` sets, `--config.FIELD=VALUE`.
+
+    Args:
+      values: the flags, from `make_flags`.
+      argv: the command line that will be parsed; the first element is the program's name, or path.
+      text: what the configuration is for; `--help` shows it, and after it what a value looks like.
+    """
+    text = f"{text} One of {', '.join(shipped_configs())}, or the path of a file (FILE.py); with :PRESET."
+    config_flags.DEFINE_config_file("config", None, text, flag_values=values, sys_argv=argv)
+    values["config"].parser = _ConfigParser("config")
+
+
+def config_path(name: str) -> str:
+    """Returns the path of the file that `--config` names, without a preset.
+
+    Args:
+      name: a path if it contains a slash or ends in `.py`, else the name of a shipped configuration.
+
+    Raises:
+      IllegalFlagValueError: no configuration of that name is shipped.
+    """
+    if "/" in name or name.endswith(".py"):
+        return name
+    if name not in shipped_configs():
+        raise flags.IllegalFlagValueError(
+            f"--config={name} is neither the path of a file (FILE.py) nor a shipped configuration:"
+            f" {', '.join(shipped_configs())}"
+        )
+    return str(_SHIPPED_CONFIGS / f"{name}.py")
+
+
+def shipped_configs() -> list[str]:
+    """Returns the names of the configurations that come with the package."""
+    return sorted(path.stem for path in _SHIPPED_CONFIGS.glob("*.py") if path.stem != "__init__")
+
+
 def main(
     argv: list[str],
-    doc: str,
+    doc: str | None,
     values: flags.FlagValues,
     command: Callable[..., int | None],
     refusals: tuple[type[Exception], ...] = (),
@@ -44,12 +91,12 @@ def main(
     """Parses a command line and runs its command; returns an exit code.
 
     Args:
-      argv: the first element is the program's name, or path.
-      doc: is shown with the flags by `--help`.
+      argv: arguments; the first is the program's name, or path.
+      doc: text that `--help` shows with the flags.
       values: the flags, from `make_flags`.
-      command: is given `values` and, one by one, the operands; gives an exit code, or None for 0.
-      refusals: what it raises, beside `UsageError`, before it did anything: one line and exit code 2.
-      takes_operands: whether there may be arguments that are no flags.
+      command: called with `values` and, one by one, the operands; returns an exit code, or None for 0.
+      refusals: errors, beside `UsageError`, that it raises before it does anything: one line and exit code 2.
+      takes_operands: whether there may be arguments that are not flags.
     """
     program = pathlib.Path(argv[0]).stem
     try:
@@ -69,7 +116,7 @@ def main(
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """Parses `argv`, whose first element is the program's name, into `values`; returns what is no flag.
+    """Parses `argv`, whose first element is the program's name, into `values`; returns the operands.
 
     Raises:
       UsageError: a flag is unknown or has a bad value.
@@ -113,7 +160,7 @@ def _whole(match: re.Match) -> str:
 
 
 def loaded(config: ConfigDict) -> ConfigDict:
-    """Returns the configuration itself; a file that cannot be read shows only at the first use of what it gave."""
+    """Returns the configuration; raises UsageError if its file cannot be read, which its first use would only show."""
     try:
         config.is_locked  # noqa: B018
     except OSError as error:
@@ -124,31 +171,32 @@ def loaded(config: ConfigDict) -> ConfigDict:
 
 
 def read_config(arguments: list[str]) -> ConfigDict:
-    """Returns the configuration, unresolved, that `--config=FILE:PRESET` and overrides of its fields give.
+    """Returns the configuration, unresolved, of `--config=NAME_OR_FILE:PRESET` and of `--config.FIELD=VALUE`.
 
     Raises:
       UsageError: the file cannot be read, or has no such field.
     """
     values, argv = make_flags(), ["config", *arguments]
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    define_config(values, argv, "")
     parse(values, argv)
     return loaded(values.config)
 
 
 def last_line(error: Exception) -> str:
+    """Returns the last line of an error's message."""
     return (str(error).strip().splitlines() or [""])[-1].strip()
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, unless JAX was already told where to."""
-    if jax.config.jax_compilation_cache_dir is None:
+    """Keeps compiled programs in the user's cache directory, unless JAX has a directory already."""
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "seer_jax" / "xla"))
 
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collects the first SIGTERM or SIGINT in the list that it gives; a second one ends the process at once."""
+    """Yields a list that receives the first SIGTERM or SIGINT; a second one ends the process at once."""
     received: list[int] = []
 
     def receive(number: int, frame) -> None:

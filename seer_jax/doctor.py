@@ -1,4 +1,4 @@
-"""Checks a machine: packages, devices, environments, rendering, disk, memory, compiled programs; says each cure.
+"""Checks a machine: packages, devices, environments, rendering, disk, memory, compiled programs; names a fix for each.
 
 python -m seer_jax.doctor    # exits with 1 if a line is red
 """
@@ -19,16 +19,17 @@ import numpy as np
 import rich.console
 import rich.markup
 import rich.table
+from packaging.requirements import Requirement
 
-from seer_jax import cli
+from seer_jax import TESTED_JAXLIB, cli
 from seer_jax.envs import atari
 from seer_jax.run import plan
 
 GREEN, YELLOW, RED = "green", "yellow", "red"
 _REQUIREMENTS = pathlib.Path(__file__).parents[1] / "requirements.txt"
-_LEAST_FREE_BYTES = 10e9  # three checkpoints of the paper's Atari run and its frames
-_LEAST_MEMORY_BYTES = 4e9
-# Prints what draws, and whether it draws the same twice; in a process of its own, since drivers abort.
+_MIN_FREE_BYTES = 10e9  # three checkpoints of the paper's Atari run and its frames
+_MIN_MEMORY_BYTES = 4e9
+# Prints the renderer, and whether it renders the same image twice. It runs in its own process, since drivers may abort.
 _RENDER = """
 import json, os
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -41,7 +42,7 @@ context.make_current()
 from OpenGL import GL
 renderer = GL.glGetString(GL.GL_RENDERER).decode()
 same = bool((first == pool._backend.render()).all())
-print(json.dumps({"same": same, "seen": int(np.ptp(first)), "by": renderer}), flush=True)
+print(json.dumps({"same": same, "contrast": int(np.ptp(first)), "by": renderer}), flush=True)
 os._exit(0)  # some drivers abort at a regular exit
 """
 
@@ -50,43 +51,51 @@ class Finding(NamedTuple):
     """A line of the report.
 
     Attributes:
-      level: green, yellow (works, but) or red.
-      subject: what was looked at.
-      told: what was found.
-      cure: a command or an act that makes it green.
+      level: green, yellow (works with a drawback) or red.
+      subject: what was checked.
+      message: what was found.
+      fix: a command or an action that makes it green.
     """
 
     level: str
     subject: str
-    told: str
-    cure: str = ""
+    message: str
+    fix: str = ""
 
 
 def check_python() -> Iterable[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    level = GREEN if sys.version_info[:2] == (3, 11) else YELLOW if sys.version_info >= (3, 11) else RED
-    yield Finding(level, "Python", version, "" if level == GREEN else "use Python 3.11, which the pins are for")
+    level = RED if sys.version_info < (3, 11) else GREEN if sys.version_info < (3, 14) else YELLOW
+    fix = "" if level == GREEN else "use Python 3.11, 3.12 or 3.13, which are tested"
+    yield Finding(level, "Python", version, fix)
 
 
 def check_packages() -> Iterable[Finding]:
-    if not _REQUIREMENTS.exists():
-        yield Finding(YELLOW, "packages", "no requirements.txt beside the package to compare with", "use a checkout")
-        return
-    pins = dict(
-        line.split("==") for line in _REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")
-    )
+    required = [r for r in _requirements() if r.marker is None or r.marker.evaluate({"extra": ""})]
     differ = 0
-    for name, pin in pins.items():
+    for requirement in required:
         try:
-            found = importlib.metadata.version(name)
+            found = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             found = "missing"
-        if found != pin:
+        if found == "missing" or not requirement.specifier.contains(found, prereleases=True):
             differ += 1
             level = RED if found == "missing" else YELLOW
-            yield Finding(level, name, f"{found}, pinned {pin}", f"pip install '{name}=={pin}'")
+            wanted = f"{requirement.name}{requirement.specifier}"
+            yield Finding(
+                level, requirement.name, f"{found}, tested with {requirement.specifier}", f"pip install '{wanted}'"
+            )
     if not differ:
-        yield Finding(GREEN, "packages", f"all {len(pins)} as pinned")
+        yield Finding(GREEN, "packages", f"all {len(required)} as tested")
+
+
+def _requirements() -> list[Requirement]:
+    """Returns the pins of a checkout, or the ranges of an installed package."""
+    if _REQUIREMENTS.exists():
+        lines = [line for line in _REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
+    else:
+        lines = importlib.metadata.requires("seer_jax") or []
+    return list(map(Requirement, lines))
 
 
 def check_devices() -> Iterable[Finding]:
@@ -97,10 +106,12 @@ def check_devices() -> Iterable[Finding]:
         if option in os.environ.get("XLA_FLAGS", ""):
             yield Finding(GREEN, "CPU convolutions", "fast kernels are chosen")
         else:
-            cure = f"import seer_jax before JAX starts, or export XLA_FLAGS={option} (for jaxlib 0.10.2)"
-            yield Finding(YELLOW, "CPU convolutions", "slow kernels: XLA_FLAGS chooses others", cure)
+            versions = " or ".join(TESTED_JAXLIB)
+            fix = f"import seer_jax before JAX starts, or export XLA_FLAGS={option} (for jaxlib {versions})"
+            yield Finding(YELLOW, "CPU convolutions", "slow kernels are chosen by XLA_FLAGS", fix)
     if shutil.which("nvidia-smi") and jax.default_backend() == "cpu":
-        yield Finding(YELLOW, "GPU", "there is one, and JAX does not use it", "pip install 'jax[cuda12]==0.10.2'")
+        fix = f"pip install 'jax[cuda12]=={jax.__version__}'"
+        yield Finding(YELLOW, "GPU", "there is one, and JAX does not use it", fix)
 
 
 def check_atari() -> Iterable[Finding]:
@@ -108,8 +119,8 @@ def check_atari() -> Iterable[Finding]:
     starts = [_play_pong(seed) for seed in (0, 0, 1)]
     same, differ = np.array_equal(starts[0], starts[1]), not np.array_equal(starts[0], starts[2])
     level = GREEN if same and differ else RED
-    told = "equal seeds play alike, others do not" if level == GREEN else "seeds do not decide how games are played"
-    yield Finding(level, "Atari seeds", told, "" if level == GREEN else "pip install 'envpool==1.2.5'")
+    message = "only equal seeds give equal games" if level == GREEN else "games do not follow from their seeds"
+    yield Finding(level, "Atari seeds", message, "" if level == GREEN else "pip install -r requirements.txt")
 
 
 def _play_pong(seed: int) -> np.ndarray:
@@ -130,43 +141,45 @@ def _play_pong(seed: int) -> np.ndarray:
 
 def check_rendering() -> Iterable[Finding]:
     done = subprocess.run([sys.executable, "-c", _RENDER], capture_output=True, text=True, timeout=300, check=False)
-    cure = "apt-get install libegl1 libgl1-mesa-dri, or the GPU vendor's driver; Atari needs none of it"
+    fix = "apt-get install libegl1 libgl1-mesa-dri, or the GPU vendor's driver; Atari needs none of it"
     try:
-        drawn = json.loads(done.stdout.splitlines()[-1])
+        rendered = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         lines = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
-        yield Finding(YELLOW, "rendering (Control)", lines[-1][:200], cure)
+        yield Finding(YELLOW, "rendering (Control)", lines[-1][:200], fix)
         return
-    if not drawn["same"] or not drawn["seen"]:
-        told = "black" if not drawn["seen"] else "not twice the same"
-        yield Finding(RED, "rendering (Control)", f"{drawn['by']}: pictures are {told}", cure)
+    if not rendered["same"] or not rendered["contrast"]:
+        problem = "black" if not rendered["contrast"] else "not the same twice"
+        yield Finding(RED, "rendering (Control)", f"{rendered['by']}: images are {problem}", fix)
         return
-    software = "llvmpipe" in drawn["by"] or "softpipe" in drawn["by"]
-    hint = "no GPU draws here: env.render_quality=fast draws several times as fast" if software else ""
-    yield Finding(YELLOW if software else GREEN, "rendering (Control)", f"by {drawn['by']}, twice the same", hint)
+    software = "llvmpipe" in rendered["by"] or "softpipe" in rendered["by"]
+    hint = "no GPU renders here: env.render_quality=fast is several times as fast" if software else ""
+    yield Finding(
+        YELLOW if software else GREEN, "rendering (Control)", f"by {rendered['by']}, the same image twice", hint
+    )
 
 
 def check_disk_and_memory() -> Iterable[Finding]:
     free = shutil.disk_usage(".").free
-    enough = free >= _LEAST_FREE_BYTES
-    cure = "" if enough else "free some, or put --run_dir on another disk: checkpoints hold the whole replay ring"
-    yield Finding(GREEN if enough else YELLOW, "disk", f"{free / 1e9:,.1f} GB free here", cure)
+    enough = free >= _MIN_FREE_BYTES
+    fix = "" if enough else "free some, or put --run_dir on another disk: checkpoints hold the whole replay ring"
+    yield Finding(GREEN if enough else YELLOW, "disk", f"{free / 1e9:,.1f} GB free here", fix)
     memory = plan.device_memory()
-    enough = memory >= _LEAST_MEMORY_BYTES
-    cure = "" if enough else "see with --plan what a run needs; the preset constrained needs little"
-    yield Finding(GREEN if enough else YELLOW, "device memory", f"{memory / 1e9:,.1f} GB", cure)
+    enough = memory >= _MIN_MEMORY_BYTES
+    fix = "" if enough else "see with --plan what a run needs; the preset constrained needs little"
+    yield Finding(GREEN if enough else YELLOW, "device memory", f"{memory / 1e9:,.1f} GB", fix)
 
 
 def check_compile_cache() -> Iterable[Finding]:
     cli.use_compilation_cache()
-    path = pathlib.Path(jax.config.jax_compilation_cache_dir)
+    path = pathlib.Path(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        cure = f"make {path} writable, or export JAX_COMPILATION_CACHE_DIR=DIR"
-        yield Finding(YELLOW, "compiled programs", f"cannot be kept in {path}: {error.strerror}", cure)
+        fix = f"make {path} writable, or export JAX_COMPILATION_CACHE_DIR=DIR"
+        yield Finding(YELLOW, "compiled programs", f"cannot be kept in {path}: {error.strerror}", fix)
         return
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     yield Finding(GREEN, "compiled programs", f"kept in {path} ({size / 1e6:,.0f} MB)")
@@ -184,7 +197,7 @@ CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
 
 
 def examine(checks: Iterable[Callable[[], Iterable[Finding]]] = CHECKS) -> list[Finding]:
-    """Runs checks one after the other; one that fails itself is a red line."""
+    """Runs checks one after the other; a check that raises an error becomes a red line."""
     findings = []
     for check in checks:
         try:
@@ -195,14 +208,20 @@ def examine(checks: Iterable[Callable[[], Iterable[Finding]]] = CHECKS) -> list[
     return findings
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line `argv`, whose first element is the program's name; None stands for that of the process.
+
+    Returns:
+      The exit code.
+    """
+    argv = sys.argv if argv is None else argv
     return cli.main(argv, __doc__, cli.make_flags(), lambda values: show(examine()))
 
 
 def show(findings: list[Finding]) -> int:
     """Prints findings; returns the exit code, 1 if one is red."""
     table = rich.table.Table()
-    for column in ("", "", "found", "cure"):
+    for column in ("", "", "found", "fix"):
         table.add_column(column, overflow="fold")
     for finding in findings:
         level = f"[{finding.level}]{finding.level}[/]"
@@ -212,4 +231,4 @@ def show(findings: list[Finding]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

@@ -8,7 +8,6 @@ python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--video] [--conf
 import dataclasses
 import pathlib
 import sys
-from typing import Any
 
 import imageio.v2 as imageio
 import jax
@@ -16,33 +15,31 @@ import numpy as np
 import rich.console
 import rich.table
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from seer_jax import cli, files
-from seer_jax.agents.registry import AGENTS
 from seer_jax.config import RunConfig
-from seer_jax.envs import atari_scores, registry, timestep
+from seer_jax.envs import atari_scores, registry
 from seer_jax.fields import ConfigError
-from seer_jax.run import checkpoint, evaluation, resolve
-from seer_jax.run import run_dir as run_dir_lib
+from seer_jax.run import evaluation, policy
 
 _VIDEO_SCALE = 4  # a stored frame is small: its pixels are repeated
 _FRAMES_PER_SECOND = 60
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line `argv`, whose first element is the program's name; None stands for that of the process.
+
+    Returns:
+      The exit code.
+    """
+    argv = sys.argv if argv is None else argv
     values = cli.make_flags()
     flags.DEFINE_string("run_dir", None, "Directory of a run.", flag_values=values)
     flags.DEFINE_integer(
         "episodes", None, "Episodes to play; the run's eval_episodes unless given.", 1, 1000, flag_values=values
     )
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "The run's configuration file, if it holds code of yours.",
-        flag_values=values,
-        sys_argv=argv,
-    )
+    cli.define_config(values, argv, "The run's configuration, if it holds code of yours.")
     flags.DEFINE_bool("video", False, "Write videos/episode.mp4 of the first episode.", flag_values=values)
     return cli.main(argv, __doc__, values, _evaluate)
 
@@ -54,16 +51,24 @@ def _evaluate(values: flags.FlagValues) -> None:
     if not (run_dir / "config.json").is_file():
         raise cli.UsageError(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
     trusted = None if values.config is None else cli.loaded(values.config)
-    config, saved = _load(run_dir, trusted)
-    config = dataclasses.replace(config, eval_episodes=values.episodes or config.eval_episodes)
+    saved = _read_saved(run_dir, trusted)
+    config = dataclasses.replace(saved.config, eval_episodes=values.episodes or saved.config.eval_episodes)
     if values.video:
         _make_video_dir(run_dir)
     cli.use_compilation_cache()
     env = registry.make_env(config, training=False)
     try:
-        _play(run_dir, config, env, saved, video=values.video)
+        agent, params = saved.make_agent(env.action_spec)
+        frames: list[np.ndarray] | None = [] if values.video else None
+        act, key = evaluation.make_act(agent), jax.random.PRNGKey(config.seed)
+        played = evaluation.play(act, params, env, key, frame_stack=config.env.frame_stack, frames=frames)
+    except files.DamagedFileError as error:
+        raise cli.UsageError(f"--run_dir={run_dir} has no parameters for its configuration: {error}") from None
     finally:
         env.close()
+    _print_table(config, saved.env_steps, played)
+    if frames:
+        _write_video(run_dir / "videos" / "episode.mp4", frames, action_repeat=config.env.action_repeat)
 
 
 def _make_video_dir(run_dir: pathlib.Path) -> None:
@@ -73,46 +78,22 @@ def _make_video_dir(run_dir: pathlib.Path) -> None:
         raise cli.UsageError(f"--video cannot write into {run_dir}: {error.strerror}") from None
 
 
-def _load(run_dir: pathlib.Path, trusted: ConfigDict | None) -> tuple[RunConfig, dict[str, Any]]:
-    """Returns the run's configuration, and `env_steps` and `params` of its newest saved state."""
+def _read_saved(run_dir: pathlib.Path, trusted: ConfigDict | None) -> policy.SavedRun:
     try:
-        config = run_dir_lib.read_config(run_dir)
-        if code := run_dir_lib.foreign_code(config, trusted):
-            raise cli.UsageError(f"--run_dir={run_dir} runs code of yours, {code}; if you trust it, add its --config")
-        trees, progress = checkpoint.load_newest_state(run_dir / checkpoint.DIRECTORY)
-        saved = {"env_steps": int(progress["env_steps"]), "params": trees["train"]["params"]}
-        return resolve.resolve(config), saved
+        return policy.read_saved(run_dir, trusted)
     except files.DamagedFileError as error:
         raise cli.UsageError(f"--run_dir={run_dir} has no parameters: {error}") from None
     except ConfigError as error:
         raise cli.UsageError(f"--run_dir={run_dir} cannot be evaluated here: {error}") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise cli.UsageError(
-            f"--run_dir={run_dir} is damaged: {type(error).__name__}: {cli.last_line(error)}"
-        ) from None
 
 
-def _play(
-    run_dir: pathlib.Path, config: RunConfig, env: timestep.VectorEnv, saved: dict[str, Any], *, video: bool
-) -> None:
-    agent = AGENTS[config.agent.name].make_agent(config, env.action_spec)
-    key = jax.random.PRNGKey(config.seed)
-    try:
-        params = files.fit_tree(jax.eval_shape(agent.init, key).params, saved["params"])
-    except files.DamagedFileError as error:
-        raise cli.UsageError(f"--run_dir={run_dir} has no parameters for its configuration: {error}") from None
-    frames: list[np.ndarray] | None = [] if video else None
-    act = evaluation.make_act(agent)
-    played = evaluation.play(act, params, env, key, frame_stack=config.env.frame_stack, frames=frames)
-    _print_table(config, saved["env_steps"], played)
-    if frames:
-        path = run_dir / "videos" / "episode.mp4"
-        fps = max(1, _FRAMES_PER_SECOND // config.env.action_repeat)
-        with imageio.get_writer(path, fps=fps, macro_block_size=1) as video_file:
-            for frame in frames:
-                large = np.kron(frame, np.ones((_VIDEO_SCALE, _VIDEO_SCALE, 1), np.uint8)).squeeze()
-                video_file.append_data(large)  # pyright: ignore[reportAttributeAccessIssue]
-        print(f"video of the first episode: {path}")
+def _write_video(path: pathlib.Path, frames: list[np.ndarray], *, action_repeat: int) -> None:
+    fps = max(1, _FRAMES_PER_SECOND // action_repeat)
+    with imageio.get_writer(path, fps=fps, macro_block_size=1) as video_file:
+        for frame in frames:
+            large = np.kron(frame, np.ones((_VIDEO_SCALE, _VIDEO_SCALE, 1), np.uint8)).squeeze()
+            video_file.append_data(large)  # pyright: ignore[reportAttributeAccessIssue]
+    print(f"video of the first episode: {path}")
 
 
 def _print_table(config: RunConfig, env_steps: int, played: evaluation.Episodes) -> None:
@@ -129,4 +110,4 @@ def _print_table(config: RunConfig, env_steps: int, played: evaluation.Episodes)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

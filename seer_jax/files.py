@@ -3,7 +3,7 @@
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -49,12 +49,13 @@ def load_tree(directory: pathlib.Path) -> dict[str, Any]:
       DamagedFileError: there is none that can be read.
     """
     try:
-        return serialization.msgpack_restore((directory / TREE_FILE).read_bytes())
+        tree: Any = serialization.msgpack_restore((directory / TREE_FILE).read_bytes())
+        return tree
     except Exception as error:  # a damaged or hostile file may raise anything
         raise DamagedFileError(f"{directory / TREE_FILE} cannot be read ({error})") from None
 
 
-def fit_tree(like: Any, saved: Mapping[str, Any]) -> Any:
+def fit_tree(like: Any, saved: dict[str, Any]) -> Any:
     """Gives the structure of `like` to a tree that `load_tree` returned.
 
     Args:
@@ -95,7 +96,7 @@ class ChunkStream:
         path = self._directory / f"rows-{self._count:05d}.npz"
         partial = path.with_suffix(PARTIAL)
         with partial.open("wb") as f:
-            np.savez(f, **arrays)
+            np.savez(f, **arrays)  # pyright: ignore[reportArgumentType]
             f.flush()
             os.fsync(f.fileno())
         partial.replace(path)

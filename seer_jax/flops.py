@@ -86,7 +86,8 @@ class Ledger:
 
 def xla_flops(stage: jax.stages.Lowered | jax.stages.Compiled) -> float:
     """Returns XLA's count for a program; the body of a loop is counted once."""
-    return float(stage.cost_analysis().get("flops", 0.0))
+    costs: Any = stage.cost_analysis()
+    return float(costs.get("flops", 0.0))
 
 
 def cost_of(fn: Callable, *args: Any) -> Cost:
@@ -128,7 +129,8 @@ def _count_equation(equation: core.JaxprEqn) -> float:
         (contracted, _), _ = params["dimension_numbers"]
         return float(np.prod(shapes[-1]) * np.prod([shapes[0][axis] for axis in contracted]))
     if name == "conv_general_dilated":
-        return _count_convolution(*shapes, params)
+        lhs, rhs, out = shapes
+        return _count_convolution(lhs, rhs, out, params)
     inner = [_count(jaxpr) for jaxpr in core.jaxprs_in_params(params)]
     if name == "scan":
         return params["length"] * sum(inner)

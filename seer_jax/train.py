@@ -103,11 +103,15 @@ def _warn(message: str) -> None:
     print(f"train: {message}", file=sys.stderr)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line `argv`, whose first element is the program's name; None stands for that of the process.
+
+    Returns:
+      The exit code.
+    """
+    argv = sys.argv if argv is None else argv
     values = cli.make_flags()
-    config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, with :PRESET.", flag_values=values, sys_argv=argv
-    )
+    cli.define_config(values, argv, "Configuration of the run.")
     flags.DEFINE_string("run_dir", None, "New directory for all files of the run.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Continue the run in run_dir, if there is one.", flag_values=values)
     flags.DEFINE_bool("plan", False, "Print the costs of the run and stop.", flag_values=values)
@@ -151,7 +155,7 @@ def _config(values: flags.FlagValues) -> RunConfig:
     if values.config is not None:
         return resolve.resolve(cli.loaded(values.config))
     if not values.resume:
-        raise cli.UsageError("--config=FILE is missing, for example --config=configs/rainbow_atari.py")
+        raise cli.UsageError("--config=FILE is missing, for example --config=rainbow_atari")
     config = run_dir_lib.read_config(pathlib.Path(values.run_dir))
     if code := run_dir_lib.foreign_code(config, trusted=None):
         raise cli.UsageError(
@@ -172,4 +176,4 @@ def _config_arguments(flag: flags.Flag) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

@@ -1,19 +1,25 @@
-"""Settings of the whole suite, most of whose time is compilation of small programs."""
+"""Settings of the whole suite, most of whose time is compilation of small programs.
 
+With SEER_JAX_TEST_AS_USERS=1 programs are compiled as users compile them. Numeric tests are run that way, too:
+
+    SEER_JAX_TEST_AS_USERS=1 python -m pytest -n 2 --dist loadfile -m numeric
+"""
+
+import importlib.metadata
 import os
 import signal
 import tempfile
 
-# Compile fast rather than well, and each program once in a session: its workers, and the processes that tests start,
-# share what was compiled. Loops that LLVM gets from the older emitters compile in half the time.
+# Compile each program once in a session: its workers, and the processes that tests start, share what was compiled.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="seer_jax-tests-")
-    os.environ |= {
-        "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip(),
-    }
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+    if os.environ.get("SEER_JAX_TEST_AS_USERS", "0") == "0":
+        # Compile fast rather than well. Loops that LLVM gets from the older emitters compile in half the time; a jaxlib
+        # that does not have them ends the process at the option.
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        if importlib.metadata.version("jaxlib").startswith("0.10."):
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
 # The official DeepMind Control package decides at its import what it renders with.
 os.environ.setdefault("MUJOCO_GL", "egl")

@@ -1,10 +1,11 @@
-"""What each part costs, beside an eager PyTorch twin, the rate of a matrix product, and the same without our habits.
+"""Times each part of training beside an eager PyTorch twin, the rate of a matrix product, and naive updates.
 
-make bench                                               # sets up PyTorch (requirements-bench.txt) and runs this
-python -m experiments.benchmark [--quick] [--json=FILE]  # wants a machine with nothing else to do
+make bench                                               # installs PyTorch (requirements-bench.txt) and runs this
+python -m experiments.benchmark [--quick] [--json=FILE]  # nothing else should run on the machine
 
-First twin and agent must agree on losses and gradients for the same weights, batch and noise; then everything is timed
-in turns, so that what disturbs one disturbs all. Quick leaves out the IMPALA encoder and takes fewer turns.
+First it checks that agent and twin agree on losses and gradients for the same weights, batch and noise. Then it times
+both in turns. `--quick` leaves out the IMPALA encoder and the naive updates, and takes fewer turns. Naive updates are
+those without CPU optimizations.
 """
 
 import json
@@ -19,63 +20,82 @@ import rich.table
 from absl import flags
 
 from experiments.benchmark import agreement
-from experiments.benchmark.bench import Bench, boundary_shape, measure
 from experiments.benchmark.cases import cases
+from experiments.benchmark.jax_side import Environments, JaxSide
+from experiments.benchmark.measure import measure
 from experiments.benchmark.naive import measure_naive
+from experiments.benchmark.torch_side import TorchSide
 from seer_jax import cli, replay
+from seer_jax.config import RunConfig
 from seer_jax.seer import phases
 
-_NAIVE = ("rainbow", "curl")  # with IMPALA, gradients of convolutions in a loop take minutes each
-_CHECKED = 8  # transitions that twin and agent are compared on
+_NAIVE_CASES = ("rainbow", "curl")  # with IMPALA, gradients of convolutions inside a loop take minutes each
+_CHECKED_TRANSITIONS = 8
 _TOLERANCE = 1e-3  # of the largest entry of a loss or gradient
 
 
-def check(bench: Bench) -> None:
-    """Ends the program unless twin and agent agree on losses and gradients, in both phases."""
-    for phase in (phases.FULL, phases.FROZEN):
-        state = jax.jit(bench.parts.agent.init)(jax.random.PRNGKey(2))
-        state = state if phase == phases.FULL else bench.parts.agent.freeze(state)
-        spec = bench.parts.spec(phase)
+def main(argv: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    values = cli.make_flags()
+    flags.DEFINE_bool("quick", False, "Fewer turns, no IMPALA encoder, no naive updates.", flag_values=values)
+    flags.DEFINE_string("json", None, "File to write the results to.", flag_values=values)
+    return cli.main(argv, __doc__, values, lambda values: _benchmark(quick=values.quick, json_file=values.json))
+
+
+def _benchmark(*, quick: bool, json_file: str | None) -> None:
+    cli.use_compilation_cache()
+    results: dict[str, dict] = {}
+    for name, config in cases(quick=quick).items():
+        print(name, flush=True)
+        results[name] = _benchmark_case(config, quick=quick)
+        if name in _NAIVE_CASES and not quick:
+            for update, ms in measure_naive(name).items():
+                results[name][update]["naive_ms"] = ms
+        _print_table(name, results[name])
+    results["memory"] = _measure_handover_memory(20_000 if quick else 100_000)
+    memory = {name: f"{count / 1e6:,.1f} MB" for name, count in results["memory"].items()}
+    print(f"memory of a handover: {memory}")
+    if json_file is not None:
+        pathlib.Path(json_file).write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _benchmark_case(config: RunConfig, *, quick: bool) -> dict[str, dict]:
+    turns, seconds = (3, 1.0) if quick else (5, 3.0)
+    envs = Environments(config)
+    jax_side = JaxSide(config, envs)
+    _check_agreement(jax_side)
+    times, gflops = measure(jax_side, TorchSide(jax_side), turns=turns, seconds=seconds)
+    envs.vector_env.close()
+    return _summary(times, gflops, jax_side)
+
+
+def _check_agreement(side: JaxSide) -> None:
+    """Ends the program unless twin and agent agree on losses and gradients in both phases."""
+    for name, phase in side.phases.items():
+        state = phase.init_state(jax.random.PRNGKey(2))
         batch = replay.sample(
-            spec, bench.rings[phase], jax.random.PRNGKey(3), batch_size=_CHECKED, importance_exponent=1.0
+            phase.ring_spec,
+            side.rings[name],
+            jax.random.PRNGKey(3),
+            batch_size=_CHECKED_TRANSITIONS,
+            importance_exponent=1.0,
         )
-        found = agreement.differences(
-            bench.config,
-            bench.parts.agent,
-            state,
-            batch,
-            boundary_shape(bench.config),
-            on_latents=phase == phases.FROZEN,
-        )
+        found = agreement.differences(side.config, phase, state, batch)
         if max(found.values()) > _TOLERANCE:
-            sys.exit(f"benchmark: the twin does not compute what the agent does in the {phase} phase: {found}")
-        print(f"  {phase}: twin and agent agree within {max(found.values()):.0e}", flush=True)
+            sys.exit(f"benchmark: twin and agent differ in the {name} phase, relative to the largest entry: {found}")
+        print(f"  {name}: twin and agent agree within {max(found.values()):.0e}", flush=True)
 
 
-def measure_handover(rows: int) -> dict[str, int]:
-    command = [sys.executable, "-m", "tests.measure_handover", str(rows)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def summary(times: dict[str, dict[str, list[float]]], matmul_gflops: float, bench: Bench) -> dict[str, dict]:
-    """Returns the medians of one setting, as they go into the JSON file."""
-    result = {}
-    for name, sides in times.items():
-        ours, twin = (statistics.median(sides[side]) for side in ("ours", "twin"))
-        result[name] = {
-            "ms": ours,
-            "ms_range": [min(sides["ours"]), max(sides["ours"])],
-            "torch_ms": twin,
-            "torch_ms_range": [min(sides["twin"]), max(sides["twin"])],
-            "speedup": twin / ours,
-        }
+def _summary(times: dict[str, dict[str, list[float]]], gflops: float, side: JaxSide) -> dict[str, dict]:
+    """Returns the medians over turns of one case, as they are written to the JSON file."""
+    result = {name: _medians(by_side["ours"], by_side["twin"]) for name, by_side in times.items()}
     for phase, update in ((phases.FULL, "full_update"), (phases.FROZEN, "latent_update")):
-        cost = bench.programs[phase].learn_costs["update"] * (1 / bench.parts.updates_per_learn)
+        cost = side.programs[phase].learn_costs["update"] * (1 / side.phases[phase].updates_per_learn)
         result[update]["mflop"] = cost.flops / 1e6
-        result[update]["fraction_of_peak"] = cost.flops / result[update]["ms"] / 1e6 / matmul_gflops
+        result[update]["fraction_of_peak"] = cost.flops / result[update]["ms"] / 1e6 / gflops
         result[f"end_to_end_{phase}"]["steps_per_second"] = 1e3 / result[f"end_to_end_{phase}"]["ms"]
     result["handover_row"]["rows_per_second"] = 1e3 / result["handover_row"]["ms"]
-    result["matmul"] = {"gflops": matmul_gflops}
+    result["matmul"] = {"gflops": gflops}
     result["seer_speedup"] = {
         "update": result["full_update"]["ms"] / result["latent_update"]["ms"],
         "end_to_end": result["end_to_end_full"]["ms"] / result["end_to_end_frozen"]["ms"],
@@ -83,9 +103,19 @@ def summary(times: dict[str, dict[str, list[float]]], matmul_gflops: float, benc
     return result
 
 
-def print_table(name: str, result: dict[str, dict]) -> None:
+def _medians(ours: list[float], twin: list[float]) -> dict:
+    return {
+        "ms": statistics.median(ours),
+        "ms_range": [min(ours), max(ours)],
+        "torch_ms": statistics.median(twin),
+        "torch_ms_range": [min(twin), max(twin)],
+        "speedup": statistics.median(twin) / statistics.median(ours),
+    }
+
+
+def _print_table(name: str, result: dict[str, dict]) -> None:
     table = rich.table.Table(title=name)
-    for column in ("", "ours, ms", "PyTorch, ms", "speedup", "of the matrix-product rate", "without our habits, ms"):
+    for column in ("", "ours, ms", "PyTorch, ms", "speedup", "of the matrix-product rate", "naive, ms"):
         table.add_column(column, justify="right" if column else "left")
     for label, row in result.items():
         if "torch_ms" not in row:
@@ -105,33 +135,10 @@ def print_table(name: str, result: dict[str, dict]) -> None:
     rich.console.Console(width=140).print(table)
 
 
-def run(*, quick: bool, json_file: str | None) -> None:
-    cli.use_compilation_cache()
-    results: dict[str, dict] = {}
-    for name, config in cases(quick=quick).items():
-        print(name, flush=True)
-        bench = Bench(config)
-        check(bench)
-        turns, seconds = (3, 1.0) if quick else (5, 3.0)
-        results[name] = summary(*measure(bench, turns=turns, seconds=seconds), bench)
-        bench.env.close()
-        del bench
-        if name in _NAIVE and not quick:
-            for update, ms in measure_naive(name).items():
-                results[name][update]["naive_ms"] = ms
-        print_table(name, results[name])
-    results["memory"] = measure_handover(20_000 if quick else 100_000)
-    memory = {name: f"{count / 1e6:,.1f} MB" for name, count in results["memory"].items()}
-    print(f"memory of a handover: {memory}")
-    if json_file is not None:
-        pathlib.Path(json_file).write_text(json.dumps(results, indent=2) + "\n")
-
-
-def main(argv: list[str]) -> int:
-    values = cli.make_flags()
-    flags.DEFINE_bool("quick", False, "Fewer turns, no IMPALA encoder.", flag_values=values)
-    flags.DEFINE_string("json", None, "File for the figures.", flag_values=values)
-    return cli.main(argv, __doc__, values, lambda values: run(quick=values.quick, json_file=values.json))
+def _measure_handover_memory(rows: int) -> dict[str, int]:
+    """Returns what `handover_memory.measure` does, in a new process, whose memory holds nothing else."""
+    command = [sys.executable, "-m", "experiments.benchmark.handover_memory", str(rows)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 if __name__ == "__main__":

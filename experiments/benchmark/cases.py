@@ -1,20 +1,20 @@
-"""What is compared: the paper's settings."""
-
-from ml_collections import ConfigDict
+"""The configurations that the benchmark compares: those of the paper, with small rings."""
 
 from configs import curl_dmc, rainbow_atari
-from seer_jax.run import resolve as config_lib
+from seer_jax.config import RunConfig
+from seer_jax.run import resolve
 
-ROWS = 2000  # of a ring
+_ROWS = 2000  # capacity of a ring
+_SMALL = {"total_steps": 2 * _ROWS, "replay.capacity": _ROWS, "seer.freeze_step": _ROWS}
+_RAINBOW_IMPALA = {"encoder.name": "impala", "replay.allow_more_memory": True}
 
 
-def cases(*, quick: bool) -> dict[str, ConfigDict]:
-    """Returns the paper's settings that are compared, by name."""
-    made = {"rainbow": rainbow_atari.get_config(), "curl": curl_dmc.get_config()}
+def cases(*, quick: bool) -> dict[str, RunConfig]:
+    """Returns resolved configurations by name; `quick` leaves out those with the IMPALA encoder."""
+    configs = {"rainbow": rainbow_atari.get_config(), "curl": curl_dmc.get_config()}
     if not quick:
-        made |= {"rainbow_impala": rainbow_atari.get_config(), "curl_impala": curl_dmc.get_config("impala")}
-        made["rainbow_impala"].encoder.name = "impala"
-        made["rainbow_impala"].replay.allow_more_memory = True
-    for config in made.values():
-        config.total_steps, config.replay.capacity, config.seer.freeze_step = 2 * ROWS, ROWS, ROWS
-    return {name: config_lib.resolve(config) for name, config in made.items()}
+        configs |= {"rainbow_impala": rainbow_atari.get_config(), "curl_impala": curl_dmc.get_config("impala")}
+        configs["rainbow_impala"].update_from_flattened_dict(_RAINBOW_IMPALA)
+    for config in configs.values():
+        config.update_from_flattened_dict(_SMALL)
+    return {name: resolve.resolve(config) for name, config in configs.items()}

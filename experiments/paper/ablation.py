@@ -1,25 +1,26 @@
-"""Runs with SEER that differ in one field, of both algorithms: what the ablations share."""
+"""The runs of an ablation: with SEER, and different in one field of the configuration."""
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.paper import curl, rainbow
-from experiments.spec import Run
+from experiments.runner.spec import Run
 
-Values = Mapping[str, Sequence[Any]]  # by scale
+Values = Mapping[str, Sequence[Any]]  # values of the field, by scale
 
 
 def of_rainbow(scale: str, field: str, values: Values, arm: str, **changes: Any) -> list[Run]:
-    """Returns runs to the scale's budget on a few games.
+    """Returns runs of Rainbow on a few games, each to the budget of the scale.
 
     Args:
       scale: smoke, cpu or paper.
       field: dotted name.
-      values: of the field.
-      arm: label, which formats the value.
-      changes: overrides beside, dots as __.
+      values: of the field, by scale.
+      arm: label with a placeholder for the value.
+      changes: other overrides, with __ for dots.
     """
     return [
         run
@@ -36,7 +37,7 @@ def of_rainbow(scale: str, field: str, values: Values, arm: str, **changes: Any)
 
 
 def of_curl(scale: str, field: str, values: Values, arm: str) -> list[Run]:
-    """Returns runs as `of_rainbow` does, on one task of Control and as long as those with SEER are."""
+    """Returns runs of CURL on one task of DeepMind Control; arguments are those of `of_rainbow`."""
     task = curl.TASKS[scale][0]
     return [
         run
@@ -52,12 +53,18 @@ def of_curl(scale: str, field: str, values: Values, arm: str) -> list[Run]:
 
 
 def _variants(make: Callable[..., Run], base: Run, field: str, values: Sequence[Any], arm: str) -> list[Run]:
-    """Returns a run for each value; the one that is as in `base` is `base` itself, which is not trained twice."""
-    *path, leaf = field.split(".")
-    as_it_is = functools.reduce(getattr, path, dataclasses.replace(base, budget=None).load())[leaf]
+    """Returns a run for each value; for the value that `base` has, `base` itself, so that it is not trained twice."""
+    leaf = field.rpartition(".")[2]
+    value_of_base = _field_value(base.config, tuple(sorted((dict(base.overrides) | {"seed": 0}).items())), field)
     return [
         dataclasses.replace(base, arm=arm.format(value))
-        if value == as_it_is
+        if value == value_of_base
         else make(name=f"{leaf}-{value}", arm=arm.format(value), **{field.replace(".", "__"): value})
         for value in values
     ]
+
+
+@functools.cache  # the same for all seeds
+def _field_value(config_file: str, overrides: tuple[tuple[str, Any], ...], field: str) -> Any:
+    """Returns the value of a field, by dotted name, in a resolved configuration."""
+    return operator.attrgetter(field)(Run("", "", config_file, dict(overrides)).load())

@@ -1,8 +1,8 @@
-"""Runs of CURL-SAC on DeepMind Control at each scale: the settings that the figures share."""
+"""Runs of CURL-SAC on DeepMind Control at each scale, which the figures share."""
 
 from typing import Any
 
-from experiments.spec import Run
+from experiments.runner.spec import Run
 
 CURL, SEER = "CURL", "CURL + SEER"
 TASKS = {
@@ -11,12 +11,12 @@ TASKS = {
     "paper": ("cartpole-swingup", "finger-spin", "reacher-easy", "walker-walk"),
 }
 SEEDS = {"smoke": (0,), "cpu": (0, 1), "paper": (0, 1, 2, 3, 4)}
-# Of figures 6 and 7, and of the ablations.
+# Seeds of figures 6 and 7 and of the ablations.
 FEW_SEEDS = {"smoke": (0,), "cpu": (0,), "paper": (0, 1, 2)}
-# What runs with SEER have beside: steps after the freeze cost next to nothing where that is what is scarce.
+# Overrides of runs with SEER: longer at the scale cpu, where steps after the freeze cost little.
 LONGER: dict[str, dict[str, Any]] = {"smoke": {}, "cpu": {"total_steps": 30_000}, "paper": {}}
 _SCALES: dict[str, dict[str, Any]] = {
-    # Cheap to compile, and full replay before the freeze: programs are the same for most runs.
+    # A small encoder compiles fast. A full ring before the freeze gives most runs the same programs.
     "smoke": {
         "total_steps": 120,
         "learn_start": 40,
@@ -33,12 +33,12 @@ _SCALES: dict[str, dict[str, Any]] = {
         "agent.hidden": 8,
         "agent.batch_size": 4,
         "agent.random_steps": 20,
-        "agent.actor_update_every": 1,
-        "agent.target_update_every": 1,
+        "agent.updates_per_actor_update": 1,
+        "agent.updates_per_target_update": 1,
         "replay.capacity": 60,
         "seer.freeze_step": 60,
     },
-    # Smaller pictures without shadows, batches, hidden layers and runs: what 2 cores train in hours.
+    # Smaller images without shadows, batches, hidden layers and runs, which 2 cores train in hours.
     "cpu": {
         "total_steps": 12_000,
         "log_every": 500,
@@ -64,27 +64,27 @@ def make_run(
 
     Args:
       scale: smoke, cpu or paper.
-      task: of the suite.
-      seed: of everything.
-      name: what the run's name calls the arm.
-      arm: label of what is compared.
+      task: of DeepMind Control.
+      seed: random seed.
+      name: of the arm, as part of the run's name.
+      arm: label of the arm.
       preset: of `configs/curl_dmc.py`.
-      source: name of the run whose encoder it starts from.
-      changes: overrides beside the scale's, dots as __.
+      source: name of the run whose encoder this one starts from.
+      changes: overrides in addition to those of the scale, with __ for dots.
     """
     changes = {field.replace("__", "."): value for field, value in changes.items()}
-    known = scale == "paper"  # tasks with presets of their own; elsewhere the scale says all that these do
-    config = f"configs/curl_dmc.py:{preset},{task}" if known else f"configs/curl_dmc.py:{preset}"
+    # Presets of tasks hold the paper's values; the other scales set these fields themselves.
+    config = f"configs/curl_dmc.py:{preset},{task}" if scale == "paper" else f"configs/curl_dmc.py:{preset}"
     return Run(
         f"{task}-{name}-s{seed}", arm, config, {"env.task": task, "seed": seed} | _SCALES[scale] | changes, source
     )
 
 
 def baseline(scale: str, task: str, seed: int) -> Run:
-    """CURL as it is."""
+    """Returns a run of CURL without SEER."""
     return make_run(scale, task, seed, name="curl", arm=CURL, preset="baseline")
 
 
 def seer(scale: str, task: str, seed: int) -> Run:
-    """CURL with SEER."""
+    """Returns a run of CURL with SEER."""
     return make_run(scale, task, seed, name="curl-seer", arm=SEER, preset="paper", **LONGER[scale])

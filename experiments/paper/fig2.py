@@ -1,10 +1,11 @@
 """Figure 2: returns of CURL over FLOPs, with and without SEER, memory not limited."""
 
 from experiments.paper import curl
-from experiments.spec import Experiment, Run
+from experiments.runner.spec import Experiment, Run
 
 
 def runs(scale: str) -> list[Run]:
+    """Returns the runs of a scale."""
     return [
         make(scale, task, seed)
         for task in curl.TASKS[scale]

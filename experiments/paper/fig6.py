@@ -1,12 +1,13 @@
 """Figure 6: CURL with the IMPALA encoder of 15 convolutions, with and without SEER, over FLOPs."""
 
 from experiments.paper import curl
-from experiments.spec import Experiment, Run
+from experiments.runner.spec import Experiment, Run
 
 _TASKS = curl.TASKS | {"paper": ("cartpole-swingup", "walker-walk")}
 
 
 def runs(scale: str) -> list[Run]:
+    """Returns the runs of a scale."""
     arms = (
         {"name": "impala", "arm": "CURL, IMPALA", "seer__enabled": False},
         {"name": "impala-seer", "arm": "CURL + SEER, IMPALA"} | curl.LONGER[scale],

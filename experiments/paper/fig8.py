@@ -1,11 +1,12 @@
-"""Figure 8: where encoders look at several times of training, and how similar each layer is to itself later on."""
+"""Figure 8: attention maps of encoders at several times of training, and how fast their layers converge."""
 
 import pathlib
 from collections.abc import Sequence
 
-from experiments import encoder_analysis
 from experiments.paper import curl, rainbow
-from experiments.spec import Experiment, Run, Section
+from experiments.report.content import Section
+from experiments.runner.spec import Experiment, Run
+from experiments.studies import encoder_analysis
 
 _GAMES = {"smoke": ("krull",), "cpu": ("krull",), "paper": ("krull", "seaquest")}
 _CONTROL = {"smoke": ("cartpole-swingup",), "cpu": ("cartpole-balance",), "paper": ("walker-walk",)}
@@ -13,6 +14,7 @@ _OBSERVATIONS = {"smoke": 64, "cpu": 2000, "paper": 5000}
 
 
 def runs(scale: str) -> list[Run]:
+    """Returns the runs of a scale."""
     return [
         *(rainbow.baseline(scale, task, 0) for task in _GAMES[scale]),
         *(curl.baseline(scale, task, 0) for task in _CONTROL[scale]),
@@ -20,11 +22,12 @@ def runs(scale: str) -> list[Run]:
 
 
 def sections(scale: str, directories: Sequence[pathlib.Path]) -> list[Section]:
+    """Returns attention maps and similarities of layers of each run."""
     return [
         section
         for directory in directories
-        for section in encoder_analysis.analyse(directory, observations=_OBSERVATIONS[scale])
+        for section in encoder_analysis.make_sections(directory, num_observations=_OBSERVATIONS[scale])
     ]
 
 
-EXPERIMENT = Experiment("Encoders settle from the bottom up", runs, x="env_steps", sections=sections)
+EXPERIMENT = Experiment("Encoder layers converge from the bottom up", runs, x="env_steps", sections=sections)

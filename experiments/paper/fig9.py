@@ -1,15 +1,16 @@
-"""Figure 9: pictures of half the resolution against SEER, for CURL and for Rainbow, over FLOPs."""
+"""Figure 9: images of half the resolution against SEER, for CURL and for Rainbow, over FLOPs."""
 
 from experiments.paper import curl, rainbow
-from experiments.spec import Experiment, Run
+from experiments.runner.spec import Experiment, Run
 
-# Half of what each scale's pictures are; the smoke runs' are as small as an encoder reads.
+# Half the resolution of each scale; at the scale smoke the smallest that the encoders accept.
 _RAINBOW_PIXELS = {"smoke": 30, "cpu": 42, "paper": 42}
 _CURL_TASKS = curl.TASKS | {"paper": ("cartpole-swingup", "walker-walk")}
 _CURL_PIXELS = {"smoke": (32, 28), "cpu": (28, 24), "paper": (50, 42)}
 
 
 def runs(scale: str) -> list[Run]:
+    """Returns the runs of a scale."""
     found, pixels = [], _RAINBOW_PIXELS[scale]
     for task in rainbow.FEW_TASKS[scale]:
         for seed in rainbow.SEEDS[scale]:
@@ -42,4 +43,4 @@ def runs(scale: str) -> list[Run]:
     return found
 
 
-EXPERIMENT = Experiment("Half the resolution, or SEER", runs)
+EXPERIMENT = Experiment("Half the resolution against SEER, over FLOPs", runs)

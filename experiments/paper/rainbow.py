@@ -1,9 +1,10 @@
-"""Runs of Rainbow on Atari at each scale: the settings that the figures share."""
+"""Runs of Rainbow on Atari at each scale, which the figures share."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.spec import Comparison, Run
+from experiments.report.content import Comparison
+from experiments.runner.spec import Run
 
 RAINBOW, SEER = "Rainbow", "Rainbow + SEER"
 TASKS = {
@@ -11,13 +12,13 @@ TASKS = {
     "cpu": ("krull", "qbert", "road_runner"),
     "paper": ("alien", "amidar", "bank_heist", "crazy_climber", "krull", "qbert", "road_runner", "seaquest"),
 }
-# Of the ablations and of figure 9, which show fewer.
+# Tasks of figure 9, of the ablations and, at the scales smoke and cpu, of figure 4.
 FEW_TASKS = {"smoke": ("krull",), "cpu": ("krull",), "paper": ("alien", "krull")}
 SEEDS = {"smoke": (0,), "cpu": (0, 1), "paper": (0, 1, 2, 3, 4)}
-# Multiply-accumulates, as the paper counts FLOPs, at which scores are compared.
+# Multiply-accumulates (the paper's FLOPs) at which scores are compared.
 BUDGETS = {"cpu": 15e12, "paper": 45e12}
 _SCALES: dict[str, dict[str, Any]] = {
-    # Full replay before the freeze: programs are the same for most runs.
+    # A full ring before the freeze gives most runs the same programs.
     "smoke": {
         "total_steps": 240,
         "learn_start": 60,
@@ -35,7 +36,7 @@ _SCALES: dict[str, dict[str, Any]] = {
         "replay.capacity": 100,
         "seer.freeze_step": 120,
     },
-    # The paper's hyperparameters. It publishes no freeze time but Alien's, a third of what the baseline's budget buys.
+    # The paper's hyperparameters. Its only published freeze time is that of Alien, a third of the baseline's steps.
     "cpu": {"checkpoint_every": 10_000, "params_every": 10_000, "seer.freeze_step": 20_000},
     "paper": {"params_every": 10_000, "seer.freeze_step": 50_000},
 }
@@ -49,12 +50,12 @@ def make_run(
     Args:
       scale: smoke, cpu or paper.
       task: the game.
-      seed: of everything.
-      name: what the run's name calls the arm.
-      arm: label of what is compared.
+      seed: random seed.
+      name: of the arm, as part of the run's name.
+      arm: label of the arm.
       preset: of `configs/rainbow_atari.py`.
-      to_budget: whether it ends when the scale's budget is spent; a smoke run, whose FLOPs mean nothing, never does.
-      changes: overrides beside the scale's, dots as __.
+      to_budget: whether the run ends when the budget of the scale is spent; the scale smoke has no budget.
+      changes: overrides in addition to those of the scale, with __ for dots.
     """
     changes = {field.replace("__", "."): value for field, value in changes.items()}
     overrides = {"env.task": task, "seed": seed} | _SCALES[scale] | changes
@@ -63,17 +64,17 @@ def make_run(
 
 
 def baseline(scale: str, task: str, seed: int) -> Run:
-    """Rainbow as it is, to the budget of its scale."""
+    """Returns a run of Rainbow without SEER, to the budget of the scale."""
     return make_run(scale, task, seed, name="rainbow", arm=RAINBOW, preset="baseline", to_budget=True)
 
 
 def seer(scale: str, task: str, seed: int) -> Run:
-    """Rainbow with SEER, to the budget of its scale."""
+    """Returns a run of Rainbow with SEER, to the budget of the scale."""
     return make_run(scale, task, seed, name="seer", arm=SEER, preset="paper", to_budget=True)
 
 
 def at_budget(scale: str, arms: Sequence[str] | None = None) -> list[Comparison]:
-    """Compares arms, all unless given, at the budget of a scale; smoke runs, which have none, at their ends."""
+    """Returns a comparison of the arms, or of all, at the budget of the scale; without a budget, at the end of runs."""
     if scale not in BUDGETS:
         return [Comparison(arms=arms)]
     budget = BUDGETS[scale]

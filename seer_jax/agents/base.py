@@ -5,7 +5,7 @@ the entries of the parts that hold the encoder.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +24,7 @@ Update = Callable[["TrainState", replay.Batch], tuple["TrainState", jax.Array, I
 ENCODER_PARTS = {"encoder": "tail", "actor_encoder": "actor_tail"}
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything that learning changes.
 
     Attributes:
@@ -150,7 +149,7 @@ def update_keys(state: TrainState) -> tuple[jax.Array, jax.Array]:
 
 
 def apply_gradients(
-    optimizers: dict[str, optax.GradientTransformation], state: TrainState, grads: Params
+    optimizers: Mapping[str, optax.GradientTransformation], state: TrainState, grads: Any
 ) -> TrainState:
     """Takes one optimizer step with each part that has a gradient."""
     params, opt_state = dict(state.params), dict(state.opt_state)

@@ -9,9 +9,8 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import optax
@@ -192,7 +191,7 @@ class _Update:
     def _contrastive_step(self, state: base.TrainState, grads: base.Params) -> base.TrainState:
         """Steps encoder and product with the optimizer of the contrastive loss."""
         step, opt_state = self.optimizers["contrast"].update(grads, state.opt_state["contrast"])
-        moved = optax.apply_updates({part: state.params[part] for part in grads}, step)
+        moved: Any = optax.apply_updates({part: state.params[part] for part in grads}, step)
         return state.replace(params=state.params | moved, opt_state=state.opt_state | {"contrast": opt_state})
 
     def _moved_targets(self, state: base.TrainState) -> base.Params:
@@ -222,7 +221,8 @@ class _Update:
         """Maps views to the input of the heads of critic or actor, `[B, latent_size]`."""
         return self._latent_of_features(params, self._features(params, views), which)
 
-    def _policy(self, params: base.Params, features: jax.Array) -> distrax.Distribution:
+    def _policy(self, params: base.Params, features: jax.Array) -> Any:
+        """Returns the distribution over actions, `[B, A]`."""
         return self.networks.policy.apply(params["actor"], self._latent_of_features(params, features, ACTOR))
 
 
@@ -246,7 +246,7 @@ def _passes(networks: Networks, agent: CurlConfig, *, frozen: bool) -> tuple[flo
     return tuple(p._replace(macs=macs[name]) for name, p in each.items() if not (frozen and name in not_run))
 
 
-def _make_optimizers(agent: CurlConfig) -> dict[str, optax.GradientTransformation]:
+def _make_optimizers(agent: CurlConfig) -> Mapping[str, optax.GradientTransformation]:
     """Returns the optimizer of each part; that of `contrast` steps the encoder, too."""
     adam = optax.adam(agent.learning_rate)
     temperature = optax.adam(agent.temperature_learning_rate, b1=agent.temperature_adam_b1)
@@ -297,7 +297,7 @@ def make_agent(config: RunConfig, action_spec: specs.BoundedArray) -> base.Agent
         keys = jax.random.split(key, config.seer.num_copies)
         return jax.vmap(augment.random_crop, in_axes=(0, None, None), out_axes=1)(keys, obs, size)  # [B, K, h, w, C]
 
-    def policy(params: base.Params, latents: jax.Array) -> distrax.Transformed:
+    def policy(params: base.Params, latents: jax.Array) -> Any:
         return networks.policy.apply(params["actor"], networks.stored_latent(params, latents, ACTOR))
 
     def act(params: base.Params, latents: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:

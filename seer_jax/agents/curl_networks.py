@@ -6,6 +6,7 @@ therefore has two latents, `[N, L]` with N = 2: first the critic's, then the act
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from seer_jax import flops
 from seer_jax.agents import base
 from seer_jax.config import EncoderConfig
-from seer_jax.networks import encoders, heads
+from seer_jax.networks import encoders, heads, initializers
 
 DENSE = "dense"
 CRITIC, ACTOR = 0, 1  # along the axis N of latents
@@ -22,7 +23,7 @@ _DENSE_PARTS = {CRITIC: ("encoder", "tail"), ACTOR: ("actor_encoder", "actor_tai
 
 def stage_names(encoder: EncoderConfig) -> tuple[str, ...]:
     """Returns the stages that `seer.freeze_through` may hold; the last is the paper's choice."""
-    return (*encoders.make_encoder(encoder.name, encoders.DELTA_ORTHOGONAL).names, DENSE)
+    return (*encoders.make_encoder(encoder.name, initializers.DELTA_ORTHOGONAL).names, DENSE)
 
 
 class Networks:
@@ -51,12 +52,13 @@ class Networks:
         log_std_bounds: tuple[float, float],
         initial_temperature: float,
     ):
-        trunk = encoders.make_encoder(encoder.name, encoders.DELTA_ORTHOGONAL, encoder.compute_dtype)
+        trunk = encoders.make_encoder(encoder.name, initializers.DELTA_ORTHOGONAL, encoder.compute_dtype)
         self.dense_frozen = freeze_through == DENSE
         self.encoder, self.tail = trunk.split_after(trunk.names[-1] if self.dense_frozen else freeze_through)
-        self.dense = encoders.DenseNorm(latent_size)
-        self.critic = heads.TwinQ(hidden)
-        self.policy = heads.GaussianPolicy(action_size, hidden, *log_std_bounds)
+        # Any: Flax declares that `apply` may return a tuple.
+        self.dense: Any = encoders.DenseNorm(latent_size)
+        self.critic: Any = heads.TwinQ(hidden)
+        self.policy: Any = heads.GaussianPolicy(action_size, hidden, *log_std_bounds)
         self.view_shape = view_shape
         self.boundary_shape = self.encoder.output_shape(view_shape)
         self._sizes = latent_size, action_size

@@ -1,4 +1,4 @@
-"""Losses of soft actor-critic and of contrastive learning that rlax lacks; unbatched where it can be.
+"""Losses of soft actor-critic and of contrastive learning that rlax lacks, of one transition each if possible.
 
 Rainbow's loss is rlax's own (`categorical_double_q_learning`).
 """
@@ -15,8 +15,8 @@ def soft_td_target(
     """Target of both Q-functions for one transition (Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905, eq. 6).
 
     Args:
-      reward: scalar, over the window.
-      discount: scalar, of the value at the window's end.
+      reward: scalar, discounted sum over the window.
+      discount: scalar, factor of the value at the end of the window.
       next_q: `[2]` target Q-values of an action drawn from the policy there.
       next_log_prob: scalar, that action's log-density.
       temperature: scalar, weight of the entropy.
@@ -47,13 +47,16 @@ def policy_loss(q: jax.Array, log_prob: jax.Array, temperature: jax.Array) -> ja
 
 
 def temperature_loss(log_temperature: jax.Array, log_prob: jax.Array, target_entropy: float) -> jax.Array:
-    """Loss of the temperature at one state (Haarnoja et al. 2018, eq. 18); falls where entropy exceeds its target."""
+    """Loss of the temperature at one state (Haarnoja et al. 2018, eq. 18).
+
+    A step against its gradient lowers the temperature if the entropy exceeds its target.
+    """
     chex.assert_rank([log_temperature, log_prob], 0)
     return jnp.exp(log_temperature) * jax.lax.stop_gradient(-log_prob - target_entropy)
 
 
 def info_nce(anchors: jax.Array, positives: jax.Array, product: jax.Array) -> jax.Array:
-    """Cross-entropy of telling each anchor's positive among all (Laskin et al. 2020, https://arxiv.org/abs/2004.04136).
+    """Cross-entropy of identifying each anchor's positive among all (Laskin et al. 2020, https://arxiv.org/abs/2004.04136).
 
     Args:
       anchors: `[B, L]`.

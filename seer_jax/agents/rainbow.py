@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from seer_jax.agents import augment, base
 from seer_jax.config import AgentConfig, EncoderConfig, RunConfig
 from seer_jax.envs import registry
 from seer_jax.fields import ConfigError, integer, real
-from seer_jax.networks import encoders, heads
+from seer_jax.networks import encoders, heads, initializers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,10 @@ class Networks:
         view_shape: tuple[int, int, int],
         num_actions: int,
     ):
-        whole = encoders.make_encoder(encoder.name, encoders.UNIFORM, encoder.compute_dtype)
+        whole = encoders.make_encoder(encoder.name, initializers.UNIFORM, encoder.compute_dtype)
         self.encoder, self.tail = whole.split_after(freeze_through)
-        self.head = heads.DuelingC51(num_actions, agent.num_atoms, agent.hidden, agent.noise_std)
+        # Any: Flax declares that `apply` may return a tuple.
+        self.head: Any = heads.DuelingC51(num_actions, agent.num_atoms, agent.hidden, agent.noise_std)
         self.view_shape = view_shape
         self.boundary_shape = self.encoder.output_shape(view_shape)
         latent_size = math.prod(self.tail.output_shape(self.boundary_shape))
@@ -156,7 +157,9 @@ class _Updates:
         target_logits = logits_of(target_params, latents.target, target_noise)
         selector_q = jax.nn.softmax(logits_of(params, latents.selector, selector_noise)) @ support
         loss = jax.vmap(rlax.categorical_double_q_learning, in_axes=(None, 0, 0, 0, 0, None, 0, 0))
-        losses = loss(support, logits, batch.action, batch.reward, batch.discount, support, target_logits, selector_q)
+        losses: Any = loss(
+            support, logits, batch.action, batch.reward, batch.discount, support, target_logits, selector_q
+        )
         chosen = jnp.take_along_axis(logits, batch.action[:, None, None], axis=1)[:, 0]
         return losses, jax.nn.softmax(chosen) @ support
 
@@ -275,7 +278,7 @@ def _check(config: RunConfig) -> None:
 
 
 def _stage_names(encoder: EncoderConfig) -> tuple[str, ...]:
-    return encoders.make_encoder(encoder.name, encoders.UNIFORM).names
+    return encoders.make_encoder(encoder.name, initializers.UNIFORM).names
 
 
 def _latent_shape(config: RunConfig) -> tuple[int, int]:

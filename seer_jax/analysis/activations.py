@@ -14,14 +14,14 @@ from seer_jax.networks import encoders, heads
 
 Activations = dict[str, jax.Array]
 # Parameters, `[B, h, w, C]` uint8 views, and actions for a critic.
-ActivationsFn = Callable[[base.Params, jax.Array, jax.Array | None], Activations]
+ActivationsFn = Callable[[base.Params, jax.Array, Any], Activations]
 
 
 def make_activations(config: RunConfig, action_spec: specs.Array) -> ActivationsFn:
     """Returns the jitted `(params, views, action) -> activations` of the agent that the configuration gives.
 
-    The activations of a hidden layer are those after its ReLU; those of the last layer of a head are its output. Names do
-    not depend on where the encoder is split:
+    The activations of a hidden layer are those after its ReLU; those of the last layer of a head are its output.
+    Names do not depend on where the encoder is split:
       both: `encoder/STAGE`, with the stages of `encoders.ENCODERS`, `[B, H, W, C]`.
       Rainbow: `heads/value_hidden` and `heads/advantage_hidden`, `[B, hidden]`, `heads/value`, `[B, num_atoms]`,
         `heads/advantage`, `[B, num_actions * num_atoms]`, and `heads/logits`, `[B, num_actions, num_atoms]`; noisy
@@ -36,9 +36,9 @@ def make_activations(config: RunConfig, action_spec: specs.Array) -> Activations
       action_spec: action of one environment.
 
     Returns:
-      A function of three arguments. The parameters are those of a `TrainState` or of a tree that `files.load_tree` read,
-      of either phase. The views are `[B, h, w, C]` uint8, as `Agent.view` returns them. The actions are `[B, A]`, an
-      input of CURL's critic, and must be the same for parameters that are compared; Rainbow ignores them.
+      A function of three arguments. The parameters are those of a `TrainState`, or of a tree that `files.load_tree`
+      read, of either phase. The views are `[B, h, w, C]` uint8, as `Agent.view` returns them. The actions are `[B, A]`:
+      CURL's critic reads them, and they must be the same for parameters that are compared. Rainbow ignores them.
     """
     make = {"rainbow": _rainbow, "curl_sac": _curl_sac}[config.agent.name]
     return jax.jit(make(config, action_spec))
@@ -90,7 +90,7 @@ def _stages(networks: rainbow.Networks | curl_networks.Networks, params: base.Pa
     return outputs
 
 
-def _layers(head: nn.Module, params: Any, *inputs: jax.Array) -> tuple[Any, Activations]:
+def _layers(head: Any, params: Any, *inputs: jax.Array) -> tuple[Any, Activations]:
     """Applies a head; returns its output, and the outputs of its dense layers by module name, before any ReLU."""
 
     def is_layer(module: nn.Module, method: str) -> bool:

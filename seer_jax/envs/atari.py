@@ -17,14 +17,14 @@ _IDENTIFIER = re.compile(r"(?:ALE/)?(\w+?)(?:Deterministic|NoFrameskip)?(?:-v\d+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How a game is played, apart from the agent.
+    """The rules by which games are played.
 
     Attributes:
       fire_reset: press FIRE at the start of an episode.
-      full_actions: offer all 18 actions, not only those that the game reads.
-      sticky_prob: probability that the console repeats the action before instead of the one sent.
+      full_actions: offer all 18 actions instead of those that the game reads.
+      sticky_prob: probability that the console repeats the previous action instead of the one sent.
       noop_max: an episode starts with 1 to `noop_max` no-op actions.
-      life_loss_terminal: in training, the loss of a life is terminal though the game goes on.
+      life_loss_terminal: in training, the loss of a life is terminal although the game continues.
       clip_rewards: in training, each step's reward is clipped to [-1, 1].
       max_episode_steps: an episode is truncated after this many agent steps.
     """
@@ -48,7 +48,7 @@ PROTOCOLS = {
         clip_rewards=True,
         max_episode_steps=27_000,
     ),
-    # Machado et al. 2018, https://arxiv.org/abs/1709.06009: the console, not the start, is random.
+    # Machado et al. 2018, https://arxiv.org/abs/1709.06009: random actions of the console replace random starts.
     "machado": Protocol(
         fire_reset=False,
         full_actions=True,
@@ -109,13 +109,13 @@ class AtariEnv:
         Args:
           task: a name that `game_name` knows.
           num_envs: E.
-          seed: entropy of all environments' seeds.
-          protocol: how the game is played.
+          seed: seed of the run.
+          protocol: the rules of the game.
           image_size: height and width of a frame, in pixels.
           action_repeat: emulator frames per agent step; a frame is the maximum over the last two.
           training: whether the protocol's training-only items (lives, clipping) apply.
-          pool: how many pools of the run came before this one; each has seeds of its own.
-          num_threads: emulator threads; 0 lets EnvPool decide.
+          pool: number of pools that the run has built before; each has seeds of its own.
+          num_threads: emulator threads; 0 lets EnvPool choose.
         """
         self._life_loss_terminal = training and protocol.life_loss_terminal
         self._clip_rewards = training and protocol.clip_rewards
@@ -134,7 +134,7 @@ class AtariEnv:
             full_action_space=protocol.full_actions,
             repeat_action_probability=protocol.sticky_prob,
             max_episode_steps=protocol.max_episode_steps,
-            # EnvPool's episodic life plays random no-ops after each life; lives are read below instead.
+            # EnvPool's own episodic life plays random no-ops after each life. `step` reads the lives instead.
             episodic_life=False,
             reward_clip=False,
         )

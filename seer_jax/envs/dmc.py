@@ -1,8 +1,8 @@
 """Tasks of the DeepMind Control suite from pixels, on EnvPool or on the official package.
 
-Action repeat is true repeat: rewards of r control steps are summed, an episode's end stops the sum, and one
-picture is taken after them. EnvPool's own frame skip is something else (more physics in a control step,
-and one reward), and is not used. Episodes end by time limit, which is a truncation, in all but a few tasks.
+Action repeat is true repeat: rewards of r control steps are summed, the end of an episode stops the sum, and one image
+is rendered after them. EnvPool's own frame skip is different (more physics in a control step, and one reward) and is
+not used. In all but a few tasks, episodes end at a time limit, which is a truncation.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ _FAST_QUALITY = '<quality shadowsize="0" offsamples="0"/>'
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How tasks are played, apart from the agent.
+    """The rules by which tasks are played.
 
     Attributes:
       action_repeat: control steps in an agent step, by domain.
-      default_action_repeat: of the other domains.
-      camera_id: the camera, by domain; 0 for the others.
+      default_action_repeat: control steps in an agent step of the other domains.
+      camera_id: camera by domain; 0 for the other domains.
     """
 
     action_repeat: dict[str, int]
@@ -49,7 +49,7 @@ PROTOCOLS = {
 
 
 class RenderingError(RuntimeError):
-    """This machine cannot draw; the message says what to install."""
+    """This machine cannot render; the message says what to install."""
 
 
 @functools.cache
@@ -63,7 +63,7 @@ def _identifier(domain: str, task: str) -> str:
 
 
 def protocol_items(protocol: Protocol, task: str) -> dict[str, int]:
-    """Returns the action repeat and the camera that a protocol gives a task."""
+    """Returns the action repeat and the camera of a task under a protocol."""
     domain = task.split("-")[0]
     return {
         "action_repeat": protocol.action_repeat.get(domain, protocol.default_action_repeat),
@@ -73,30 +73,39 @@ def protocol_items(protocol: Protocol, task: str) -> dict[str, int]:
 
 @functools.cache
 def require_rendering(task: str = "cartpole-swingup", camera_id: int = 0, backend: str = "envpool") -> None:
-    """Draws one small picture.
+    """Renders one small image.
+
+    Args:
+      task: name of the task.
+      camera_id: camera of the task's model.
+      backend: package that renders.
 
     Raises:
-      RenderingError: it cannot be drawn.
+      RenderingError: it cannot be rendered.
     """
-    cure = (
+    fix = (
         "DeepMind Control renders with EGL; install it with a driver, for example"
         " apt-get install libegl1 libgl1-mesa-dri (or the GPU vendor's driver)"
     )
     if not envs.HAS_EGL:
-        raise RenderingError(f"libEGL.so.1 is not on this machine: {cure}")
+        raise RenderingError(f"libEGL.so.1 is not on this machine: {fix}")
     if not envs.EGL_COMES_FIRST:
         raise RenderingError(
-            "envpool was imported before seer_jax, and would abort at its first picture; import it after"
+            "envpool was imported before seer_jax, and would abort at its first image; import it after seer_jax"
         )
     try:
-        drawn = BACKENDS[backend](task, seeds=[0], image_size=16, camera_id=camera_id, quality="full")
-        drawn.reset(np.array([0]))
-        drawn.render()
-        drawn.close()
+        env = BACKENDS[backend](task, seeds=[0], image_size=16, camera_id=camera_id, quality="full")
+        env.reset(np.array([0]))
+        env.render()
+        env.close()
+    except ModuleNotFoundError as error:
+        raise RenderingError(
+            f"env.backend={backend} is not installed ({error}); pip install --no-deps dm_control==1.0.50 lxml suffices"
+        ) from None
     except (IndexError, ValueError) as error:
         raise RenderingError(f"env.camera_id={camera_id} does not show {task}: {error}") from None
-    except Exception as error:  # each driver fails in its own way
-        raise RenderingError(f"EGL cannot draw on this machine ({error}): {cure}") from None
+    except Exception as error:  # each driver raises errors of its own
+        raise RenderingError(f"EGL cannot render on this machine ({error}): {fix}") from None
 
 
 class _Backend(Interface):
@@ -106,14 +115,19 @@ class _Backend(Interface):
 
     def reset(self, lanes: np.ndarray) -> None:
         """Starts an episode in the environments `lanes`, `[M]`."""
+        ...
 
     def step(self, lanes: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Takes a control step in `lanes` and returns reward, terminated and truncated, each `[M]`."""
+        ...
 
     def render(self) -> np.ndarray:
-        """Returns the pictures of all environments, `[E, H, W, 3]` uint8."""
+        """Returns the images of all environments, `[E, H, W, 3]` uint8."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Frees the environments."""
+        ...
 
 
 class DmcEnv:
@@ -138,17 +152,17 @@ class DmcEnv:
         Args:
           task: a name that `tasks` knows.
           num_envs: E.
-          seed: entropy of all environments' seeds.
+          seed: seed of the run.
           image_size: height and width of a frame, in pixels.
           action_repeat: control steps in an agent step.
-          camera_id: the camera.
-          training: whether these are the environments to train in, whose seeds are others.
-          pool: how many pools of the run came before this one; each has seeds of its own.
+          camera_id: camera of the task's model.
+          training: whether the environments are trained in; those of evaluations have other seeds.
+          pool: number of pools that the run has built before; each has seeds of its own.
           backend: `envpool` or `dm_control`.
-          render_quality: `full`, or `fast` without shadows and multisampling, which changes the picture.
+          render_quality: `full`, or `fast` without shadows and multisampling, which changes the images.
 
         Raises:
-          RenderingError: the machine cannot draw.
+          RenderingError: the machine cannot render.
         """
         require_rendering()
         self._backend: _Backend = BACKENDS[backend](
@@ -192,10 +206,10 @@ class DmcEnv:
 
 
 class _EnvPool:
-    """One pool; physics in its threads, pictures one after the other."""
+    """One pool: physics in its threads, images one after the other."""
 
     def __init__(self, task: str, *, seeds: list[int], image_size: int, camera_id: int, quality: str):
-        # The pool reads its models once, when it is made.
+        # The pool reads its models once, when it is built.
         with tempfile.TemporaryDirectory(prefix="seer_jax-models-") as directory:
             assets = {"base_path": _fast_assets(pathlib.Path(directory))} if quality == "fast" else {}
             self._pool = envpool.make_gymnasium(
@@ -220,14 +234,16 @@ class _EnvPool:
         return reward, terminated & ~truncated, truncated
 
     def render(self) -> np.ndarray:
-        return self._pool.render(env_ids=self._lanes)
+        images = self._pool.render(env_ids=self._lanes)
+        assert images is not None  # None in other render modes only
+        return images
 
     def close(self) -> None:
         self._pool.close()
 
 
 def _fast_assets(directory: pathlib.Path) -> str:
-    """Lays out EnvPool's models in `directory` with other drawing settings and returns its name."""
+    """Copies EnvPool's models into `directory` with other rendering settings and returns its name."""
     import envpool_assets
 
     models = pathlib.Path("mujoco") / "assets_dmc"
@@ -246,7 +262,7 @@ def _fast_assets(directory: pathlib.Path) -> str:
 
 
 class _DmControl:
-    """The official package, one environment after the other; slow, and the measure of the other backend."""
+    """The official package, one environment after the other: slow, and the reference for the other backend."""
 
     def __init__(self, task: str, *, seeds: list[int], image_size: int, camera_id: int, quality: str):
         os.environ.setdefault("MUJOCO_GL", "egl")

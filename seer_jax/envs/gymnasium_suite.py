@@ -1,4 +1,4 @@
-"""Any environment of Gymnasium that shows pixels, as a suite. `docs/tutorial.md` uses it."""
+"""Any environment of Gymnasium whose observations are images, as a suite. `docs/tutorial.md` uses it."""
 
 from collections.abc import Callable, Mapping
 
@@ -18,13 +18,14 @@ Make = Callable[[], gymnasium.Env]
 def make_suite(tasks: Mapping[str, Make], *, channels: int, discrete_actions: bool) -> Suite:
     """Returns a suite, for `SUITES` of `seer_jax.envs.registry`.
 
-    Rewards are learned from as they come. A step of the environment is an agent step: one that repeats actions does so
-    itself, and `env.action_repeat` says how often, so that frames are counted right.
+    Rewards are not changed. A step of the environment is an agent step. An environment that repeats actions does so
+    itself; `env.action_repeat` then holds the number of frames, so that frames are counted correctly.
 
     Args:
-      tasks: by name, what returns an environment whose observations are `[image_size, image_size, channels]` uint8.
+      tasks: for each name a function that returns an environment whose observations are
+        `[image_size, image_size, channels]` uint8.
       channels: 1 or 3.
-      discrete_actions: whether action spaces are `Discrete`; else they are a `Box` between -1 and 1.
+      discrete_actions: whether action spaces are `Discrete`; otherwise they are a `Box` between -1 and 1.
     """
 
     def make_env(env: EnvConfig, *, num_envs: int, seed: int, training: bool, pool: int) -> GymnasiumEnv:
@@ -46,24 +47,24 @@ def _check_spaces(env: gymnasium.Env, shape: tuple[int, int, int], discrete_acti
     frames, actions = env.observation_space, env.action_space
     if frames.shape != shape or frames.dtype != np.uint8:
         raise ConfigError(
-            f"the environment shows {frames.dtype} {frames.shape} and the run wants uint8 {shape}; set env.image_size,"
-            " or wrap it in gymnasium.wrappers.ResizeObservation or GrayscaleObservation(keep_dim=True)"
+            f"the environment's observations are {frames.dtype} {frames.shape} and must be uint8 {shape}; set"
+            " env.image_size, or wrap it in gymnasium.wrappers.ResizeObservation or GrayscaleObservation(keep_dim=True)"
         )
     if discrete_actions:
-        fits, cure = isinstance(actions, gymnasium.spaces.Discrete) and actions.start == 0, "Discrete from 0 on"
+        fits, expected = isinstance(actions, gymnasium.spaces.Discrete) and actions.start == 0, "Discrete from 0 on"
     else:
         fits = isinstance(actions, gymnasium.spaces.Box) and bool(np.all((actions.low == -1) & (actions.high == 1)))
-        cure = "a Box from -1 to 1: wrap it in gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)"
+        expected = "a Box from -1 to 1: wrap it in gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)"
     if not fits:
-        raise ConfigError(f"the environment's actions are {actions}; they must be {cure}")
+        raise ConfigError(f"the environment's actions are {actions}; they must be {expected}")
 
 
 class GymnasiumEnv:
-    """Environments of Gymnasium stepped together in this process, as `timestep.VectorEnv` describes.
+    """Environments of Gymnasium behind `timestep.VectorEnv`, stepped one after the other in this process.
 
     Args:
-      make: returns an environment whose spaces are as `make_suite` wants them.
-      seeds: of each environment, for its first episode.
+      make: returns an environment whose spaces `make_suite` accepts.
+      seeds: seed of each environment, for its first episode.
     """
 
     def __init__(self, make: Make, seeds: list[int]):
@@ -71,7 +72,7 @@ class GymnasiumEnv:
         self._seeds: list[int] | None = seeds
         self._last = np.zeros(len(seeds), bool)
         self.num_envs = len(seeds)
-        self.frame_shape = self._envs.single_observation_space.shape
+        self.frame_shape: tuple[int, ...] = self._envs.single_observation_space.shape or ()
         actions = self._envs.single_action_space
         if isinstance(actions, gymnasium.spaces.Discrete):
             self.action_spec: specs.Array = specs.DiscreteArray(int(actions.n))
@@ -79,8 +80,8 @@ class GymnasiumEnv:
             self.action_spec = specs.BoundedArray(actions.shape, np.float32, -1.0, 1.0)
 
     def reset(self) -> timestep.TimeStep:
-        frame, _ = self._envs.reset(seed=self._seeds)
-        self._seeds = None  # later episodes go on with the same generators
+        frame, _ = self._envs.reset(seed=self._seeds)  # pyright: ignore[reportArgumentType]
+        self._seeds = None  # later episodes continue with the same generators
         self._last = np.zeros(self.num_envs, bool)
         zeros, false = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
         return timestep.TimeStep(frame, zeros, zeros, false, false, false, ~false)

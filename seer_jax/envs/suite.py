@@ -1,4 +1,4 @@
-"""The record that a family of tasks is made of."""
+"""The record of a family of tasks: what the rest of the system must know of it."""
 
 import dataclasses
 import difflib

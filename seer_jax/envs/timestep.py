@@ -3,56 +3,67 @@
 All arrays live on the host. Moving them to the device is the caller's business.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
+import jax
 import numpy as np
 from dm_env import specs
 
+ArrayT = TypeVar("ArrayT", np.ndarray, jax.Array)
 
-class TimeStep(NamedTuple):
-    """The arrival at one time in each of `E` environments.
+
+class TimeStep(NamedTuple, Generic[ArrayT]):
+    """The arrival at one time in each of `E` environments: NumPy arrays on the host, JAX arrays in a program.
 
     Attributes:
-      frame: `[E, H, W, C]` uint8, the newest frame alone (stacks are built on the device).
+      frame: `[E, H, W, C]` uint8, the newest frame only (stacks are built on the device).
       reward: `[E]` float32, the reward to learn from, earned by the action before this frame.
-      score: `[E]` float32, the same reward as the environment counts it, never clipped.
-      terminated: `[E]` bool, nothing follows: a bootstrap from here is worth 0. True at the end of
-        a game and, where the protocol says so, at the loss of a life in a game that goes on.
-      truncated: `[E]` bool, a time limit ended the episode here; bootstrapping goes on.
+      score: `[E]` float32, the reward of the environment, never clipped.
+      terminated: `[E]` bool, nothing follows: the value from here on is 0. True at the end of a game and, under some
+        protocols, at the loss of a life in a game that continues.
+      truncated: `[E]` bool, a time limit ended the episode here; returns bootstrap from this observation.
       last: `[E]` bool, the final observation of an episode. The action taken on it is never executed.
       first: `[E]` bool, the first observation of an episode; reward, score and terminated are 0.
     """
 
-    frame: np.ndarray
-    reward: np.ndarray
-    score: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    last: np.ndarray
-    first: np.ndarray
+    frame: ArrayT
+    reward: ArrayT
+    score: ArrayT
+    terminated: ArrayT
+    truncated: ArrayT
+    last: ArrayT
+    first: ArrayT
 
 
 class VectorEnv(Protocol):
-    """`num_envs` environments stepped together, each restarting by itself one step after its `last`.
+    """`num_envs` environments stepped together. Each starts a new episode by itself one step after its `last`."""
 
-    Attributes:
-      num_envs: E.
-      action_spec: of one environment's action: a `DiscreteArray`, or a `BoundedArray` between -1 and 1.
-      frame_shape: `(H, W, C)`.
-    """
+    @property
+    def num_envs(self) -> int:
+        """E."""
+        ...
 
-    num_envs: int
-    action_spec: specs.Array
-    frame_shape: tuple[int, int, int]
+    @property
+    def action_spec(self) -> specs.Array:
+        """Action of one environment: a `DiscreteArray`, or a `BoundedArray` between -1 and 1."""
+        ...
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """`(H, W, C)`."""
+        ...
 
     def reset(self) -> TimeStep:
-        """Starts an episode in every environment, whatever it was at."""
+        """Starts an episode in every environment, also where one is running."""
+        ...
 
     def step(self, action: np.ndarray) -> TimeStep:
         """Executes `action`, `[E, ...]`. In an environment whose last TimeStep was `last` it starts an episode."""
+        ...
 
     def close(self) -> None:
         """Frees the environments."""
+        ...
 
 
 class InvalidTimeStepError(ValueError):
@@ -62,14 +73,14 @@ class InvalidTimeStepError(ValueError):
 def check(step: TimeStep) -> TimeStep:
     """Returns the step, or raises InvalidTimeStepError if its frame is not uint8 or a reward is not finite."""
     if step.frame.dtype != np.uint8:
-        raise InvalidTimeStepError(f"an environment sent a frame of {step.frame.dtype}; frames are uint8")
+        raise InvalidTimeStepError(f"an environment sent a frame of {step.frame.dtype}; frames must be uint8")
     if not np.isfinite(step.reward).all():
         raise InvalidTimeStepError(f"an environment sent a reward that is not finite: {step.reward.tolist()}")
     return step
 
 
 def cut(step: TimeStep) -> TimeStep:
-    """Returns the same arrival as the end of its episode, as a time limit would make it."""
+    """Returns the same arrival as the last of its episode, as a time limit would make it."""
     return step._replace(truncated=step.truncated | ~(step.terminated & step.last), last=np.ones_like(step.last))
 
 

@@ -1,11 +1,10 @@
 """Encoders: sequences of named stages from pixels to features, any prefix of which can be frozen.
 
-A stage is anything with `init(key, x) -> params` and `apply(params, x) -> y`, as a Flax module is. A
-stage whose kernel equals its stride reads disjoint patches: it is a reshape and one matrix product,
-which no backend runs slower than a convolution, inside a loop or out of it.
+A stage is any object with `init(key, x) -> params` and `apply(params, x) -> y`, as a Flax module is.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,54 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from seer_jax.networks import haiku
+from seer_jax.networks.cpu_ops import PatchConv, max_pool
+from seer_jax.networks.initializers import UNIFORM, Init
 
 Params = dict[str, Any]
-
-
-class Init(NamedTuple):
-    """How convolutions start: initializers of kernel and bias, each given the number of inputs."""
-
-    kernel: Callable[[int], nn.initializers.Initializer]
-    bias: Callable[[int], nn.initializers.Initializer]
-
-
-def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """Uniform on `[-1/sqrt(fan_in), 1/sqrt(fan_in)]`, the initialisation of the official Rainbow."""
-    bound = fan_in**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-UNIFORM = Init(kernel=fan_in_uniform, bias=fan_in_uniform)
-# The official CURL's; the gain is that of ReLU.
-DELTA_ORTHOGONAL = Init(
-    kernel=lambda fan_in: nn.initializers.delta_orthogonal(2**0.5), bias=lambda fan_in: nn.initializers.zeros
-)
-
-
-class PatchConv(nn.Module):
-    """A convolution with `kernel == stride`, as one matrix product over disjoint patches.
-
-    Attributes:
-      features: output channels.
-      patch: height, width and stride of the kernel.
-      init_fns: initializers.
-    """
-
-    features: int
-    patch: int
-    init_fns: Init = UNIFORM
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[B, H, W, C]` to `[B, H // patch, W // patch, features]`; a remainder is cropped."""
-        *batch, height, width, channels = x.shape
-        p, rows, cols = self.patch, height // self.patch, width // self.patch
-        fan_in = p * p * channels
-        kernel = self.param("kernel", self.init_fns.kernel(fan_in), (p, p, channels, self.features))
-        bias = self.param("bias", self.init_fns.bias(fan_in), (self.features,))
-        patches = x[..., : rows * p, : cols * p, :].reshape(*batch, rows, p, cols, p, channels)
-        patches = jnp.swapaxes(patches, -4, -3).reshape(*batch, rows, cols, p * p * channels)
-        return patches @ kernel.reshape(-1, self.features) + bias
 
 
 def _conv(x: jax.Array, init_fns: Init, features: int, kernel: int, stride: int = 1, padding: str = "VALID"):
@@ -92,26 +47,6 @@ class ConvStage(nn.Module):
         return nn.relu(_conv(x, self.init_fns, self.features, self.kernel, self.stride))
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over 3x3 windows with stride 2, padded like SAME; `[B, H, W, C]` to `[B, ceil(H / 2), ceil(W / 2), C]`.
-
-    Rows, then columns, each as the maximum of an even, an odd and the next even one. The gradient of a pooling that XLA
-    knows as such takes nine times as long on the CPU. Where the maximum is not unique, the gradient is shared.
-    """
-    for axis in (1, 2):
-        size = x.shape[axis]
-        out = -(-size // 2)
-        pads = [(0, 0)] * x.ndim
-        before = (2 * out + 1 - size) // 2
-        pads[axis] = (before, 2 * out + 2 - size - before)
-        padded = jnp.pad(x, pads, constant_values=-jnp.inf)
-        pairs = padded.reshape(*x.shape[:axis], out + 1, 2, *x.shape[axis + 1 :])
-        even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
-        this, following = (jax.lax.slice_in_dim(even, i, i + out, axis=axis) for i in (0, 1))
-        x = jnp.maximum(jnp.maximum(this, following), jax.lax.slice_in_dim(odd, 0, out, axis=axis))
-    return x
-
-
 class ResidualStage(nn.Module):
     """A convolution, a pooling that halves the image, and two residual blocks of two convolutions each.
 
@@ -119,7 +54,7 @@ class ResidualStage(nn.Module):
 
     Attributes:
       features: output channels.
-      last: whether the section ends the encoder, with a ReLU.
+      last: whether the section is the encoder's last, which ends with a ReLU.
       init_fns: initializers.
     """
 
@@ -177,7 +112,7 @@ class Encoder:
 
     Attributes:
       stages: in order.
-      compute_dtype: what stages compute in. Parameters, gradients and outputs are float32 whatever it is.
+      compute_dtype: dtype in which stages compute. Parameters, gradients and outputs are float32 in any case.
     """
 
     stages: tuple[Stage, ...]
@@ -185,6 +120,7 @@ class Encoder:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the stages, in order."""
         return tuple(stage.name for stage in self.stages)
 
     @property
@@ -210,16 +146,21 @@ class Encoder:
     def split_after(self, name: str) -> tuple["Encoder", "Encoder"]:
         """Returns the prefix that ends with stage `name`, and the stages after it."""
         end = self.names.index(name) + 1
-        return tuple(dataclasses.replace(self, stages=part) for part in (self.stages[:end], self.stages[end:]))
+        return dataclasses.replace(self, stages=self.stages[:end]), dataclasses.replace(self, stages=self.stages[end:])
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of one output for one input of `(H, W, C)`, which contains 0 if the image is too small."""
-        x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+        return _output_shape(self, input_shape)
 
-        def output(key, x):
-            return self.apply(self.init(key, x), x)
 
-        return jax.eval_shape(output, jax.random.PRNGKey(0), x).shape[1:]
+@functools.cache  # tracing an encoder takes a while, and equal encoders are asked again and again
+def _output_shape(encoder: Encoder, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+
+    def output(key: jax.Array, x: jax.Array) -> jax.Array:
+        return encoder.apply(encoder.init(key, x), x)
+
+    return jax.eval_shape(output, jax.random.PRNGKey(0), x).shape[1:]
 
 
 def _convolutions(*stages: tuple[int, int, int]) -> Callable[[Init], tuple[Stage, ...]]:

@@ -7,10 +7,13 @@ import haiku as hk
 import jax
 
 PREFIX = "haiku:"
+_PACKAGE = f"{PREFIX}seer_jax."
+# By the names that runs of version 0.1 have in their directories.
+_MOVED = {f"{PREFIX}configs.curl_haiku:encoder": f"{_PACKAGE}configs.curl_haiku:encoder"}
 
 
 class HaikuError(ValueError):
-    """The name leads to nothing that can be an encoder; the message says what was found."""
+    """A name does not refer to an encoder; the message says what was found."""
 
 
 class HaikuStage(NamedTuple):
@@ -25,13 +28,18 @@ class HaikuStage(NamedTuple):
         return self.transformed.apply(params, None, x)  # an encoder draws no random numbers
 
 
+def is_shipped(name: str) -> bool:
+    """Whether `name`, which starts with `PREFIX`, leads to a function of this package."""
+    return _MOVED.get(name, name).startswith(_PACKAGE)
+
+
 def load(name: str) -> HaikuStage:
     """Imports `haiku:package.module:function`, a function of `[B, H, W, C]` float32 images between 0 and 1.
 
     Raises:
       HaikuError: it cannot be imported, or was not made by `hk.transform` (without `hk.without_apply_rng`).
     """
-    path = name.removeprefix(PREFIX)
+    path = _MOVED.get(name, name).removeprefix(PREFIX)
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise HaikuError(f"encoder.name={name!r} does not look like {PREFIX}package.module:function")

@@ -1,7 +1,7 @@
 """Heads on latents: the noisy dueling C51 head of Rainbow, the policy and the twin Q-function of SAC.
 
-Noise is an argument, one vector of standard normals for a whole head: whoever calls decides what
-shares it, and one large draw costs far less than many small ones.
+Noise is an argument, one vector of standard normals for a whole head. The caller decides which passes share it, and one
+large draw costs far less than many small ones.
 """
 
 import distrax
@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seer_jax.networks.encoders import fan_in_uniform
+from seer_jax.networks.initializers import fan_in_uniform
 
 
 def draw_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Returns what rows and columns of a noisy kernel are scaled by: f(x) = sgn(x) sqrt|x| of standard normals."""
+    """Returns factors of the rows and columns of a noisy kernel: f(x) = sgn(x) sqrt|x| of standard normals."""
     normal = jax.random.normal(key, shape)
     return jnp.sign(normal) * jnp.sqrt(jnp.abs(normal))
 
@@ -24,7 +24,7 @@ class NoisyDense(nn.Module):
 
     Attributes:
       features: outputs.
-      noise_std: initial standard deviation, before the division by the root of the number of inputs.
+      noise_std: initial standard deviation, before it is divided by the square root of the number of inputs.
     """
 
     features: int
@@ -36,8 +36,8 @@ class NoisyDense(nn.Module):
 
         Args:
           x: inputs.
-          noise: standard normals, `[inputs + features]` for one perturbation that all of x shares or
-            `[B, inputs + features]` for one for each row of x; None uses the means alone.
+          noise: standard normals, `[inputs + features]` for one perturbation that all rows of x share, or
+            `[B, inputs + features]` for a separate one for each row; None uses the means only.
         """
         inputs = x.shape[-1]
         mean_init = fan_in_uniform(inputs)
@@ -54,7 +54,7 @@ class NoisyDense(nn.Module):
             # One perturbed kernel and one product: half the FLOPs of two products.
             kernel = kernel + kernel_std * jnp.outer(eps_in, eps_out)
             return x @ kernel + bias + bias_std * eps_out
-        # Row by row a perturbed kernel each would be larger than the work.
+        # A perturbed kernel for each row would take more memory and time than the two products.
         return x @ kernel + bias + ((x * eps_in) @ kernel_std + bias_std) * eps_out
 
 
@@ -65,7 +65,7 @@ class DuelingC51(nn.Module):
       num_actions: A.
       num_atoms: atoms of the distribution.
       hidden: width of each stream.
-      noise_std: of the noisy layers.
+      noise_std: initial standard deviation of the noisy layers.
     """
 
     num_actions: int
@@ -74,7 +74,7 @@ class DuelingC51(nn.Module):
     noise_std: float
 
     def noise_sizes(self, latent_size: int) -> tuple[int, int, int, int]:
-        """Numbers of normals that the four layers take: value hidden, value, advantage hidden, advantage."""
+        """Returns the numbers of normals of the four layers: value hidden, value, advantage hidden, advantage."""
         first = latent_size + self.hidden
         return first, self.hidden + self.num_atoms, first, self.hidden + self.num_actions * self.num_atoms
 
@@ -85,7 +85,7 @@ class DuelingC51(nn.Module):
         Args:
           latent: latents.
           noise: `[sum(noise_sizes(L))]` standard normals for one perturbation that all latents share, or
-            `[B, sum(noise_sizes(L))]` for one for each of B latents; None uses the means alone.
+            `[B, sum(noise_sizes(L))]` for a separate one for each latent; None uses the means only.
         """
         if noise is None:
             layer_noise = (None,) * 4
@@ -132,8 +132,8 @@ class GaussianPolicy(nn.Module):
     Attributes:
       action_size: A.
       hidden: width of both hidden layers.
-      log_std_min: least log standard deviation before squashing.
-      log_std_max: greatest.
+      log_std_min: lower bound of the log standard deviation before squashing.
+      log_std_max: upper bound of it.
     """
 
     action_size: int

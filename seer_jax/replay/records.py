@@ -134,17 +134,11 @@ class Batch(struct.PyTreeNode):
     start: jax.Array
 
 
-def row_shapes(observation: jax.ShapeDtypeStruct, action: jax.ShapeDtypeStruct) -> Rows:
+def row_shapes(observation: jax.Array | jax.ShapeDtypeStruct, action: jax.Array | jax.ShapeDtypeStruct) -> Rows:
     """Returns the shapes of one time's rows, given those of its observations and actions, `[E, ...]`."""
 
-    def per_env(dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(observation.shape[:1], dtype)
+    def rows(observation: jax.Array, action: jax.Array) -> Rows:
+        number, flag = (jnp.zeros(observation.shape[:1], dtype) for dtype in (jnp.float32, bool))
+        return Rows(observation=observation, action=action, reward=number, terminated=flag, last=flag, first=flag)
 
-    return Rows(
-        observation=observation,
-        action=action,
-        reward=per_env(jnp.float32),
-        terminated=per_env(bool),
-        last=per_env(bool),
-        first=per_env(bool),
-    )
+    return jax.eval_shape(rows, observation, action)

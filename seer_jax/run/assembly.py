@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from dm_env import specs
@@ -15,7 +16,7 @@ from seer_jax.config import RunConfig
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import TimeStep
 from seer_jax.seer import capacity
-from seer_jax.seer.phases import FROZEN, FULL, Actor, Phase
+from seer_jax.seer.phases import FROZEN, FULL, Actor, Phase, init_actor
 
 _KEY = jax.ShapeDtypeStruct((2,), np.uint32)
 
@@ -74,17 +75,20 @@ class Assembly:
         )
 
     @property
-    def _timestep(self) -> TimeStep:
+    def _timestep(self) -> TimeStep[jax.Array]:
         num_envs = self.config.num_envs
-        number, flag = (jax.ShapeDtypeStruct((num_envs,), dtype) for dtype in (np.float32, bool))
-        frame = jax.ShapeDtypeStruct((num_envs, *registry.frame_shape(self.config.env)), np.uint8)
-        return TimeStep(frame, number, number, flag, flag, flag, flag)  # pyright: ignore[reportArgumentType]
+
+        def timestep() -> TimeStep[jax.Array]:
+            number, flag = (jnp.zeros((num_envs,), dtype) for dtype in (jnp.float32, bool))
+            frame = jnp.zeros((num_envs, *registry.frame_shape(self.config.env)), jnp.uint8)
+            return TimeStep(frame, number, number, flag, flag, flag, flag)
+
+        return jax.eval_shape(timestep)
 
     @property
     def _actor(self) -> Actor:
-        *shape, channels = self._timestep.frame.shape
-        stack = jax.ShapeDtypeStruct((*shape, channels * self.config.env.frame_stack), np.uint8)
-        return Actor(stack=stack, key=_KEY, steps=jax.ShapeDtypeStruct((), np.int32))  # pyright: ignore[reportArgumentType]
+        make = functools.partial(init_actor, frame_stack=self.config.env.frame_stack)
+        return jax.eval_shape(make, _KEY, self._timestep)
 
 
 def _ring_spec(config: RunConfig, phase: str) -> replay.RingSpec:

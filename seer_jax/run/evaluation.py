@@ -25,7 +25,7 @@ def make_act(agent: base.Agent) -> Act:
 
     @jax.jit
     def act(
-        params: base.Params, stack: jax.Array, timestep: TimeStep, key: jax.Array, step: jax.Array
+        params: base.Params, stack: jax.Array, timestep: TimeStep[jax.Array], key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         stack = replay.push_frame(stack, timestep.frame, timestep.first)
         latents = agent.encode(params, agent.view(stack))

@@ -7,11 +7,17 @@ import math
 import os
 import pathlib
 import time
+from typing import Any
 
 from tensorboardX import event_file_writer
-from tensorboardX.proto import event_pb2, summary_pb2
+from tensorboardX.proto import event_pb2 as _event_pb2
+from tensorboardX.proto import summary_pb2 as _summary_pb2
 
 from seer_jax.run.records import Record
+
+# Generated modules, whose names a type checker does not see.
+event_pb2: Any = _event_pb2
+summary_pb2: Any = _summary_pb2
 
 
 class WriteError(Exception):

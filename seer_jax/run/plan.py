@@ -97,7 +97,7 @@ def phases_of(config: RunConfig) -> dict[str, int]:
 
 def sizes(parts: Assembly) -> list[PhasePlan]:
     """Plans bytes only, which takes no compilation."""
-    observation_bytes = dict(zip((FULL, FROZEN), capacity.bytes_per_row(parts.config), strict=True))
+    observation_bytes: dict[str, int] = dict(zip((FULL, FROZEN), capacity.bytes_per_row(parts.config), strict=True))
     return [
         _sizes_of(parts.phase(name), env_steps, observation_bytes[name])
         for name, env_steps in phases_of(parts.config).items()
@@ -195,21 +195,26 @@ def _phase_table(config: RunConfig, plans: list[PhasePlan]) -> rich.table.Table:
         "replay MB": lambda p: _mb(p.ring_bytes),
         "state MB": lambda p: _mb(p.state_bytes),
     }
-    if all(plan.measured is not None for plan in plans):
-        rows |= {
-            "temporary memory of a program, MB": lambda p: _mb(p.measured.temporary_bytes),
-            "device memory at its peak, MB": lambda p: _mb(p.device_bytes),
-            "MFLOP per agent step (XLA)": lambda p: f"{p.measured.cost.flops / 1e6:,.0f}",
-            "M multiply-accumulates per agent step (paper)": lambda p: f"{p.measured.cost.macs / 1e6:,.0f}",
-            "agent steps/s, measured": lambda p: f"{p.measured.steps_per_second:,.0f}",
-            "time, without evaluation": lambda p: str(
-                datetime.timedelta(seconds=round(p.env_steps / p.measured.steps_per_second))
-            ),
-        }
     for label, cell in rows.items():
         table.add_row(label, *map(cell, plans))
+    measured = [(plan, plan.measured) for plan in plans if plan.measured is not None]
+    if len(measured) == len(plans):
+        for label, format_cell in _MEASURED_ROWS.items():
+            table.add_row(label, *(format_cell(plan, result) for plan, result in measured))
     table.caption = f"device memory: {_gb(device_memory())}"
     return table
+
+
+_MEASURED_ROWS: dict[str, Callable[[PhasePlan, Measured], str]] = {
+    "temporary memory of a program, MB": lambda plan, measured: _mb(measured.temporary_bytes),
+    "device memory at its peak, MB": lambda plan, measured: _mb(plan.device_bytes),
+    "MFLOP per agent step (XLA)": lambda plan, measured: f"{measured.cost.flops / 1e6:,.0f}",
+    "M multiply-accumulates per agent step (paper)": lambda plan, measured: f"{measured.cost.macs / 1e6:,.0f}",
+    "agent steps/s, measured": lambda plan, measured: f"{measured.steps_per_second:,.0f}",
+    "time, without evaluation": lambda plan, measured: str(
+        datetime.timedelta(seconds=round(plan.env_steps / measured.steps_per_second))
+    ),
+}
 
 
 def _dtype_table(config: RunConfig) -> rich.table.Table:
@@ -256,7 +261,7 @@ def _steps_per_second(phase: Phase, env: VectorEnv, programs: phases.Programs, *
 
 def _temporary_bytes(program: jax.stages.Compiled) -> int:
     """Returns the bytes of a call apart from its arguments: temporaries, and results not written over an argument."""
-    memory = program.memory_analysis()
+    memory: Any = program.memory_analysis()
     return memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
 

@@ -42,15 +42,16 @@ def default_config(*, suite: str, agent: str) -> ConfigDict:
       suite: value of `env.suite`.
       agent: value of `agent.name`.
     """
-    config = ConfigDict()
+    tree: dict[str, Any] = {}
     for section, section_class in sections_of(SUITES[suite], AGENTS[agent]).items():
-        declared, target = fields.fields_of(section_class), config
-        if section:
-            target = config[section] = ConfigDict()
-        for name, default in fields.defaults_of(section_class).items():
-            target[name] = config_dict.placeholder(declared[name].kind) if default is None else default
-    config.env.suite, config.agent.name = suite, agent
-    return config
+        declared = fields.fields_of(section_class)
+        values = {
+            name: config_dict.placeholder(declared[name].kind) if default is None else default
+            for name, default in fields.defaults_of(section_class).items()
+        }
+        tree |= {section: values} if section else values
+    tree["env"]["suite"], tree["agent"]["name"] = suite, agent
+    return ConfigDict(tree)
 
 
 def resolve(config: ConfigDict) -> RunConfig:
@@ -154,7 +155,7 @@ def _complete(values: Mapping[str, Any], sections: Sections) -> dict[str, Any]:
     return complete
 
 
-def _check(values: Mapping[str, Any], sections: Sections, *kinds: type, unset_allowed: tuple[str, ...] = ()) -> None:
+def _check(values: dict[str, Any], sections: Sections, *kinds: type, unset_allowed: tuple[str, ...] = ()) -> None:
     """Checks the fields of these kinds one by one, and gives each number the type of its field."""
     for section, section_class in sections.items():
         held = values[section] if section else values

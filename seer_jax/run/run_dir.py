@@ -102,7 +102,8 @@ def foreign_code(config: ConfigDict, trusted: ConfigDict | None) -> str | None:
         name: value for name, value in resolve.flat(resolve.plain_values(config)).items() if isinstance(value, str)
     }
     encoder = named.get("encoder.name", "")
-    if encoder.startswith(haiku.PREFIX) and (trusted is None or trusted.encoder.name != encoder):
+    foreign = encoder.startswith(haiku.PREFIX) and not haiku.is_shipped(encoder)
+    if foreign and (trusted is None or trusted.to_dict()["encoder"]["name"] != encoder):
         return f"encoder.name={encoder}"
     for field, known in (("agent.name", AGENTS), ("env.suite", SUITES)):
         if trusted is None and field in named and named[field] not in known:

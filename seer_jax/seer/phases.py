@@ -18,6 +18,8 @@ from seer_jax import flops, replay
 from seer_jax.agents import base
 from seer_jax.envs.timestep import TimeStep
 
+Carry = tuple[base.TrainState, replay.Ring]
+
 FULL, FROZEN = "full", "frozen"
 
 
@@ -178,7 +180,7 @@ def make_interact(phase: Phase) -> Callable[..., tuple[jax.Array, Actor, replay.
     stored_dtype = phase.row.observation.dtype
 
     def interact(
-        params: base.Params, actor: Actor, ring: replay.Ring, timestep: TimeStep
+        params: base.Params, actor: Actor, ring: replay.Ring, timestep: TimeStep[jax.Array]
     ) -> tuple[jax.Array, Actor, replay.Ring]:
         stack = replay.push_frame(actor.stack, timestep.frame, timestep.first)
         k_act, k_store = jax.random.split(jax.random.fold_in(actor.key, actor.steps))
@@ -205,11 +207,10 @@ def make_learn(phase: Phase, *, unroll: bool) -> Callable[..., tuple[base.TrainS
       unroll: write the cycles of updates out instead of looping over them.
     """
     spec, updates = phase.ring_spec, phase.learner.updates
-    Carry = tuple[base.TrainState, replay.Ring]
 
     def one(update: base.Update, state: base.TrainState, ring: replay.Ring) -> tuple[Carry, base.Info]:
         k_sample, _ = base.update_keys(state)
-        beta = phase.importance_exponent(state.updates)
+        beta: Any = phase.importance_exponent(state.updates)
         batch = replay.sample(spec, ring, k_sample, batch_size=phase.batch_size, importance_exponent=beta)
         state, losses, info = update(state, batch)
         if spec.prioritized:
@@ -232,10 +233,10 @@ def make_learn(phase: Phase, *, unroll: bool) -> Callable[..., tuple[base.TrainS
             (state, ring), infos = jax.lax.scan(cycle, (state, ring), length=cycles)
             return state, ring, jax.tree.map(lambda x: x.mean(axis=0), infos)
         # Written out: a scan of one step is still a loop, whatever its `unroll` says.
-        carry, infos = (state, ring), []
+        infos = []
         for _ in range(cycles):
-            carry, info = cycle(carry, None)
+            (state, ring), info = cycle((state, ring), None)
             infos.append(info)
-        return *carry, jax.tree.map(lambda *x: jnp.stack(x).mean(), *infos)
+        return state, ring, jax.tree.map(lambda *x: jnp.stack(x).mean(), *infos)
 
     return learn

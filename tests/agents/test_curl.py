@@ -1,4 +1,4 @@
-"""CURL-SAC: what is tied, what each update moves, and what the freeze does to its state."""
+"""CURL-SAC: what is shared, what each update moves, what is stored, and acting."""
 
 import functools
 
@@ -6,304 +6,188 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dm_env import specs
 
-from configs import curl_dmc
 from seer_jax import replay
-from seer_jax.agents import augment, base, curl_networks
-from seer_jax.agents import curl as curl_sac
+from seer_jax.agents import augment, base, curl, curl_networks
+from tests.helpers import agents
 
-ACTION_SPEC = specs.BoundedArray((2,), np.float32, -1, 1)
-SIZE, CROP = 34, 30
+CROP = 30
 STAGES = ("conv1", "conv2", "dense")
 
-
-def small_config(**changes):
-    """A small run's, with an encoder of matrix products, which compile ten times as fast as convolutions."""
-    config = curl_dmc.get_config().unlock()
-    config.seer.freeze_through = "dense"
-    small = {
-        "env.image_size": SIZE,
-        "env.crop_size": CROP,
-        "agent.hidden": 8,
-        "agent.latent_size": 6,
-        "agent.random_steps": 10,
-        "encoder.name": "data_efficient",
-    }
-    config.update_from_flattened_dict(small | {name.replace("__", "."): value for name, value in changes.items()})
-    return config
+small = functools.partial(agents.make, "curl_sac")
+random_batch = functools.partial(agents.random_batch, "curl_sac")
 
 
-@functools.cache
-def make(**changes):
-    """Returns an agent, its compiled updates, and a state whose parameters differ from their targets."""
-    agent = curl_sac.make_agent(small_config(**changes), ACTION_SPEC)
-    state = jax.jit(agent.init)(jax.random.PRNGKey(0))
-    nudged = jax.tree.map(lambda x: x * 1.01 + 0.01, state.params)
-    return (
-        agent,
-        [jax.jit(u) for u in agent.updates],
-        [jax.jit(u) for u in agent.latent_updates],
-        state.replace(params=nudged),
-    )
-
-
-def random_batch(size=8, seed=0, pixels=SIZE):
-    rng = np.random.default_rng(seed)
-    stacks = rng.integers(0, 255, (2, size, pixels, pixels, 9)).astype(np.uint8)
-    return replay.Batch(
-        obs=jnp.asarray(stacks[0]),
-        action=jnp.asarray(rng.uniform(-1, 1, (size, 2)), jnp.float32),
-        reward=jnp.asarray(rng.normal(size=size), jnp.float32),
-        discount=jnp.asarray(rng.choice([0.0, 0.9], size), jnp.float32),
-        next_obs=jnp.asarray(stacks[1]),
-        weight=jnp.asarray(rng.uniform(0.1, 1, size), jnp.float32),
-        start=jnp.arange(size),
-    )
-
-
-def latent_batch(agent, params, batch):
-    encode = jax.jit(lambda obs: agent.encode(params, agent.view(obs)))
-    return batch.replace(obs=encode(batch.obs), next_obs=encode(batch.next_obs))
-
-
-def equal(a, b):
-    return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
-
-
-def close(a, b, **tolerance):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), a, b)
-
-
-def test_a_latent_is_the_critics_and_the_actors():
-    agent, _, _, state = make()
+def test_latent_holds_the_critics_and_the_actors():
+    agent, state = small().agent, small().state
     obs = random_batch().obs
-    latents = agent.encode(state.params, agent.view(obs))
+    encode = jax.jit(lambda params: agent.encode(params, agent.view(obs)))
+    latents = encode(state.params)
     assert latents.shape == (8, 2, 6)
-    np.testing.assert_allclose(latents.mean(axis=-1), 0.01, atol=1e-2)  # normalised, apart from the nudged bias
+    np.testing.assert_allclose(latents.mean(axis=-1), 0.01, atol=1e-2)  # normalised, apart from the bias
     moved = jax.tree.map(lambda x: x + 1.0, state.params["actor_encoder"])
-    other = agent.encode(state.params | {"actor_encoder": moved}, agent.view(obs))
+    other = encode(state.params | {"actor_encoder": moved})
     np.testing.assert_array_equal(other[:, curl_networks.CRITIC], latents[:, curl_networks.CRITIC])
     assert not np.allclose(other[:, curl_networks.ACTOR], latents[:, curl_networks.ACTOR])
 
 
-def test_convolutions_are_tied_and_get_no_gradient_from_the_actor():
-    _, (everything, critic_only), _, state = make()
+@pytest.mark.numeric
+def test_convolutions_are_shared_and_get_no_gradient_from_the_actor():
+    _, _, _, (with_actor, critic_only), _, state = small()
     batch = random_batch()
-    with_actor, _, info = everything(state, batch)
-    without, _, _ = critic_only(state, batch)
-    # One set of convolutions, which moves alike whether the actor learns or not; and nothing of the actor's without.
+    both, _, info = with_actor(state, batch)
+    critic, _, _ = critic_only(state, batch)
+    # One set of convolutions, whose gradients are the same whether the actor learns or not.
     assert set(state.params["encoder"]) == set(STAGES)
     assert set(state.params["actor_encoder"]) == {"dense"}
-    close(with_actor.params["encoder"], without.params["encoder"], rtol=1e-5, atol=1e-7)
-    close(with_actor.params["critic"], without.params["critic"], rtol=1e-5, atol=1e-7)
+    for part in ("encoder", "critic", "contrast"):
+        of_both, of_critic = (agents.gradients(state, after)[part] for after in (both, critic))
+        agents.assert_close(of_both, of_critic, rtol=1e-4, atol=1e-6)
+        assert np.any(jax.tree.leaves(of_both)[0])
+    # Nothing of the actor learns without it.
     for part in ("actor", "actor_encoder", "log_temperature"):
-        assert not equal(with_actor.params[part], state.params[part])
-        assert equal(without.params[part], state.params[part])
-    assert not equal(with_actor.params["encoder"], state.params["encoder"])
+        assert not agents.equal(both.params[part], state.params[part])
+        assert not agents.equal(both.opt_state[part], state.opt_state[part])
+        assert agents.equal(critic.params[part], state.params[part])
+        assert agents.equal(critic.opt_state[part], state.opt_state[part])
     assert {"actor_loss", "entropy", "temperature"} <= set(info)
 
 
-def test_targets_move_at_their_own_rates_at_every_second_update():
-    _, (everything, critic_only), _, state = make()
+@pytest.mark.numeric
+def test_targets_move_at_separate_rates_at_every_second_update():
+    _, _, _, (with_targets, without), _, state = small()
     batch = random_batch()
-    moved, _, _ = everything(state, batch)
+    moved, _, _ = with_targets(state, batch)
     for part, tau in (("encoder", 0.05), ("critic", 0.01)):
         expected = jax.tree.map(
             lambda new, old, t=tau: t * new + (1 - t) * old, moved.params[part], state.target_params[part]
         )
-        close(moved.target_params[part], expected, rtol=1e-5, atol=1e-6)
-    still, _, _ = critic_only(state, batch)
-    assert equal(still.target_params, state.target_params)
+        agents.assert_close(moved.target_params[part], expected, rtol=1e-5, atol=1e-6)
+    still, _, _ = without(state, batch)
+    assert agents.equal(still.target_params, state.target_params)
 
 
-def test_contrast_trains_encoder_and_product_but_not_the_critic():
-    """With weights of zero the Q-loss has no gradient, and what remains is the contrastive loss."""
-    _, (_, critic_only), _, state = make()
+def test_contrastive_loss_trains_encoder_and_product_but_not_the_critic():
+    """With weights of zero the critic loss has no gradient, and what remains is the contrastive loss."""
+    _, _, _, (_, critic_only), _, state = small()
     batch = random_batch()
     moved, _, info = critic_only(state, batch.replace(weight=jnp.zeros(8)))
     assert float(info["critic_loss"]) == 0.0
     assert float(info["contrast_loss"]) > 0.0
-    assert not equal(moved.params["encoder"]["conv1"], state.params["encoder"]["conv1"])
-    assert not equal(moved.params["contrast"], state.params["contrast"])
-    assert equal(moved.params["critic"], state.params["critic"])
+    assert not agents.equal(moved.params["encoder"]["conv1"], state.params["encoder"]["conv1"])
+    assert not agents.equal(moved.params["contrast"], state.params["contrast"])
+    assert agents.equal(moved.params["critic"], state.params["critic"])
 
 
-def test_anchor_and_positive_are_different_crops():
-    agent, _, _, _ = make()
+def test_frozen_phase_has_no_contrastive_loss():
+    _, _, agent, _, frozen_updates, state = small()
+    frozen = agent.freeze(state)
+    batch = agents.encoded(agent, state.params, random_batch())
+    for update in frozen_updates:
+        _, _, info = update(frozen, batch)
+        assert "critic_loss" in info
+        assert "contrast_loss" not in info
+
+
+@pytest.mark.numeric
+def test_contrastive_gradients_do_not_depend_on_the_size_of_rewards():
+    _, _, _, (_, critic_only), _, state = small()
     batch = random_batch()
-    seen = agent.updates[0]._see(jax.random.PRNGKey(3), batch.replace(next_obs=batch.obs))
-    crops = [np.asarray(crop) for crop in seen]
-    assert len({crop.tobytes() for crop in crops}) == 3  # anchor, bootstrap and positive, of the same images
+    ordinary, large = (
+        agents.gradients(state, critic_only(state, batch.replace(reward=scale * batch.reward))[0])
+        for scale in (1.0, 1e3)
+    )
+    agents.assert_close(large["contrast"], ordinary["contrast"], rtol=1e-4, atol=1e-7)
+    assert not np.allclose(large["encoder"]["conv1"]["params"]["PatchConv_0"]["bias"], 0.0)
+    assert not agents.equal(large["encoder"], ordinary["encoder"])
+
+
+def test_anchor_bootstrap_and_positive_are_different_crops():
+    agent, batch = small().agent, random_batch()
+    inputs = agent.full.updates[0]._augment(jax.random.PRNGKey(3), batch.replace(next_obs=batch.obs))
+    crops = [np.asarray(crop) for crop in inputs]
+    assert len({crop.tobytes() for crop in crops}) == 3  # of the same images
     assert all(crop.shape == (8, CROP, CROP, 9) for crop in crops)
 
 
-def frozen_state(**changes):
-    agent, _, _, state = make(**changes)
-    return agent, agent.freeze(state)
+@pytest.mark.numeric
+def test_freezing_at_another_stage_does_not_change_the_function():
+    """The same parameters, split before and after the last convolution, act and learn alike."""
+    _, _, agent, (_, critic_only), _, state = small(env__crop_size=34)
+    _, _, other_agent, (_, other_critic_only), _, other = small(env__crop_size=34, seer__freeze_through="conv1")
 
-
-def test_latent_update_is_the_full_update_with_a_stopped_encoder():
-    agent, updates, latent_updates, state = make(env__crop_size=SIZE)  # one crop only: the image
-    tied = state.replace(target_params=state.target_params | {"encoder": state.params["encoder"]})
-    frozen = agent.freeze(tied)
-    stopped = tied.replace(opt_state=frozen.opt_state)
-    batch = random_batch()
-    for update, latent_update in zip(updates, latent_updates, strict=True):
-        full, full_losses, _ = update(stopped, batch)
-        latent, latent_losses, _ = latent_update(frozen, latent_batch(agent, tied.params, batch))
-        np.testing.assert_allclose(latent_losses, full_losses, rtol=1e-4)
-        for part in ("critic", "actor", "log_temperature"):
-            close(latent.params[part], full.params[part], rtol=1e-3, atol=2e-5)
-        close(latent.target_params["critic"], full.target_params["critic"], rtol=1e-4, atol=1e-6)
-
-
-def test_the_actor_learns_on_latents_of_the_new_encoder(monkeypatch):
-    seen_by_actor = []
-
-    def update_actor(self, state, features, key):
-        seen_by_actor.append((state, features))
-        return state, {}
-
-    monkeypatch.setattr(curl_sac._Update, "_update_actor", update_actor)
-    agent, _, _, state = make()
-    update, batch = agent.updates[0], random_batch()
-    update(state, batch)
-    ((new, features),) = seen_by_actor
-    k_views, _, _ = jax.random.split(base.update_keys(state)[1], 3)
-    crops = update._see(k_views, batch).obs
-    np.testing.assert_allclose(features, update.networks.features(new.params, crops), rtol=1e-5, atol=1e-6)
-    assert not np.allclose(features, update.networks.features(state.params, crops), rtol=1e-5, atol=1e-6)
-
-
-def test_encoder_is_bitwise_constant_after_the_freeze_and_contrast_is_over():
-    agent, state = frozen_state()
-    _, _, latent_updates, _ = make()
-    batch, start = latent_batch(agent, state.params, random_batch()), state
-    for i in range(20):
-        state, _, info = latent_updates[i % 2](state, batch)
-    assert "contrast_loss" not in info
-    for part in ("encoder", "actor_encoder", "contrast"):
-        assert equal(state.params[part], start.params[part])
-        assert part not in state.opt_state
-    for part in ("critic", "actor", "log_temperature"):
-        assert not equal(state.params[part], start.params[part])
-    assert set(state.target_params) == {"tail", "critic"}
-
-
-def test_freeze_keeps_the_heads_moments_counts_and_targets():
-    agent, (everything, _), _, state = make()
-    state, _, _ = everything(state, random_batch())
-    frozen = agent.freeze(state)
-    for part in ("critic", "actor", "log_temperature"):
-        assert equal(frozen.opt_state[part], state.opt_state[part])
-    assert equal(frozen.target_params["critic"], state.target_params["critic"])
-    synced = curl_sac.make_agent(small_config(seer__sync_target_heads=True), ACTION_SPEC).freeze(state)
-    assert equal(synced.target_params["critic"], state.params["critic"])
-
-
-@pytest.mark.parametrize("stage", ["conv1", "dense"])
-def test_any_stage_can_be_the_last_that_freezes(stage):
-    changes = {"seer__freeze_through": stage}
-    agent, (everything, _), (latent_everything, _), state = make(**changes)
-    num_latents, size = curl_sac.latent_shape(small_config(**changes))
-    assert (num_latents, size) == {
-        "conv1": (1, 6 * 6 * 32),
-        "dense": (2, 6),
-    }[stage]
-    frozen_stages = STAGES[: STAGES.index(stage) + 1]
-    assert set(state.params["encoder"]) == set(frozen_stages)
-    assert set(state.params["tail"]) == set(STAGES) - set(frozen_stages)
-    state, _, _ = everything(state, random_batch())
-    frozen = agent.freeze(state)
-    batch = latent_batch(agent, frozen.params, random_batch())
-    assert batch.obs.shape == (8, num_latents, size)
-    after, _, info = latent_everything(frozen, batch)
-    assert np.isfinite(info["loss"])
-    assert equal(after.params["encoder"], frozen.params["encoder"])
-    for name in after.params["tail"]:
-        assert not equal(after.params["tail"][name], frozen.params["tail"][name])
-    for name in after.params["actor_tail"]:
-        assert not equal(after.params["actor_tail"][name], frozen.params["actor_tail"][name])
-
-
-def test_cutting_elsewhere_does_not_change_the_function():
-    """The same parameters, cut before and after the last convolution, act and learn alike."""
-    agent, (_, critic_only), _, state = make(env__crop_size=SIZE)
-    other_agent, (_, other_critic_only), _, other = make(env__crop_size=SIZE, seer__freeze_through="conv1")
-
-    def recut(params):
+    def resplit(params):
         """Moves the stages after the first from the frozen parts to those that train on."""
         stages = params["encoder"]
-        cut = {"encoder": {"conv1": stages["conv1"]}, "tail": {name: stages[name] for name in STAGES[1:]}}
+        parts = {"encoder": {"conv1": stages["conv1"]}, "tail": {name: stages[name] for name in STAGES[1:]}}
         actor = {"actor_encoder": {}, "actor_tail": params["actor_encoder"]} if "actor_encoder" in params else {}
-        return params | cut | actor
+        return params | parts | actor
 
-    other = other.replace(params=recut(state.params), target_params=recut(state.target_params))
+    other = other.replace(params=resplit(state.params), target_params=resplit(state.target_params))
     obs = random_batch().obs
     actions = [
-        a.act_eval(s.params, a.encode(s.params, a.view(obs)), None) for a, s in ((agent, state), (other_agent, other))
+        jax.jit(lambda p, a=a: a.act_eval(p, a.encode(p, a.view(obs)), None))(s.params)
+        for a, s in ((agent, state), (other_agent, other))
     ]
     np.testing.assert_allclose(*actions, atol=1e-5)
     one, losses, info = critic_only(state, random_batch())
     two, other_losses, other_info = other_critic_only(other, random_batch())
-    close((other_losses, other_info), (losses, info), rtol=1e-4, atol=1e-5)
-    for stage in STAGES[1:]:
-        close(two.params["tail"][stage], one.params["encoder"][stage], rtol=1e-3, atol=1e-4)
+    agents.assert_close((other_losses, other_info), (losses, info), rtol=1e-4, atol=1e-5)
+    gradients, other_gradients = agents.gradients(state, one), agents.gradients(other, two)
+    for split, whole in ((other_gradients, gradients), (other_gradients["contrast"], gradients["contrast"])):
+        stages = split["encoder"] | split["tail"]
+        assert set(stages) == set(STAGES)
+        agents.assert_close(stages, whole["encoder"], rtol=1e-3, atol=1e-5)
+    agents.assert_close(two.params["encoder"] | two.params["tail"], one.params["encoder"], rtol=1e-4, atol=1e-6)
 
 
-def test_first_steps_are_random_and_later_ones_the_policys():
-    agent, _, _, state = make()
+def test_first_actions_are_random_and_later_ones_the_policys():
+    agent, state = small().agent, small().state
     latents = jnp.zeros((4, 2, 6))
     act = jax.jit(agent.act)
     key = jax.random.PRNGKey(5)
-    constant = jax.tree.map(jnp.zeros_like, state.params["actor"])
+    other = state.params | {"actor": jax.tree.map(jnp.zeros_like, state.params["actor"])}
     # Four environments and ten random steps: steps 0, 1 and 2.
-    assert equal(act(state.params, latents, key, 2), act(state.params | {"actor": constant}, latents, key, 2))
-    assert not equal(act(state.params, latents, key, 3), act(state.params | {"actor": constant}, latents, key, 3))
+    assert agents.equal(act(state.params, latents, key, 2), act(other, latents, key, 2))
+    assert not agents.equal(act(state.params, latents, key, 3), act(other, latents, key, 3))
     random = np.stack([act(state.params, latents, jax.random.PRNGKey(i), 0) for i in range(50)])
     assert random.min() < -0.9
     assert random.max() > 0.9
 
 
-def test_evaluation_takes_the_squashed_mean():
-    agent, _, _, state = make()
+@pytest.mark.numeric
+def test_evaluation_acts_with_the_squashed_mean():
+    config, _, agent, _, _, state = small()
     latents = jax.random.normal(jax.random.PRNGKey(1), (4, 2, 6))
-    policy = curl_networks.Networks(small_config(), 2).policy.apply(
+    policy = curl.make_networks(config, agents.ACTION_SIZE).policy.apply(
         state.params["actor"], latents[:, curl_networks.ACTOR]
     )
     action = agent.act_eval(state.params, latents, None)
     np.testing.assert_allclose(action, np.tanh(policy.distribution.loc), rtol=1e-5, atol=1e-6)
 
 
-def test_stored_copies_are_encodings_of_crops_and_acting_uses_the_centre():
-    agent, _, _, state = make()
+@pytest.mark.numeric
+def test_stored_latents_are_those_of_crops_and_acting_uses_the_centre():
+    agent, state = small().agent, small().state
     obs = random_batch(3).obs
     key = jax.random.PRNGKey(7)
-    acting, stored = base.latents_to_act_and_store(agent, state.params, obs, key)
+    encode = jax.jit(functools.partial(agent.encode, state.params))
+    acting, stored = jax.jit(functools.partial(base.latents_to_act_and_store, agent))(state.params, obs, key)
     assert stored.shape == (3, 4, 2, 6)
-    np.testing.assert_allclose(acting, agent.encode(state.params, augment.centre_crop(obs, CROP)), atol=1e-5)
-    np.testing.assert_allclose(stored, base.latents_to_store(agent, state.params, obs, key), atol=1e-5)
-    crops = [agent.encode(state.params, obs[:, t : t + CROP, s : s + CROP]) for t in range(5) for s in range(5)]
+    np.testing.assert_allclose(acting, encode(augment.centre_crop(obs, CROP)), atol=1e-5)
+    stored_alone = jax.jit(functools.partial(base.latents_to_store, agent))(state.params, obs, key)
+    np.testing.assert_allclose(stored, stored_alone, atol=1e-5)
+    crops = [encode(obs[:, t : t + CROP, s : s + CROP]) for t in range(5) for s in range(5)]
     for row in range(3):
         for copy in range(4):
             assert min(np.abs(stored[row, copy] - crop[row]).max() for crop in crops) < 1e-4
     assert not np.allclose(stored[:, 0], stored[:, 1])
 
 
-def test_the_contrastive_step_does_not_depend_on_the_size_of_rewards():
-    _, (_, critic_only), _, state = make()
-    batch = random_batch()
-    small, _, _ = critic_only(state, batch)
-    large, _, _ = critic_only(state, batch.replace(reward=1e3 * batch.reward))
-    close(large.opt_state["contrast"], small.opt_state["contrast"], rtol=1e-5, atol=1e-8)
-    assert not equal(large.opt_state["encoder"], small.opt_state["encoder"])
-
-
-def test_latent_updates_learn_which_action_pays():
-    """One-step episodes that pay for an action read off the latent."""
-    agent, _, updates, state = make(agent__hidden=64)
-    state = agent.freeze(state)
+def test_frozen_updates_learn_which_action_pays():
+    """One-step episodes whose reward depends on how close the action is to one that the latent holds."""
+    _, _, agent, _, updates, _ = small(agent__hidden=64)
+    state = agent.freeze(jax.jit(agent.init)(jax.random.PRNGKey(0)))
     rng = np.random.default_rng(0)
     zeros, ones, start = jnp.zeros(64), jnp.ones(64), jnp.arange(64)
 

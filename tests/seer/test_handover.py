@@ -1,6 +1,5 @@
-"""The handover: nothing lost, nothing doubled, nothing larger than it must be."""
+"""The handover: no row is lost or doubled, and memory never holds more than it must."""
 
-import dataclasses
 import errno
 import functools
 import json
@@ -13,160 +12,165 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dm_env import specs
 
-from configs import rainbow_atari
-from seer_jax import replay
-from seer_jax.agents import rainbow
-from seer_jax.run import checkpoint
+from seer_jax import files, replay
+from seer_jax.agents.registry import AGENTS
+from seer_jax.envs.timestep import TimeStep
+from seer_jax.run.assembly import Assembly
 from seer_jax.seer import handover, phases
-from tests import test_replay
+from tests.helpers import agents
+from tests.helpers.rings import build, priorities_by_slot, random_rows, sample_at, sampleable_starts
 
 SIZE = 30  # the smallest image that the data-efficient encoder reads
+ROWS, CHUNK_ROWS = 80, 14  # of a ring of frames, and in transit at one time: several chunks and a remainder
+CONFIG = agents.small_config(
+    "rainbow",
+    num_envs=2,
+    env__image_size=SIZE,
+    env__crop_size=SIZE,
+    agent__discount=0.9,
+    replay__capacity=ROWS,
+    replay__grow_after_freeze=True,
+)
+
+
+@functools.cache
+def make_agent():
+    """One agent for all tests: programs are compiled again for another."""
+    return AGENTS["rainbow"].make_agent(CONFIG, agents.ACTION_SPECS["rainbow"])
+
+
+def make_phases(**changes):
+    config = agents.replaced(CONFIG, **changes)
+    assembly = Assembly(config, make_agent(), jax.ShapeDtypeStruct((config.num_envs,), np.int32))
+    return assembly.full, assembly.frozen
 
 
 @pytest.fixture(scope="module")
-def agent():
-    config = rainbow_atari.get_config().unlock()
-    config.env.image_size = config.env.crop_size = SIZE
-    config.agent.hidden, config.seer.freeze_through = 8, "conv2"
-    return rainbow.make_agent(config, specs.DiscreteArray(3))
+def state():
+    return jax.jit(make_agent().init)(jax.random.PRNGKey(0))
 
 
-@pytest.fixture(scope="module")
-def state(agent):
-    return jax.jit(agent.init)(jax.random.PRNGKey(0))
+def image_ring(written, *, num_envs=2, **changes):
+    """Returns both phases, a ring with `written` times of frames, its twin, and the rows that would follow."""
+    full, frozen = make_phases(num_envs=num_envs, **changes)
+    rows = random_rows(np.random.default_rng(0), num_envs, (SIZE, SIZE, 1))
+    ring, twin = build(full.ring_spec, rows, written, frame_shape=(SIZE, SIZE, 1))
+    return full, frozen, ring, twin, rows
 
 
-def image_ring(rows_written, *, num_envs=2, num_steps=40, prioritized=False):
-    spec = replay.RingSpec(
-        num_steps=num_steps, num_envs=num_envs, stack=4, n_step=3, discount=0.9, prioritized=prioritized
-    )
-    rows = test_replay.random_rows(np.random.default_rng(0), num_envs, (SIZE, SIZE, 1))
-    ring, naive = test_replay.build(spec, rows, rows_written, frame_shape=(SIZE, SIZE, 1))
-    return spec, ring, naive, rows
+def freeze(full, frozen, state, ring, directory, **arguments):
+    return handover.freeze(full, frozen, state, ring, snapshot_dir=directory, key=jax.random.PRNGKey(0), **arguments)
 
 
-def freeze(agent, state, spec, ring, directory, capacity=200, latent_dtype="float32", **arguments):
-    latent_spec = dataclasses.replace(spec, num_steps=capacity // spec.num_envs, stack=0)
-    stack = jax.ShapeDtypeStruct((spec.num_envs, SIZE, SIZE, 4), jnp.uint8)
-    actions = jax.ShapeDtypeStruct((spec.num_envs,), jnp.int32)
-    frozen, latents = handover.freeze(
-        agent,
-        state,
-        spec,
-        ring,
-        latent_spec=latent_spec,
-        latent_rows=handover.latent_rows(agent, state.params, stack, actions, latent_dtype),
-        snapshot_dir=directory,
-        key=jax.random.PRNGKey(0),
-        **arguments,
-    )
-    return frozen, latent_spec, latents
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(handover, "_CHUNK_ROWS", CHUNK_ROWS)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("written", [25, 40, 93])
-def test_every_transition_is_the_encoding_of_what_it_was(agent, state, tmp_path, monkeypatch, written):
-    monkeypatch.setattr(handover, "_CHUNK_ROWS", 14)  # several chunks and a remainder
-    spec, ring, naive, _ = image_ring(written)
-    expected = naive.transitions()
-    oldest = naive.oldest()
-    frozen, latent_spec, latents = freeze(agent, state, spec, ring, tmp_path / "freeze")
-    assert int(latents.written) == min(written, spec.num_steps)
-    moved = {(env, time - oldest) for env, time in expected}
-    assert test_replay.sampleable_starts(latent_spec, latents) == moved
+def test_every_transition_becomes_the_encoding_of_itself(state, tmp_path, small_chunks, written):
+    full, frozen, ring, twin, _ = image_ring(written)
+    expected, oldest = twin.transitions(), twin.oldest()
+    frozen_state, latents = freeze(full, frozen, state, ring, tmp_path / "freeze")
+    spec = frozen.ring_spec
+    assert replay.size(spec, latents) == min(written, full.ring_spec.num_steps)
+    moved = [(env, time - oldest) for env, time in expected]
+    assert sampleable_starts(spec, latents) == set(moved)
 
-    encode = jax.jit(agent.encode)
-    got = test_replay.sample_at(latent_spec, latents, [(env, time - oldest) for env, time in expected])
-    for sample, (obs, action, reward, discount, next_obs) in zip(got, expected.values(), strict=True):
-        stacks = jnp.stack([obs, next_obs])
-        want = encode(frozen.params, stacks)
-        np.testing.assert_allclose(sample.obs, want[0], atol=1e-6)
-        np.testing.assert_allclose(sample.next_obs, want[1], atol=1e-6)
+    encode = jax.jit(make_agent().encode)
+    for sample, transition in zip(sample_at(spec, latents, moved), expected.values(), strict=True):
+        obs, action, reward, discount, next_obs = transition
+        latent, next_latent = encode(frozen_state.params, jnp.stack([obs, next_obs]))
+        np.testing.assert_allclose(sample.obs, latent, atol=1e-6)
+        np.testing.assert_allclose(sample.next_obs, next_latent, atol=1e-6)
         assert sample.action == action
         np.testing.assert_allclose([sample.reward, sample.discount], [reward, discount], rtol=1e-5)
 
 
-def test_growth_fills_new_space_before_it_overwrites(agent, state, tmp_path):
-    spec, ring, naive, rows = image_ring(60)
-    _, latent_spec, latents = freeze(agent, state, spec, ring, tmp_path / "freeze", capacity=2 * 100)
-    moved = np.asarray(latents.rows.reward[:40])
-    np.testing.assert_array_equal(moved, [[lane[t]["reward"] for lane in naive.lanes] for t in range(20, 60)])
-    add = jax.jit(functools.partial(replay.add, latent_spec))
-    for _, row in zip(range(60), rows, strict=False):
-        latent_row = row.replace(observation=np.zeros((2, 1, 1, latents.rows.observation.shape[-1]), np.float32))
+def test_new_rows_fill_the_larger_ring_before_they_overwrite(state, tmp_path):
+    full, frozen, ring, twin, rows = image_ring(60)
+    spec, moved_steps = frozen.ring_spec, full.ring_spec.num_steps
+    assert spec.num_steps > moved_steps == 40
+    _, latents = freeze(full, frozen, state, ring, tmp_path / "freeze")
+    moved = np.asarray(latents.rows.reward[:moved_steps])
+    np.testing.assert_array_equal(moved, [[lane[t]["reward"] for lane in twin.lanes] for t in range(20, 60)])
+    add = jax.jit(functools.partial(replay.add, spec))
+    for _, row in zip(range(spec.num_steps - moved_steps), rows, strict=False):
+        latent_row = row.replace(observation=np.zeros(frozen.row.observation.shape, np.float32))
         latents = add(latents, latent_row)
-    np.testing.assert_array_equal(latents.rows.reward[:40], moved)  # 100 times fit: nothing is overwritten yet
+    np.testing.assert_array_equal(latents.rows.reward[:moved_steps], moved)  # nothing is overwritten yet
     latents = add(latents, latent_row)
     assert not np.array_equal(latents.rows.reward[0], moved[0])
-    np.testing.assert_array_equal(latents.rows.reward[1:40], moved[1:])
+    np.testing.assert_array_equal(latents.rows.reward[1:moved_steps], moved[1:])
 
 
-def test_priorities_move_with_their_rows(agent, state, tmp_path):
-    spec, ring, _, _ = image_ring(55, prioritized=True)
-    starts = jnp.flatnonzero(ring.priorities.ravel())
-    ring = replay.update_priorities(spec, ring, starts, jnp.arange(1.0, 1 + len(starts)))
-    before = np.asarray(ring.priorities).ravel()[: spec.capacity].reshape(40, 2)
-    greatest = float(ring.max_priority)
-    _, latent_spec, latents = freeze(agent, state, spec, ring, tmp_path / "freeze")
-    after = np.asarray(latents.priorities).ravel()[: latent_spec.capacity].reshape(-1, 2)
+def test_priorities_move_with_their_rows(state, tmp_path):
+    full, frozen, ring, *_ = image_ring(55, replay__prioritized=True)
+    starts = jnp.flatnonzero(ring.index.priorities.ravel())
+    ring = replay.update_priorities(full.ring_spec, ring, starts, jnp.arange(1.0, 1 + len(starts)))
+    before, maximum = priorities_by_slot(full.ring_spec, ring), float(ring.index.max_priority)
+    _, latents = freeze(full, frozen, state, ring, tmp_path / "freeze")
+    after = priorities_by_slot(frozen.ring_spec, latents)
     np.testing.assert_array_equal(after[:40], np.roll(before, -55 % 40, axis=0))
     assert not after[40:].any()
-    assert float(latents.max_priority) == greatest
-    np.testing.assert_allclose(latents.block_sums.sum(), before.sum(), rtol=1e-5)
+    assert float(latents.index.max_priority) == maximum
+    np.testing.assert_allclose(latents.index.block_sums.sum(), before.sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_narrow_latents_are_the_rounded_ones(agent, state, tmp_path, dtype):
-    wide = freeze(agent, state, *image_ring(30)[:2], tmp_path / "wide")[2]
-    narrow = freeze(agent, state, *image_ring(30)[:2], tmp_path / "narrow", latent_dtype=dtype)[2]
-    assert narrow.rows.observation.dtype == jnp.dtype(dtype)
-    np.testing.assert_array_equal(narrow.rows.observation, wide.rows.observation.astype(dtype))
+def test_latents_of_a_narrow_dtype_are_rounded_ones(state, tmp_path, dtype):
+    rounded, exact = (
+        freeze(*make_phases(replay__latent_dtype=name), state, image_ring(30)[2], tmp_path / name)[1].rows.observation
+        for name in (dtype, "float32")
+    )
+    assert rounded.dtype == jnp.dtype(dtype)
+    np.testing.assert_array_equal(rounded[:30], exact[:30].astype(dtype))
 
 
-def test_snapshot_holds_the_state_and_every_row_and_the_frames_are_freed(agent, state, tmp_path):
-    spec, ring, naive, _ = image_ring(55)
-    freeze(agent, state, spec, ring, tmp_path / "freeze")
+def test_snapshot_holds_state_and_rows_and_the_frames_are_freed(state, tmp_path):
+    full, frozen, ring, twin, _ = image_ring(55)
+    freeze(full, frozen, state, ring, tmp_path / "freeze")
     assert all(array.is_deleted() for array in jax.tree.leaves(ring))
-    chunks = list(checkpoint.ChunkStream(tmp_path / "freeze"))
+    chunks = list(files.ChunkStream(tmp_path / "freeze"))
     frames = np.concatenate([chunk["observation"] for chunk in chunks])
-    expected = [[lane[t]["observation"] for lane in naive.lanes] for t in range(15, 55)]
+    expected = [[lane[t]["observation"] for lane in twin.lanes] for t in range(15, 55)]
     np.testing.assert_array_equal(frames, expected)
-    saved = checkpoint.load_state(tmp_path / "freeze")
+    saved = files.load_tree(tmp_path / "freeze")
     jax.tree.map(np.testing.assert_array_equal, saved["params"], state.params)
     assert set(saved["opt_state"]) == {"encoder", "tail", "heads"}
 
 
-def full_disk(chunks, monkeypatch):
+def fail_after(chunks, monkeypatch):
     """Lets the disk take some chunks of a snapshot and no more."""
-    append, taken = checkpoint.ChunkStream.append, []
+    append, taken = files.ChunkStream.append, []
 
     def failing(stream, **arrays):
         if len(taken) == chunks:
             raise OSError(errno.ENOSPC, "No space left on device")
         taken.append(append(stream, **arrays))
 
-    monkeypatch.setattr(checkpoint.ChunkStream, "append", failing)
+    monkeypatch.setattr(files.ChunkStream, "append", failing)
 
 
-def test_without_room_on_disk_the_same_latents_are_made_in_memory(agent, state, tmp_path, monkeypatch):
-    monkeypatch.setattr(handover, "_CHUNK_ROWS", 14)
-    expected = freeze(agent, state, *image_ring(55, prioritized=True)[:2], tmp_path / "expected")
-    full_disk(3, monkeypatch)
-    spec, ring, _, _ = image_ring(55, prioritized=True)
-    told = []
-    got = freeze(agent, state, spec, ring, tmp_path / "freeze", memory_bytes=10**9, warn=told.append)
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
+def test_full_disk_makes_the_same_latents_in_memory_and_warns(state, tmp_path, monkeypatch, small_chunks):
+    full, frozen, ring, *_ = image_ring(55, replay__prioritized=True)
+    expected = freeze(full, frozen, state, ring, tmp_path / "expected")
+    fail_after(3, monkeypatch)
+    ring, warnings = image_ring(55, replay__prioritized=True)[2], []
+    result = freeze(full, frozen, state, ring, tmp_path / "freeze", memory_bytes=10**9, warn=warnings.append)
+    jax.tree.map(np.testing.assert_array_equal, result, expected)
     assert all(array.is_deleted() for array in jax.tree.leaves(ring))
-    assert told == ["no snapshot of the frames (No space left on device); frames become latents in memory"]
+    assert warnings == ["no snapshot of the frames (No space left on device); frames become latents in memory"]
     assert not (tmp_path / "freeze").exists()
 
 
-def test_without_room_on_disk_nor_in_memory_the_frames_stay(agent, state, tmp_path, monkeypatch):
-    full_disk(0, monkeypatch)
-    spec, ring, _, _ = image_ring(30)
+def test_full_disk_without_memory_for_both_rings_raises_and_keeps_the_frames(state, tmp_path, monkeypatch):
+    fail_after(0, monkeypatch)
+    full, frozen, ring, *_ = image_ring(30)
     with pytest.raises(handover.HandoverError, match=r"No space left .* no memory for both rings .* make room"):
-        freeze(agent, state, spec, ring, tmp_path / "freeze", memory_bytes=ring.num_bytes)
+        freeze(full, frozen, state, ring, tmp_path / "freeze", memory_bytes=ring.num_bytes)
     assert not any(array.is_deleted() for array in jax.tree.leaves(ring))
 
 
@@ -177,9 +181,8 @@ def test_without_room_on_disk_nor_in_memory_the_frames_stay(agent, state, tmp_pa
         (lambda path: path.write_bytes(b"PK"), r"rows-00005\.npz cannot be read"),
     ],
 )
-def test_a_snapshot_that_is_gone_or_damaged_is_noticed(agent, state, tmp_path, monkeypatch, damage, message):
-    monkeypatch.setattr(handover, "_CHUNK_ROWS", 14)
-    spec, ring, _, _ = image_ring(55)
+def test_snapshot_that_lost_rows_or_is_damaged_raises(state, tmp_path, monkeypatch, small_chunks, damage, message):
+    full, frozen, ring, *_ = image_ring(55)
     through_disk = handover._through_disk
 
     def damaged(directory, *args):
@@ -189,53 +192,46 @@ def test_a_snapshot_that_is_gone_or_damaged_is_noticed(agent, state, tmp_path, m
 
     monkeypatch.setattr(handover, "_through_disk", damaged)
     with pytest.raises(handover.HandoverError, match=message):
-        freeze(agent, state, spec, ring, tmp_path / "freeze")
+        freeze(full, frozen, state, ring, tmp_path / "freeze")
 
 
-def test_latents_stored_after_the_freeze_continue_those_moved_by_it(agent, state, tmp_path):
-    """The same time step, stored by either side of the freeze, is the same latent."""
-    spec, ring, naive, _ = image_ring(30, num_envs=1)
-    frozen, latent_spec, latents = freeze(agent, state, spec, ring, tmp_path / "freeze")
-    stack = jnp.asarray(naive.observation(0, 28))[None]
-    row = naive.lanes[0][29]
+@pytest.mark.numeric
+def test_latents_stored_after_the_freeze_equal_those_moved_by_it(state, tmp_path):
+    """The same time step, stored on either side of the freeze, is the same latent."""
+    full, frozen, ring, twin, _ = image_ring(30, num_envs=1)
+    frozen_state, latents = freeze(full, frozen, state, ring, tmp_path / "freeze")
+    stack = jnp.asarray(twin.observation(0, 28))[None]
+    row = twin.lanes[0][29]
     zero, false = np.zeros(1, np.float32), np.zeros(1, bool)
-    step = phases.TimeStep(row["observation"][None], zero, zero, false, false, false, false | row["first"])
+    step = TimeStep(row["observation"][None], zero, zero, false, false, false, false | row["first"])
     actor = phases.Actor(stack=stack, key=jax.random.PRNGKey(0), steps=jnp.int32(0))
-    interact = jax.jit(phases.make_interact(agent, latent_spec, phases.FROZEN))
-    _, _, after = interact(frozen.params, actor, latents, step)
+    _, _, after = jax.jit(phases.make_interact(frozen))(frozen_state.params, actor, latents, step)
     np.testing.assert_allclose(after.rows.observation[30], after.rows.observation[29], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "dtype", "capacity", "expected"),
-    [
-        ("data_efficient", "float32", 10_000, 30_625),
-        ("data_efficient", "bfloat16", 10_000, 61_250),
-        ("canonical", "float32", 10_000, 5_625),
-        ("canonical", "float16", 10_000, 11_250),
-    ],
-)
-def test_capacity_formula(encoder, dtype, capacity, expected):
-    config = rainbow_atari.get_config().unlock()
-    config.encoder.name, config.replay.latent_dtype, config.replay.capacity = encoder, dtype, capacity
-    config.seer.freeze_through = rainbow.stage_names(config)[-1]
-    assert handover.capacity_in_same_bytes(config) == expected
-    assert handover.frozen_capacity(config) == capacity
-    config.replay.grow_after_freeze = True
-    assert handover.frozen_capacity(config) == max(capacity, expected)
-
-
-def test_image_ring_has_no_more_rows_than_the_run_can_fill():
-    config = rainbow_atari.get_config().unlock()
-    assert handover.full_capacity(config) == 2 * 50_000 + 27
-    config.seer.enabled = False
-    assert handover.full_capacity(config) == 500_000
+def test_augmented_copies_are_drawn_anew_for_every_row_and_chunk(tmp_path, small_chunks):
+    """All frames are the same image: latents differ by their random crops alone."""
+    small = agents.make("curl_sac", num_envs=2, replay__capacity=ROWS)
+    assembly = Assembly(small.config, small.agent, jax.ShapeDtypeStruct((2, agents.ACTION_SIZE), np.float32))
+    full, frozen = assembly.full, assembly.frozen
+    ring, image = full.init_ring(), agents.random_batch("curl_sac").obs[0, ..., :3]
+    times = CHUNK_ROWS  # two chunks
+    rows = jax.tree.map(lambda x: jnp.zeros((times, *x.shape), x.dtype), full.row)
+    rows = rows.replace(observation=jnp.broadcast_to(image, rows.observation.shape))
+    index = jax.device_get(ring.index)
+    ring = replay.restore(full.ring_spec, replay.write(full.ring_spec, ring, 0, rows), index, np.ones((times, 2)))
+    _, latents = freeze(full, frozen, small.state, ring, tmp_path / "freeze")
+    copies = np.asarray(latents.rows.observation[3:times])  # their stacks hold no zeros: [M, E, K, N, L]
+    assert copies.shape == (times - 3, 2, 4, 2, 6)
+    distinct = {copy.tobytes() for copy in copies.reshape(-1, 12).round(4)}
+    assert 15 < len(distinct) <= 25  # of 25 places of a crop
+    assert not np.array_equal(copies[: times // 2 - 3], copies[times // 2 : times - 3])  # times of both chunks
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_during_the_handover_is_the_larger_ring():
-    """40,000 frames (282 MB) become float32 latents (92 MB): the peak stays at the frames plus a chunk."""
-    command = [sys.executable, "-m", "tests.measure_handover", "40000"]
+def test_peak_memory_of_the_handover_is_the_larger_ring_and_a_chunk():
+    """40,000 frames (282 MB) become float32 latents (92 MB)."""
+    command = [sys.executable, "-m", "experiments.benchmark.handover_memory", "40000"]
     environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # 40,000 encodings
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     measured = json.loads(out)

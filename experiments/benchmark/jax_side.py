@@ -1,0 +1,128 @@
+"""What the benchmark times of this package."""
+
+import functools
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from experiments.benchmark.noise import noisy_ring
+from experiments.benchmark.timing import time_each, time_many
+from seer_jax.agents import base
+from seer_jax.config import RunConfig
+from seer_jax.envs import registry
+from seer_jax.run import assembly
+from seer_jax.seer import handover, phases
+
+HANDOVER_ROWS = 512
+PHASES = (phases.FULL, phases.FROZEN)
+
+
+class Environments:
+    """Training environments, which both sides of the benchmark step.
+
+    Attributes:
+      vector_env: the environments.
+      timestep: the newest.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.vector_env = registry.make_env(config, training=True)
+        self.timestep = self.vector_env.reset()
+
+    def step(self, action: np.ndarray) -> None:
+        self.timestep = self.vector_env.step(action)
+
+
+class JaxSide:
+    """An agent of this package with its programs, and rings full of noise; a `measure.Side`.
+
+    Attributes:
+      config: the configuration.
+      envs: training environments.
+      phases: by name, as all of the following.
+      programs: compiled.
+      states: of learning.
+      rings: full of noise.
+      actors: what acting remembers.
+    """
+
+    def __init__(self, config: RunConfig, envs: Environments):
+        self.config, self.envs = config, envs
+        parts = assembly.assemble(config, envs.vector_env.action_spec)
+        self.phases = {name: parts.phase(name) for name in PHASES}
+        # Programs overwrite their state, so each phase has its own.
+        self.states = {name: phase.init_state(jax.random.PRNGKey(0)) for name, phase in self.phases.items()}
+        self.rings = {name: noisy_ring(phase) for name, phase in self.phases.items()}
+        self.actors = {
+            name: phases.init_actor(jax.random.PRNGKey(1), envs.timestep, config.env.frame_stack) for name in PHASES
+        }
+        self.programs = {name: phase.compile() for name, phase in self.phases.items()}
+
+    def time_act(self, seconds: float) -> list[float]:
+        """Times encoding an observation and choosing an action, without the ring."""
+        name = phases.FULL
+        agent, params, actor = self.phases[name].agent, self.states[name].params, self.actors[name]
+        return time_each(seconds, lambda: _act(agent, params, actor).block_until_ready())
+
+    def time_learn(self, phase: str, seconds: float) -> list[float]:
+        """Times an update, with sampling of its batch."""
+
+        def learn() -> None:
+            out = self.programs[phase].learn(self.states[phase], self.rings[phase])
+            self.states[phase], self.rings[phase], _ = jax.block_until_ready(out)
+
+        return [ms / self.phases[phase].updates_per_learn for ms in time_each(seconds, learn)]
+
+    def time_interact(self, phase: str, seconds: float) -> list[float]:
+        """Times writing a row and choosing the actions of all environments."""
+
+        def interact() -> None:
+            jax.block_until_ready(self._interact(phase))
+
+        return time_each(seconds, interact)
+
+    def time_steps(self, phase: str, seconds: float) -> list[float]:
+        """Times agent steps in the environments with their updates, in whole cycles of the agent's updates."""
+        num_envs, steps_per_learn = self.config.num_envs, self.phases[phase].steps_per_learn
+
+        def cycle() -> None:
+            for begun in range(0, steps_per_learn, num_envs):
+                action = self._interact(phase)
+                if begun + num_envs >= steps_per_learn:  # the update runs while the environments step
+                    learn = self.programs[phase].learn
+                    self.states[phase], self.rings[phase], _ = learn(self.states[phase], self.rings[phase])
+                self.envs.step(np.asarray(action))
+
+        return [time_many(seconds, cycle, lambda: jax.block_until_ready(self.states[phase])) / steps_per_learn]
+
+    def time_handover(self) -> list[float]:
+        """Times a handover, per row, with the snapshot that it writes and reads back."""
+        full, frozen = self.phases[phases.FULL], self.phases[phases.FROZEN]
+        ring = jax.block_until_ready(noisy_ring(full, HANDOVER_ROWS))
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as directory:
+            _, ring = handover.freeze(
+                full,
+                frozen,
+                self.states[phases.FULL],
+                ring,
+                snapshot_dir=pathlib.Path(directory),
+                key=jax.random.PRNGKey(0),
+            )
+            jax.block_until_ready(ring)
+            return [1e3 * (time.perf_counter() - began) / HANDOVER_ROWS]
+
+    def _interact(self, phase: str) -> jax.Array:
+        """Returns the actions of all environments."""
+        action, self.actors[phase], self.rings[phase] = self.programs[phase].interact(
+            self.states[phase].params, self.actors[phase], self.rings[phase], self.envs.timestep
+        )
+        return action
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _act(agent: base.Agent, params: base.Params, actor: phases.Actor) -> jax.Array:
+    return agent.act(params, agent.encode(params, agent.view(actor.stack)), actor.key, actor.steps)

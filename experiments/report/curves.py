@@ -1,0 +1,113 @@
+"""Learning curves: the evaluations of each arm on each task over seeds, from the records of runs."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.report.records import Line, RecordsError, RunRecords
+
+# Fields of an evaluation that may be on the x axis, and the label of that axis.
+AXES = {
+    "env_steps": "agent steps",
+    "frames": "frames",
+    "macs_total": "FLOPs (multiply-accumulates)",
+    "flops_total": "FLOPs (XLA's count)",
+    "seconds": "wall-clock seconds",
+    "replay_used": "replay bytes in use",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Evaluations of one arm on one task, with S seeds and P evaluations of each.
+
+    Attributes:
+      task: of the environment.
+      arm: label of what was trained.
+      seeds: of the runs, in the order of the rows of `x` and `scores`.
+      x: `[S, P]` values of each field of `AXES`.
+      scores: `[S, P]` mean returns of the evaluations.
+      freeze: mean over seeds of each field of `AXES` at the freeze; None if no run froze its encoder.
+    """
+
+    task: str
+    arm: str
+    seeds: list[int]
+    x: dict[str, np.ndarray]
+    scores: np.ndarray
+    freeze: dict[str, float] | None
+
+    def mean_x(self, field: str) -> np.ndarray:
+        """Returns the mean over seeds of a field of `AXES`, `[P]`."""
+        return self.x[field].mean(axis=0)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean score over seeds, `[P]`."""
+        return self.scores.mean(axis=0)
+
+    @property
+    def std(self) -> np.ndarray:
+        """Sample standard deviation of the scores over seeds, `[P]`; 0 for a single seed."""
+        return self.scores.std(axis=0, ddof=1) if len(self.scores) > 1 else np.zeros(self.scores.shape[1])
+
+    def scores_at(self, field: str, value: float | None) -> np.ndarray:
+        """Returns the score of each seed's evaluation nearest to `value` of a field of `AXES`.
+
+        A seed is left out if its run ended earlier than `value` by more than the distance of its last two evaluations.
+
+        Args:
+          field: of `AXES`.
+          value: of the field; None takes the last evaluation of every seed.
+
+        Returns:
+          `[at most S]` scores.
+        """
+        if value is None:
+            return self.scores[:, -1]
+        x = self.x[field]
+        reached = x[:, -1] + np.diff(x, axis=1, prepend=0.0)[:, -1] >= value
+        nearest = np.abs(x - value).argmin(axis=1)
+        return np.take_along_axis(self.scores, nearest[:, None], axis=1)[reached, 0]
+
+
+def learning_curves(runs: Sequence[RunRecords]) -> list[Curve]:
+    """Returns a curve for each arm on each task, in the order in which they first appear.
+
+    Where runs of an arm have different numbers of evaluations, each is cut to the smallest number. Runs without an
+    evaluation are left out.
+
+    Raises:
+      RecordsError: two runs of an arm on a task have the same seed.
+    """
+    groups: dict[tuple[str, str], list[RunRecords]] = {}
+    for run in runs:
+        if run.of_kind("eval"):
+            members = groups.setdefault((run.task, run.arm), [])
+            if duplicate := next((other for other in members if other.seed == run.seed), None):
+                raise RecordsError(
+                    f"{duplicate.name} and {run.name} both have seed {run.seed} of {run.arm} on {run.task}; leave one"
+                    " out"
+                )
+            members.append(run)
+    return [_curve(task, arm, members) for (task, arm), members in groups.items()]
+
+
+def _curve(task: str, arm: str, runs: Sequence[RunRecords]) -> Curve:
+    evaluations = [run.of_kind("eval") for run in runs]
+    shared = min(map(len, evaluations))
+    rows = [list(map(_with_replay_used, lines[:shared])) for lines in evaluations]
+    freezes = [_with_replay_used(run.of_kind("freeze")[0]) for run in runs if run.of_kind("freeze")]
+    return Curve(
+        task=task,
+        arm=arm,
+        seeds=[run.seed for run in runs],
+        x={field: np.array([[line[field] for line in lines] for lines in rows], float) for field in AXES},
+        scores=np.array([[line["eval_return_mean"] for line in lines] for lines in rows]),
+        freeze={field: float(np.mean([line[field] for line in freezes])) for field in AXES} if freezes else None,
+    )
+
+
+def _with_replay_used(line: Line) -> Line:
+    return line | {"replay_used": line["replay_bytes"] * line["replay_size"] / line["replay_capacity"]}

@@ -1,0 +1,125 @@
+"""The records of a run: reads a run directory, and writes and reads the file that is kept when it is deleted.
+
+A kept file holds one JSON object per line. The first has the kind `run` and holds name, arm, configuration and
+manifest; the others are lines of `metrics.jsonl`.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal, NotRequired, TypedDict
+
+from flax import traverse_util
+
+Kind = Literal["train", "episode", "eval", "freeze", "checkpoint", "end"]
+Line = dict[str, Any]  # one line of metrics.jsonl; docs/running.md lists its fields
+_KEPT_KINDS = ("train", "eval", "freeze", "end")  # episodes and checkpoints are too many
+_AGENT_LABELS = {"rainbow": "Rainbow", "curl_sac": "CURL"}
+
+
+class RecordsError(ValueError):
+    """The records of a run are missing, unreadable or contradict each other; the message says which."""
+
+
+class Manifest(TypedDict):
+    """What `manifest.json` holds.
+
+    Attributes:
+      packages: version by name of the package.
+      git_commit: of this code; None if it is not in a git repository.
+      devices: names, as JAX prints them.
+      seed: of the run.
+      protocol: of its environments, if they have one.
+      arguments: of the command that trained the run; empty for a run that Python code started.
+    """
+
+    packages: dict[str, str]
+    git_commit: str | None
+    devices: list[str]
+    seed: int
+    protocol: str | None
+    arguments: NotRequired[list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecords:
+    """The records of one run.
+
+    Attributes:
+      name: of the run.
+      arm: label under which it is compared with other runs.
+      config: resolved configuration, as nested dictionaries.
+      manifest: versions and devices.
+      lines: of `metrics.jsonl`, in order.
+    """
+
+    name: str
+    arm: str
+    config: dict[str, Any]
+    manifest: Manifest
+    lines: list[Line]
+
+    @property
+    def task(self) -> str:
+        return self.config["env"]["task"]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def end(self) -> Line | None:
+        """The last line of kind `end`; None if the run has not finished."""
+        ends = self.of_kind("end")
+        return ends[-1] if ends else None
+
+    def of_kind(self, kind: Kind) -> list[Line]:
+        return [line for line in self.lines if line["kind"] == kind]
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes a kept file, which `read` reads."""
+        head = {"kind": "run", "name": self.name, "arm": self.arm, "config": self.config, "manifest": self.manifest}
+        kept = [head, *(line for line in self.lines if line["kind"] in _KEPT_KINDS)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+
+
+def read(path: pathlib.Path, arm: str | None = None) -> RunRecords:
+    """Reads a run directory, of a finished or unfinished run, or a kept file.
+
+    Args:
+      path: of the directory or the file.
+      arm: label of the run; None takes the label from the file, or makes one from the configuration in a directory.
+
+    Raises:
+      RecordsError: `path` is neither.
+    """
+    try:
+        if path.is_dir():
+            config, manifest = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "manifest"))
+            lines = _read_lines(path / "metrics.jsonl")
+            return RunRecords(path.name, arm or _default_arm(config), config, manifest, lines)
+        head, *lines = _read_lines(path)
+        return RunRecords(head["name"], arm or head["arm"], head["config"], head["manifest"], lines)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordsError(f"{path} is neither a run directory nor a file of records ({error})") from None
+
+
+def differing_fields(runs: Sequence[RunRecords]) -> list[tuple[str, list[Any]]]:
+    """Returns the dotted name of each configuration field in which the runs differ, with the value of each run."""
+    flat = [traverse_util.flatten_dict(run.config, sep=".") for run in runs]
+    names = dict.fromkeys(name for fields in flat for name in fields)
+    values = {name: [fields.get(name) for fields in flat] for name in names}
+    return [(name, row) for name, row in values.items() if any(value != row[0] for value in row)]
+
+
+def _read_lines(path: pathlib.Path) -> list[Line]:
+    lines = path.read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]  # a running run may be writing its last line
+
+
+def _default_arm(config: dict[str, Any]) -> str:
+    name: str = config["agent"]["name"]
+    label = _AGENT_LABELS.get(name, name)
+    return f"{label} + SEER" if config["seer"]["enabled"] else label

@@ -1,0 +1,167 @@
+"""The tables of a report: scores of arms by task, their aggregates over tasks, and costs."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from experiments.report import references, statistics
+from experiments.report.content import Comparison
+from experiments.report.costs import ByPhase, Cost
+from experiments.report.curves import Curve
+from seer_jax.envs import atari_scores
+
+Scores = np.ndarray  # [S], one for each seed
+ScoresByArm = Mapping[tuple[str, str], Scores]  # by task and arm
+
+_SCORES_NOTE = (
+    "Mean ± sample standard deviation over seeds of the mean return of an evaluation; the number of seeds is in"
+    " brackets. Evaluations that only some seeds of an arm reached are left out."
+)
+_AGGREGATES_NOTE = (
+    "0 is the score of random play and 1 that of a human. An arm counts the seeds that it has on every task. Brackets"
+    " hold 95% intervals of a stratified bootstrap over seeds, where there are several; with few seeds they are too"
+    " narrow."
+)
+_COSTS_NOTE = (
+    "Means over seeds of the finished runs; two values are those of the full and of the frozen phase. MAC are"
+    " multiply-accumulates, the unit that fits the FLOPs in the paper's figures, and FLOP are those that XLA counts."
+    " Replay is the allocated size: with SEER what the run can fill, without SEER the configured capacity. Steps per"
+    " second and hours depend on what else the machine was running."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+      title: what it compares.
+      head: a title for each column.
+      rows: texts, one for each column.
+      note: how to read the table.
+    """
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    note: str
+
+    def to_markdown(self) -> str:
+        rule = ["---", *["---:"] * (len(self.head) - 1)]
+        return "".join(f"| {' | '.join(row)} |\n" for row in (self.head, rule, *self.rows))
+
+
+def score_tables(curves: Sequence[Curve], comparison: Comparison) -> list[Table]:
+    """Returns a table of scores by task, and one of aggregates over tasks if all tasks have known human scores.
+
+    Args:
+      curves: one for each arm on each task.
+      comparison: what to show of them; arms without a curve, whose runs may have failed, are left out.
+    """
+    evaluated = list(dict.fromkeys(curve.arm for curve in curves))
+    arms = [arm for arm in comparison.arms or evaluated if arm in evaluated]
+    if not arms:
+        return []
+    tasks = list(dict.fromkeys(curve.task for curve in curves if curve.arm in arms))
+    scores = {(curve.task, curve.arm): curve.scores_at(comparison.x, comparison.budget) for curve in curves}
+    tables = [_by_task(comparison.title, tasks, arms, scores)]
+    if all(task in atari_scores.REFERENCE_SCORES for task in tasks):
+        normalized = _human_normalized(tasks, arms, scores)
+        if any(values.size > 1 for values in normalized.values()):  # there is something to aggregate
+            tables.append(_aggregates(comparison.title, normalized))
+    return tables
+
+
+def _by_task(title: str, tasks: Sequence[str], arms: Sequence[str], scores: ScoresByArm) -> Table:
+    labels = references.OPEN_LOOP_LABELS
+    open_loop = {(r.task, r.method): f"{r.mean:,.1f}" for r in references.read(tasks) if r.method in labels}
+    methods = [method for method in labels if any((task, method) in open_loop for task in tasks)]
+    return Table(
+        title=title,
+        head=["task", *arms, *(labels[method] for method in methods)],
+        rows=[
+            [
+                task,
+                *(_format_scores(scores.get((task, arm))) for arm in arms),
+                *(open_loop.get((task, method), "") for method in methods),
+            ]
+            for task in tasks
+        ],
+        note=_SCORES_NOTE,
+    )
+
+
+def _format_scores(scores: Scores | None) -> str:
+    if scores is None:
+        return ""
+    if not len(scores):
+        return "not reached"
+    mean, std = (float(value[0]) for value in statistics.mean_and_std(scores[:, None]))
+    return f"{mean:,.1f} (1)" if np.isnan(std) else f"{mean:,.1f} ± {std:,.1f} ({len(scores)})"
+
+
+def _human_normalized(tasks: Sequence[str], arms: Sequence[str], scores: ScoresByArm) -> dict[str, np.ndarray]:
+    """Returns human-normalised scores `[num_seeds, num_tasks]` of each arm that has a score on every task.
+
+    The statistics need as many seeds on every task: later ones of a task with more seeds are cut.
+    """
+    normalized = {}
+    for arm in arms:
+        by_task = [scores[task, arm] for task in tasks if (task, arm) in scores]
+        num_seeds = min(map(len, by_task), default=0)
+        if len(by_task) < len(tasks) or not num_seeds:
+            continue
+        columns = [
+            [atari_scores.human_normalized(task, score) for score in column[:num_seeds]]
+            for task, column in zip(tasks, by_task, strict=True)
+        ]
+        normalized[arm] = np.array(columns).T
+    return normalized
+
+
+def _aggregates(title: str, normalized: Mapping[str, np.ndarray]) -> Table:
+    baseline = next(iter(normalized))
+    rows = []
+    for arm, values in normalized.items():
+        row = [arm, f"{values.shape[0]} x {values.shape[1]}"]
+        for statistic in (statistics.interquartile_mean, statistics.median, statistics.mean):
+            row.append(_format_interval(statistic, values))
+        improvement = _format_interval(statistics.probability_of_improvement, values, normalized[baseline])
+        rows.append([*row, "" if arm == baseline else improvement])
+    return Table(
+        title=f"{title}, human-normalised, over all tasks",
+        head=["arm", "seeds x tasks", "interquartile mean", "median", "mean", f"P(better than {baseline})"],
+        rows=rows,
+        note=_AGGREGATES_NOTE,
+    )
+
+
+def _format_interval(statistic: Callable[..., np.ndarray], *arms: np.ndarray) -> str:
+    estimate = f"{float(statistic(*arms)):.3f}"
+    if any(len(values) == 1 for values in arms):
+        return estimate
+    low, high = statistics.confidence_interval(statistic, *arms)
+    return f"{estimate} [{float(low):.3f}, {float(high):.3f}]"
+
+
+def cost_table(costs: Sequence[Cost]) -> Table:
+    """Returns a row for each cost; two values in a cell are those of the full and of the frozen phase."""
+    columns: dict[str, Callable[[Cost], str]] = {
+        "task": lambda cost: cost.task,
+        "arm": lambda cost: cost.arm,
+        "steps/s": lambda cost: _format_phases(cost.steps_per_second),
+        "MMAC per step": lambda cost: _format_phases(cost.macs_per_step, unit=1e6, digits=1),
+        "replay rows": lambda cost: _format_phases(cost.replay_rows),
+        "replay MB": lambda cost: _format_phases(cost.replay_bytes, unit=1e6),
+        "agent steps": lambda cost: f"{cost.env_steps:,.0f}",
+        "TMAC": lambda cost: f"{cost.macs / 1e12:,.2f}",
+        "TFLOP": lambda cost: f"{cost.flops / 1e12:,.2f}",
+        "hours": lambda cost: f"{cost.seconds / 3600:,.2f}",
+    }
+    rows = [[cell(cost) for cell in columns.values()] for cost in costs]
+    return Table(title="Costs", head=list(columns), rows=rows, note=_COSTS_NOTE)
+
+
+def _format_phases(values: ByPhase, *, unit: float = 1.0, digits: int = 0) -> str:
+    return " / ".join(f"{value / unit:,.{digits}f}" for value in values.values() if value is not None)

@@ -1,0 +1,116 @@
+"""What an experiment consists of: training runs, each a configuration file and overrides, and what its report shows."""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments.report.content import Comparison, Section
+from experiments.runner import budget
+from seer_jax import cli
+from seer_jax.config import RunConfig
+from seer_jax.envs import registry
+from seer_jax.run import assembly, plan, resolve
+
+SCALES = ("smoke", "cpu", "paper")
+_PROCESS_BYTES = 1.5e9  # memory of a run apart from its rings and states: packages, programs, environments
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+      name: of its directory. Runs of the same name are the same run, also in different experiments.
+      arm: label of what is compared, for the legend of a plot.
+      config: configuration file with `:PRESET`.
+      overrides: values by dotted name.
+      source: name of the run whose encoder this one starts from; None for a new encoder.
+      budget: multiply-accumulates (the paper's FLOPs) after which the run ends, whatever `total_steps` is; None ends it
+        at `total_steps`.
+    """
+
+    name: str
+    arm: str
+    config: str
+    overrides: Mapping[str, Any]
+    source: str | None = None
+    budget: float | None = None
+
+    def arguments(self, runs_dir: pathlib.Path) -> list[str]:
+        """Returns the flags of `seer_jax.train` that configure this run.
+
+        Args:
+          runs_dir: directory that holds the run directories of the experiment.
+        """
+        overrides = dict(self.overrides)
+        if self.source is not None:
+            overrides["seer.init_from"] = str(runs_dir / self.source)
+        if self.budget is not None:
+            any_seed = tuple(sorted((overrides | {"seed": 0}).items()))
+            overrides["total_steps"] = _steps_within(self.config, any_seed, self.budget)
+        return [f"--config={self.config}", *(f"--config.{name}={_format(value)}" for name, value in overrides.items())]
+
+    def command(self, out: pathlib.Path) -> list[str]:
+        """Returns the command line that trains the run, or resumes it.
+
+        Args:
+          out: directory that holds `runs/`.
+        """
+        runs_dir = (out / "runs").absolute()
+        arguments = [*self.arguments(runs_dir), f"--run_dir={runs_dir / self.name}", "--resume"]
+        return [sys.executable, "-m", "seer_jax.train", *arguments]
+
+    def load(self, runs_dir: pathlib.Path = pathlib.Path()) -> RunConfig:
+        """Returns the resolved configuration.
+
+        Args:
+          runs_dir: directory that holds the run directories of the experiment.
+
+        Raises:
+          UsageError: the configuration file cannot be read, or has no field of an override's name.
+          ConfigError: a value is invalid.
+        """
+        return resolve.resolve(cli.read_config(self.arguments(runs_dir)))
+
+    def estimate_memory(self) -> int:
+        """Returns an estimate of the run's peak memory in bytes."""
+        config = self.load()
+        env = registry.make_env(config, training=True)
+        try:
+            parts = assembly.assemble(config, env.action_spec)
+            return int(_PROCESS_BYTES + max(part.device_bytes for part in plan.sizes(parts)))
+        finally:
+            env.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A figure or a table of the paper, or an ablation. Each function gets the name of a scale first.
+
+    Attributes:
+      title: what it shows.
+      runs: returns the runs to train.
+      x: key of `report.curves.AXES` that learning curves are drawn over at first.
+      comparisons: returns the tables of scores.
+      sections: returns sections of this experiment alone, given the directories of the finished runs.
+      note: how it differs from the paper's.
+    """
+
+    title: str
+    runs: Callable[[str], list[Run]]
+    x: str = "macs_total"
+    comparisons: Callable[[str], list[Comparison]] = lambda scale: [Comparison()]
+    sections: Callable[[str, Sequence[pathlib.Path]], list[Section]] = lambda scale, directories: []
+    note: str = ""
+
+
+@functools.cache  # all seeds of a run take the same steps
+def _steps_within(config_file: str, overrides: tuple[tuple[str, Any], ...], macs: float) -> int:
+    return budget.steps_within(Run("", "", config_file, dict(overrides)).load(), macs)
+
+
+def _format(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

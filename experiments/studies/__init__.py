@@ -1,0 +1,1 @@
+"""Commands and analyses that belong to no figure alone."""

@@ -1,0 +1,56 @@
+"""Operations that are written differently because of how XLA compiles them for the CPU; results are the same."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from seer_jax.networks.initializers import UNIFORM, Init
+
+
+class PatchConv(nn.Module):
+    """A convolution with `kernel == stride`, as one matrix product over disjoint patches.
+
+    No backend runs it slower than a convolution. XLA:CPU runs the gradient of a convolution inside a loop 20 times
+    slower than outside of one; the gradient of a product has no such penalty.
+
+    Attributes:
+      features: output channels.
+      patch: height, width and stride of the kernel.
+      init_fns: initializers.
+    """
+
+    features: int
+    patch: int
+    init_fns: Init = UNIFORM
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, H // patch, W // patch, features]`; a remainder is cropped."""
+        *batch, height, width, channels = x.shape
+        p, rows, cols = self.patch, height // self.patch, width // self.patch
+        fan_in = p * p * channels
+        kernel = self.param("kernel", self.init_fns.kernel(fan_in), (p, p, channels, self.features))
+        bias = self.param("bias", self.init_fns.bias(fan_in), (self.features,))
+        patches = x[..., : rows * p, : cols * p, :].reshape(*batch, rows, p, cols, p, channels)
+        patches = jnp.swapaxes(patches, -4, -3).reshape(*batch, rows, cols, p * p * channels)
+        return patches @ kernel.reshape(-1, self.features) + bias
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Maximum over 3x3 windows with stride 2, padded like SAME; `[B, H, W, C]` to `[B, ceil(H / 2), ceil(W / 2), C]`.
+
+    Rows, then columns, each as the maximum of an even, an odd and the next even one. On the CPU the gradient of XLA's
+    own pooling takes nine times as long. Positions that share a maximum share its gradient.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        out = -(-size // 2)
+        pads = [(0, 0)] * x.ndim
+        before = (2 * out + 1 - size) // 2
+        pads[axis] = (before, 2 * out + 2 - size - before)
+        padded = jnp.pad(x, pads, constant_values=-jnp.inf)
+        pairs = padded.reshape(*x.shape[:axis], out + 1, 2, *x.shape[axis + 1 :])
+        even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+        this, following = (jax.lax.slice_in_dim(even, i, i + out, axis=axis) for i in (0, 1))
+        x = jnp.maximum(jnp.maximum(this, following), jax.lax.slice_in_dim(odd, 0, out, axis=axis))
+    return x

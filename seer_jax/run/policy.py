@@ -1,0 +1,116 @@
+"""A trained agent, loaded from the directory of a run, that acts on frames of any environment."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from dm_env import specs
+from ml_collections import ConfigDict
+
+from seer_jax import files, replay
+from seer_jax.agents import base
+from seer_jax.agents.registry import AGENTS
+from seer_jax.config import RunConfig
+from seer_jax.envs import registry
+from seer_jax.envs.timestep import TimeStep
+from seer_jax.fields import ConfigError
+from seer_jax.run import checkpoint, evaluation, resolve, run_dir
+
+
+class SavedRun(NamedTuple):
+    """What the newest checkpoint of a run holds of its agent.
+
+    Attributes:
+      config: the configuration.
+      env_steps: agent steps until the checkpoint.
+      params: parameters, as nested dictionaries of NumPy arrays.
+    """
+
+    config: RunConfig
+    env_steps: int
+    params: dict[str, Any]
+
+    def make_agent(self, action_spec: specs.Array) -> tuple[base.Agent, base.Params]:
+        """Returns the agent for actions like `action_spec`, and its parameters.
+
+        Raises:
+          DamagedFileError: the parameters are not those of this configuration.
+        """
+        agent = AGENTS[self.config.agent.name].make_agent(self.config, action_spec)
+        shapes = jax.eval_shape(agent.init, jax.random.PRNGKey(0)).params
+        return agent, files.fit_tree(shapes, self.params)
+
+
+def read_saved(directory: pathlib.Path, trusted: ConfigDict | None = None) -> SavedRun:
+    """Reads the newest checkpoint of a run.
+
+    Args:
+      directory: directory of the run.
+      trusted: configuration whose file has registered agents, suites or encoders of the user's; None without any.
+
+    Raises:
+      ConfigError: the configuration cannot be used here, or imports code that `trusted` does not name.
+      DamagedFileError: there are no parameters that can be read.
+    """
+    config = run_dir.read_config(directory)
+    if code := run_dir.foreign_code(config, trusted):
+        raise ConfigError(f"the run imports code of yours, {code}; if you trust it, add its configuration file")
+    trees, progress = checkpoint.load_newest_state(directory / checkpoint.DIRECTORY)
+    try:
+        env_steps, params = int(progress["env_steps"]), trees["train"]["params"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise files.DamagedFileError(f"the newest checkpoint in {directory} lacks {error}") from None
+    return SavedRun(resolve.resolve(config), env_steps, params)
+
+
+class Policy:
+    """The evaluation policy of a trained agent. It stacks frames itself.
+
+    Args:
+      agent: the agent.
+      params: its parameters.
+      frame_stack: frames in an observation.
+      seed: seed of the random actions that evaluation keeps.
+    """
+
+    def __init__(self, agent: base.Agent, params: base.Params, *, frame_stack: int, seed: int = 0):
+        self._params, self._frame_stack, self._key = params, frame_stack, jax.random.PRNGKey(seed)
+        self._act = evaluation.make_act(agent)
+        self._stack: jax.Array | None = None
+        self._steps = 0
+
+    def __call__(self, frame: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Returns the next action of each of E environments, `[E, ...]`.
+
+        Args:
+          frame: `[E, H, W, C]` uint8, the newest frames.
+          first: `[E]` bool, whether each is the first frame of an episode.
+        """
+        if self._stack is None:
+            self._stack = replay.empty_stack(frame.shape, self._frame_stack)
+        number, flag = np.zeros(len(frame), np.float32), np.zeros(len(frame), bool)
+        timestep = TimeStep(frame, number, number, flag, flag, flag, np.asarray(first, bool))
+        action, self._stack = self._act(self._params, self._stack, timestep, self._key, np.int32(self._steps))
+        self._steps += 1
+        return np.asarray(action)
+
+
+def load_policy(directory: str | pathlib.Path, trusted: ConfigDict | None = None) -> Policy:
+    """Returns the evaluation policy of a run's newest checkpoint.
+
+    Args:
+      directory: directory of the run.
+      trusted: configuration whose file has registered agents, suites or encoders of the user's; None without any.
+
+    Raises:
+      ConfigError: the configuration cannot be used here, or imports code that `trusted` does not name.
+      DamagedFileError: there are no parameters that can be read.
+    """
+    saved = read_saved(pathlib.Path(directory), trusted)
+    env = registry.make_env(saved.config, training=False)  # its actions are the agent's
+    try:
+        agent, params = saved.make_agent(env.action_spec)
+    finally:
+        env.close()
+    return Policy(agent, params, frame_stack=saved.config.env.frame_stack, seed=saved.config.seed)

@@ -1,0 +1,67 @@
+"""Makes the records and directories of runs that were never trained."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.report.records import Line, Manifest, RunRecords
+
+MANIFEST: Manifest = {
+    "packages": {"jax": "1.2.3"},
+    "git_commit": "abc",
+    "devices": ["cpu:0"],
+    "seed": 0,
+    "protocol": "seer",
+}
+
+
+def make_config(task: str = "krull", seed: int = 0) -> dict[str, Any]:
+    """Returns the fields of a configuration that a report reads."""
+    return {"agent": {"name": "rainbow"}, "env": {"task": task}, "seed": seed, "seer": {"enabled": True}}
+
+
+def make_line(kind: str, env_steps: int, score: float | None, **fields: Any) -> Line:
+    """Returns a line of `metrics.jsonl` with an evaluation's score; `fields` are added to it or replace others."""
+    return {
+        "kind": kind,
+        "env_steps": env_steps,
+        "frames": 4 * env_steps,
+        "macs_total": 1e6 * env_steps,
+        "flops_total": 3e6 * env_steps,
+        "seconds": env_steps / 10,
+        "replay_bytes": 1000,
+        "replay_size": 50,
+        "replay_capacity": 100,
+        "phase": "full",
+        "eval_return_mean": score,
+        **fields,
+    }
+
+
+def make_records(
+    arm: str, score_by_step: Mapping[int, float], *, task: str = "krull", seed: int = 0, freeze: int | None = None
+) -> RunRecords:
+    """Returns the records of a finished run.
+
+    Args:
+      arm: label of the run.
+      score_by_step: score of each evaluation, by agent step.
+      task: of the run.
+      seed: of the run.
+      freeze: agent step of its freeze; None for a run without one.
+    """
+    lines = [make_line("eval", steps, score) for steps, score in score_by_step.items()]
+    if freeze is not None:
+        lines.append(make_line("freeze", freeze, None))
+    last = max(score_by_step)
+    lines.append(make_line("end", last, score_by_step[last], full_steps_per_second=10.0, full_replay_capacity=7))
+    return RunRecords(f"{task}-{arm}-s{seed}", arm, make_config(task, seed), MANIFEST, lines)
+
+
+def write_run_dir(directory: pathlib.Path, lines: Sequence[Line], config: Mapping[str, Any] | None = None) -> None:
+    """Writes a run directory with these lines of `metrics.jsonl`."""
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(config or make_config()))
+    (directory / "manifest.json").write_text(json.dumps(MANIFEST))
+    (directory / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))

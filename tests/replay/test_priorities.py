@@ -1,0 +1,90 @@
+"""Priorities: sampling in proportion to them, their weights, and what changes them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seer_jax import replay
+from seer_jax.replay import priorities
+from tests.helpers.rings import add_program, build, priorities_by_slot, random_rows
+
+pytestmark = pytest.mark.numeric
+
+_pick = jax.jit(priorities._pick)
+
+
+def test_sampling_is_proportional_and_never_picks_a_zero():
+    spec = replay.RingSpec(num_steps=50, num_envs=4, stack=1, n_step=1, discount=0.9, prioritized=True)
+    rng = np.random.default_rng(0)
+    ring, _ = build(spec, random_rows(rng, 4), 30)
+    leaves = np.where(rng.random((50, 4)) < 0.5, rng.random((50, 4)), 0).astype(np.float32)
+    ring = ring.replace(index=priorities.set_all_priorities(spec, ring.index, jnp.asarray(leaves)))
+    batch = jax.jit(functools.partial(replay.sample, spec, batch_size=40_000, importance_exponent=0.7))(
+        ring, jax.random.PRNGKey(3)
+    )
+    counts = np.bincount(np.asarray(batch.start), minlength=200)
+    probs = leaves.ravel() / leaves.sum()
+    assert not counts[probs == 0].any()
+    # Pearson's chi-squared statistic has mean and half its variance equal to its degrees of freedom.
+    positive = probs > 0
+    chi2 = np.sum((counts[positive] - 40_000 * probs[positive]) ** 2 / (40_000 * probs[positive]))
+    freedom = positive.sum() - 1
+    assert chi2 < freedom + 5 * np.sqrt(2 * freedom)
+    weights = (len(leaves) * probs[batch.start]) ** -0.7
+    np.testing.assert_allclose(batch.weight, weights / weights.max(), rtol=1e-4)
+
+
+def test_uniform_sampling_has_unit_weights():
+    spec = replay.RingSpec(num_steps=50, num_envs=2, stack=1, n_step=1, discount=0.9)
+    ring, _ = build(spec, random_rows(np.random.default_rng(0), 2), 70)
+    sample = jax.jit(functools.partial(replay.sample, spec, batch_size=64, importance_exponent=0.5))
+    batch = sample(ring, jax.random.PRNGKey(0))
+    np.testing.assert_array_equal(batch.weight, 1.0)
+
+
+def test_writes_keep_other_priorities_and_give_new_rows_the_maximum():
+    spec = replay.RingSpec(
+        num_steps=30, num_envs=1, stack=1, n_step=1, discount=0.9, prioritized=True, priority_exponent=0.5
+    )
+    rows = random_rows(np.random.default_rng(0), 1, end_prob=0, life_prob=0)
+    ring, _ = build(spec, rows, 10)
+    ring = replay.update_priorities(spec, ring, jnp.array([2, 5]), jnp.array([4.0, 9.0]))
+    for _, row in zip(range(5), rows, strict=False):
+        ring = add_program(spec)(ring, row)
+    leaves = priorities_by_slot(spec, ring)[:, 0]
+    np.testing.assert_allclose(leaves[[2, 5]], [2.0, 3.0], rtol=1e-5)
+    np.testing.assert_allclose(leaves[9:14], 3.0, rtol=1e-5)
+    np.testing.assert_allclose(leaves[[0, 8]], 1.0)
+    np.testing.assert_allclose(ring.index.block_sums, np.asarray(ring.index.priorities).sum(axis=1), rtol=1e-6)
+
+
+def test_updates_of_unsampleable_rows_leave_priority_zero():
+    spec = replay.RingSpec(num_steps=30, num_envs=1, stack=1, n_step=3, discount=0.9, prioritized=True)
+    ring, _ = build(spec, random_rows(np.random.default_rng(0), 1), 10)
+    unwritten = jnp.array([20, 29])
+    after = replay.update_priorities(spec, ring, unwritten, jnp.array([5.0, 5.0]))
+    np.testing.assert_array_equal(after.index.priorities, ring.index.priorities)
+
+
+def test_losses_that_are_not_finite_leave_priorities_as_they_are():
+    spec = replay.RingSpec(num_steps=30, num_envs=1, stack=1, n_step=1, discount=0.9, prioritized=True)
+    ring, _ = build(spec, random_rows(np.random.default_rng(0), 1, end_prob=0), 10)
+    after = replay.update_priorities(spec, ring, jnp.array([2, 3, 4]), jnp.array([jnp.nan, jnp.inf, 4.0]))
+    np.testing.assert_allclose(priorities_by_slot(spec, after)[1:6, 0], [1.0, 1.0, 1.0, 2.0, 1.0], rtol=1e-5)
+    np.testing.assert_allclose(after.index.max_priority, 2.0, rtol=1e-5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    mass=st.lists(st.sampled_from([0.0, 1e-6, 0.3, 1.0, 1e6]), min_size=4, max_size=4),
+    u=st.floats(0, 1, exclude_max=True, width=32),
+)
+def test_pick_never_returns_a_zero_mass(mass, u):
+    mass = np.float32(mass)
+    if mass.any():
+        assert mass[int(_pick(mass, u))] > 0

@@ -1,0 +1,59 @@
+"""Which rows may start a window, and what a write does to the ring."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from seer_jax import replay
+from tests.helpers.rings import FRAME, add_program, as_dicts, build, make_twin, random_rows, sampleable_starts
+
+
+def test_sampleable_rows_equal_twin_after_every_write():
+    spec = replay.RingSpec(num_steps=17, num_envs=2, stack=3, n_step=5, discount=0.9)
+    rows = random_rows(np.random.default_rng(0), 2)
+    ring, twin = build(spec, rows, 0)
+    sampleable = jax.jit(functools.partial(replay.sampleable, spec))
+    for _, row in zip(range(80), rows, strict=False):
+        ring = add_program(spec)(ring, row)
+        twin.add(as_dicts(row))
+        expected = set(twin.transitions())
+        assert sampleable_starts(spec, ring) == expected
+        everywhere = sampleable(ring, np.arange(-5, 90))  # the rule itself, overwritten and future times included
+        assert {(int(env), int(i) - 5) for i, env in zip(*np.nonzero(everywhere), strict=True)} == expected
+
+
+@pytest.mark.parametrize(("n_step", "stack"), [(1, 1), (3, 4), (5, 0)])
+def test_smallest_ring_always_has_a_sampleable_row(n_step, stack):
+    spec = replay.RingSpec(
+        num_steps=replay.min_steps(n_step, stack), num_envs=1, stack=stack, n_step=n_step, discount=0.9
+    )
+    twin = make_twin(spec)
+    for t, row in zip(range(2000), random_rows(np.random.default_rng(0), 1, (1, 1, 1)), strict=False):
+        twin.add(as_dicts(row))
+        assert t < spec.num_steps or twin.transitions()
+
+
+def test_ring_too_small_for_one_window_raises():
+    with pytest.raises(ValueError, match=r"raise replay\.capacity"):
+        replay.RingSpec(num_steps=10, num_envs=1, stack=4, n_step=20, discount=0.9)
+
+
+def test_add_writes_into_the_donated_ring():
+    spec = replay.RingSpec(num_steps=1000, num_envs=1, stack=1, n_step=1, discount=0.9)
+    rows = random_rows(np.random.default_rng(0), 1)
+    ring, _ = build(spec, rows, 1)
+    add = jax.jit(functools.partial(replay.add, spec), donate_argnums=0)
+    program = add.lower(ring, next(rows)).compile()
+    assert program.memory_analysis().alias_size_in_bytes >= ring.num_bytes
+    program(ring, next(rows))
+    assert all(x.is_deleted() for x in jax.tree.leaves(ring))
+
+
+def test_num_bytes_counts_every_array():
+    spec = replay.RingSpec(num_steps=10, num_envs=3, stack=1, n_step=1, discount=0.9)
+    ring, _ = build(spec, iter(()), 0)
+    rows = 10 * 3 * (int(np.prod(FRAME)) + 4 + 4 + 3)  # frame, action, reward, three flags
+    index = 4 * (1 + 6 * 5 + 5 + 1)  # written, five blocks of six leaves, their sums, the maximum
+    assert ring.num_bytes == rows + index
