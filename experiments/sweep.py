@@ -19,12 +19,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.report import records
-from experiments.report.records import Line
 from experiments.runner import pool
 from experiments.runner.process import Outcome
 from experiments.runner.spec import Run
 from seer_jax import cli
 from seer_jax.fields import ConfigError
+from seer_jax.run.records import Record
 
 _PREFIX = "config."
 
@@ -115,7 +115,7 @@ def _table(
     return table
 
 
-def _cells(ends: Sequence[Line]) -> list[str]:
+def _cells(ends: Sequence[Record]) -> list[str]:
     """Returns number of runs, return, TFLOP, TMAC and steps per second of the finished runs of a combination."""
     if not ends:
         return ["0", "-", "-", "-", "-"]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.report.records import Line, RunRecords
+from experiments.report.records import RunRecords
+from seer_jax.run.records import Record
 
 ByPhase = dict[str, float | None]  # keys `full` and `frozen`; None for a phase that the runs do not have
 
@@ -41,14 +42,14 @@ class Cost:
 
 def mean_costs(runs: Sequence[RunRecords]) -> list[Cost]:
     """Returns the mean cost over seeds of the finished runs of each arm on each task, as they first appear."""
-    groups: dict[tuple[str, str], list[Line]] = {}
+    groups: dict[tuple[str, str], list[Record]] = {}
     for run in runs:
         if run.end is not None:
             groups.setdefault((run.task, run.arm), []).append(run.end)
     return [_mean_cost(task, arm, ends) for (task, arm), ends in groups.items()]
 
 
-def _mean_cost(task: str, arm: str, ends: Sequence[Line]) -> Cost:
+def _mean_cost(task: str, arm: str, ends: Sequence[Record]) -> Cost:
     def mean(field: str) -> float:
         return float(np.mean([end[field] for end in ends]))
 
@@ -69,6 +70,6 @@ def _mean_cost(task: str, arm: str, ends: Sequence[Line]) -> Cost:
     )
 
 
-def _mean_of_known(ends: Sequence[Line], field: str) -> float | None:
+def _mean_of_known(ends: Sequence[Record], field: str) -> float | None:
     values = [end[field] for end in ends if end.get(field) is not None]
     return float(np.mean(values)) if values else None

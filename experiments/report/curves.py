@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.report.records import Line, RecordsError, RunRecords
+from experiments.report.records import RecordsError, RunRecords
+from seer_jax.run.records import Record
 
 # Fields of an evaluation that may be on the x axis, and the label of that axis.
 AXES = {
@@ -109,5 +110,5 @@ def _curve(task: str, arm: str, runs: Sequence[RunRecords]) -> Curve:
     )
 
 
-def _with_replay_used(line: Line) -> Line:
+def _with_replay_used(line: Record) -> Record:
     return line | {"replay_used": line["replay_bytes"] * line["replay_size"] / line["replay_capacity"]}

@@ -10,10 +10,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
-from flax import traverse_util
+from ml_collections import ConfigDict
+
+from seer_jax.run import resolve, run_dir
+from seer_jax.run.records import Record
 
 Kind = Literal["train", "episode", "eval", "freeze", "checkpoint", "end"]
-Line = dict[str, Any]  # one line of metrics.jsonl; docs/running.md lists its fields
 _KEPT_KINDS = ("train", "eval", "freeze", "end")  # episodes and checkpoints are too many
 _AGENT_LABELS = {"rainbow": "Rainbow", "curl_sac": "CURL"}
 
@@ -49,7 +51,7 @@ class RunRecords:
     Attributes:
       name: of the run.
       arm: label under which it is compared with other runs.
-      config: resolved configuration, as nested dictionaries.
+      config: resolved configuration, as nested dictionaries, under the names that fields have today.
       manifest: versions and devices.
       lines: of `metrics.jsonl`, in order.
     """
@@ -58,7 +60,7 @@ class RunRecords:
     arm: str
     config: dict[str, Any]
     manifest: Manifest
-    lines: list[Line]
+    lines: list[Record]
 
     @property
     def task(self) -> str:
@@ -69,12 +71,12 @@ class RunRecords:
         return self.config["seed"]
 
     @property
-    def end(self) -> Line | None:
+    def end(self) -> Record | None:
         """The last line of kind `end`; None if the run has not finished."""
         ends = self.of_kind("end")
         return ends[-1] if ends else None
 
-    def of_kind(self, kind: Kind) -> list[Line]:
+    def of_kind(self, kind: Kind) -> list[Record]:
         return [line for line in self.lines if line["kind"] == kind]
 
     def save(self, path: pathlib.Path) -> None:
@@ -97,26 +99,23 @@ def read(path: pathlib.Path, arm: str | None = None) -> RunRecords:
     """
     try:
         if path.is_dir():
-            config, manifest = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "manifest"))
-            lines = _read_lines(path / "metrics.jsonl")
+            config = resolve.plain_values(run_dir.read_config(path))
+            manifest: Any = run_dir.read_manifest(path)
+            lines = run_dir.read_records(path / run_dir.METRICS_FILE)
             return RunRecords(path.name, arm or _default_arm(config), config, manifest, lines)
-        head, *lines = _read_lines(path)
-        return RunRecords(head["name"], arm or head["arm"], head["config"], head["manifest"], lines)
+        head, *lines = run_dir.read_records(path)
+        config = resolve.plain_values(ConfigDict(head["config"]))
+        return RunRecords(head["name"], arm or head["arm"], config, head["manifest"], lines)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordsError(f"{path} is neither a run directory nor a file of records ({error})") from None
 
 
 def differing_fields(runs: Sequence[RunRecords]) -> list[tuple[str, list[Any]]]:
     """Returns the dotted name of each configuration field in which the runs differ, with the value of each run."""
-    flat = [traverse_util.flatten_dict(run.config, sep=".") for run in runs]
+    flat = [resolve.flat(run.config) for run in runs]
     names = dict.fromkeys(name for fields in flat for name in fields)
     values = {name: [fields.get(name) for fields in flat] for name in names}
     return [(name, row) for name, row in values.items() if any(value != row[0] for value in row)]
-
-
-def _read_lines(path: pathlib.Path) -> list[Line]:
-    lines = path.read_text().splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]  # a running run may be writing its last line
 
 
 def _default_arm(config: dict[str, Any]) -> str:

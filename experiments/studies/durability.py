@@ -19,16 +19,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import psutil
 from dm_env import specs
 
 from configs import rainbow_atari
 from experiments.report import records
-from experiments.report.records import Line
 from seer_jax import replay
 from seer_jax.run import assembly, checkpoint, resolve
+from seer_jax.run.records import Record
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "durability"
 STALL_ROWS = 500_000
@@ -53,7 +52,7 @@ def stall() -> None:
     for phase in (parts.full, parts.frozen):
         spec = dataclasses.replace(phase.ring_spec, num_steps=STALL_ROWS)
         ring = replay.init(spec, phase.row)
-        ring = ring.replace(index=ring.index.replace(written=jnp.int32(STALL_ROWS)))
+        ring = replay.restore(spec, ring, ring.index, np.zeros((STALL_ROWS, 1), np.float32))
         trees = {"train": phase.init_state(jax.random.PRNGKey(0))}
         jax.block_until_ready((ring, trees))
         with tempfile.TemporaryDirectory(dir=".") as directory:
@@ -181,7 +180,7 @@ def _kill_until_finished(run: RestartableRun) -> int:
     return kills
 
 
-def untimed_lines(run_dir: pathlib.Path) -> list[Line]:
+def untimed_lines(run_dir: pathlib.Path) -> list[Record]:
     return [{k: v for k, v in line.items() if not k.endswith(_TIMES)} for line in records.read(run_dir).lines]
 
 

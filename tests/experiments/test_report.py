@@ -1,5 +1,7 @@
 """Records, curves, costs and tables of a report."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,20 @@ def test_arm_given_to_the_reader_replaces_the_one_in_the_file(tmp_path):
     make_records("A", {100: 1.0}).save(tmp_path / "a.jsonl")
     assert records.read(tmp_path / "a.jsonl").arm == "A"
     assert records.read(tmp_path / "a.jsonl", "B").arm == "B"
+
+
+def test_records_of_an_earlier_version_have_today_s_names_of_fields(tmp_path):
+    """Otherwise two runs of one configuration would seem to differ in fields that only one of them has."""
+    sections = {"env": {"task": "walker-walk"}, "seer": {"enabled": True}, "seed": 0}
+    former = sections | {"agent": {"name": "curl_sac", "actor_update_every": 3, "target_update_every": 2}}
+    today = sections | {"agent": {"name": "curl_sac", "updates_per_actor_update": 3, "updates_per_target_update": 2}}
+    kept = dataclasses.replace(make_records("A", {100: 1.0}), config=former)
+    kept.save(tmp_path / "kept.jsonl")
+    write_run_dir(tmp_path / "former", kept.lines, former)
+    write_run_dir(tmp_path / "today", kept.lines, today)
+    runs = [records.read(tmp_path / name) for name in ("kept.jsonl", "former", "today")]
+    assert records.differing_fields(runs) == []
+    assert runs[0].config == today
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"kind": "run"}'])

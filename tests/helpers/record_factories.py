@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report.records import Line, Manifest, RunRecords
+from experiments.report.records import Manifest, RunRecords
+from seer_jax.run.records import Record
 
 MANIFEST: Manifest = {
     "packages": {"jax": "1.2.3"},
@@ -21,7 +22,7 @@ def make_config(task: str = "krull", seed: int = 0) -> dict[str, Any]:
     return {"agent": {"name": "rainbow"}, "env": {"task": task}, "seed": seed, "seer": {"enabled": True}}
 
 
-def make_line(kind: str, env_steps: int, score: float | None, **fields: Any) -> Line:
+def make_line(kind: str, env_steps: int, score: float | None, **fields: Any) -> Record:
     """Returns a line of `metrics.jsonl` with an evaluation's score; `fields` are added to it or replace others."""
     return {
         "kind": kind,
@@ -59,7 +60,7 @@ def make_records(
     return RunRecords(f"{task}-{arm}-s{seed}", arm, make_config(task, seed), MANIFEST, lines)
 
 
-def write_run_dir(directory: pathlib.Path, lines: Sequence[Line], config: Mapping[str, Any] | None = None) -> None:
+def write_run_dir(directory: pathlib.Path, lines: Sequence[Record], config: Mapping[str, Any] | None = None) -> None:
     """Writes a run directory with these lines of `metrics.jsonl`."""
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config or make_config()))
