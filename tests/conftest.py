@@ -21,6 +21,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         if importlib.metadata.version("jaxlib").startswith("0.10."):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
+# NumPy's products are small. With a thread for each core in each worker, threads would wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # The official DeepMind Control package decides at its import what it renders with.
 os.environ.setdefault("MUJOCO_GL", "egl")
 
