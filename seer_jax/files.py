@@ -86,7 +86,7 @@ class ChunkStream:
       directory: holds the chunks; it is made if it does not exist.
     """
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory
         self._count = 0
         directory.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,7 @@ class Ledger:
       saved: totals of another ledger, from `to_json`, to continue from.
     """
 
-    def __init__(self, saved: dict[str, list[float]] | None = None):
+    def __init__(self, saved: dict[str, list[float]] | None = None) -> None:
         self.totals = dict.fromkeys(KINDS, Cost()) | {kind: Cost(*cost) for kind, cost in (saved or {}).items()}
 
     def to_json(self) -> dict[str, list[float]]:

@@ -21,33 +21,22 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         if importlib.metadata.version("jaxlib").startswith("0.10."):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
+# NumPy's products are small. With a thread for each core in each worker, threads would wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # The official DeepMind Control package decides at its import what it renders with.
 os.environ.setdefault("MUJOCO_GL", "egl")
 
-import jax
 import pytest
 
-from seer_jax.envs import registry
-from seer_jax.run.loop import Loop
-from tests.helpers import fake_env
+from tests.helpers import runs
 
 # A shell that starts the suite in the background has it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
-def fake_envs(monkeypatch):
-    """Replaces the games by `FakeEnv`s and returns those that were made; a step must not move an array implicitly."""
-    made, vector_step = [], Loop.vector_step
-
-    def guarded_step(loop, **arguments):
-        with jax.transfer_guard("disallow"):
-            vector_step(loop, **arguments)
-
-    def make(config, **arguments):
-        made.append(fake_env.make_env(config, **arguments))
-        return made[-1]
-
-    monkeypatch.setattr(registry, "make_env", make)
-    monkeypatch.setattr(Loop, "vector_step", guarded_step)
-    return made
+def fake_envs():
+    """Replaces the games by `FakeEnv`s and gives those that were made; a step must not move an array implicitly."""
+    with runs.fake_games() as made:
+        yield made

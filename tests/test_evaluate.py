@@ -93,7 +93,7 @@ def test_run_of_an_unknown_agent_needs_its_configuration_file(tmp_path, capsys):
     write_run(tmp_path, tiny_config())
     exchange(tmp_path, "agent", "name", "mine")
     assert evaluate.main(["evaluate", f"--run_dir={tmp_path}"]) == 2
-    assert "runs code of yours, agent.name=mine; if you trust it" in only_error_line(capsys)
+    assert "imports code of yours, agent.name=mine; if you trust it" in only_error_line(capsys)
     assert evaluate.main(["evaluate", f"--run_dir={tmp_path}", "--config=configs/rainbow_atari.py"]) == 2
     assert "agent.name='mine' is unknown" in only_error_line(capsys)
 

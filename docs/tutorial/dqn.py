@@ -16,7 +16,7 @@ from seer_jax.agents import augment, base
 from seer_jax.config import AgentConfig, EncoderConfig, RunConfig
 from seer_jax.envs import registry
 from seer_jax.fields import ConfigError, integer, real
-from seer_jax.networks import encoders
+from seer_jax.networks import encoders, initializers
 
 Updated = tuple[base.TrainState, jax.Array, base.Info]  # what an update returns
 
@@ -146,7 +146,7 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
 
 
 def _make_encoder(encoder: EncoderConfig) -> encoders.Encoder:
-    return encoders.make_encoder(encoder.name, encoders.UNIFORM, encoder.compute_dtype)
+    return encoders.make_encoder(encoder.name, initializers.UNIFORM, encoder.compute_dtype)
 
 
 def _stage_names(encoder: EncoderConfig) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ class Environments:
       timestep: the newest.
     """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig) -> None:
         self.vector_env = registry.make_env(config, training=True)
         self.timestep = self.vector_env.reset()
 
@@ -49,7 +49,7 @@ class JaxSide:
       actors: what acting remembers.
     """
 
-    def __init__(self, config: RunConfig, envs: Environments):
+    def __init__(self, config: RunConfig, envs: Environments) -> None:
         self.config, self.envs = config, envs
         parts = assembly.assemble(config, envs.vector_env.action_spec)
         self.phases = {name: parts.phase(name) for name in PHASES}

@@ -28,7 +28,7 @@ class CurlNet(nn.Module):
       action_size: A.
     """
 
-    def __init__(self, config: RunConfig, params: base.Params, log_std_bounds: tuple[float, float]):
+    def __init__(self, config: RunConfig, params: base.Params, log_std_bounds: tuple[float, float]) -> None:
         super().__init__()
         self.log_std_min, self.log_std_max = log_std_bounds
         stages = [name for name in params["encoder"] if name != "dense"]
@@ -68,7 +68,7 @@ class Curl:
       contrast_parameters: that the contrastive loss trains.
     """
 
-    def __init__(self, config: RunConfig, params: base.Params, *, frozen: bool):
+    def __init__(self, config: RunConfig, params: base.Params, *, frozen: bool) -> None:
         cfg = config.agent
         assert isinstance(cfg, curl.CurlConfig)
         self.agent, self.frozen = cfg, frozen

@@ -40,7 +40,7 @@ def random_crop(pixels: torch.Tensor, size: int) -> torch.Tensor:
 class ResidualSection(nn.Module):
     """A section of the IMPALA encoder: a convolution, pooling and two residual blocks."""
 
-    def __init__(self, channels: int, features: int):
+    def __init__(self, channels: int, features: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
             nn.Conv2d(size, features, 3, padding=1) for size in (channels, features, features, features, features)
@@ -112,7 +112,7 @@ def make_mlp(params: base.Params, prefix: str) -> nn.Sequential:
 class NoisyLinear(nn.Module):
     """A dense layer with factorised Gaussian noise (Fortunato et al. 2018)."""
 
-    def __init__(self, layer: Layer):
+    def __init__(self, layer: Layer) -> None:
         super().__init__()
         self.kernel, self.kernel_std = (
             nn.Parameter(to_tensor(layer[name]).T.contiguous()) for name in ("kernel", "kernel_std")
@@ -131,7 +131,7 @@ class NoisyLinear(nn.Module):
 class DenseNorm(nn.Module):
     """A dense layer on flattened images, with layer normalisation."""
 
-    def __init__(self, params: base.Params, image_shape: tuple[int, ...]):
+    def __init__(self, params: base.Params, image_shape: tuple[int, ...]) -> None:
         super().__init__()
         norm = params["params"]["LayerNorm_0"]
         self.dense = make_linear(params["params"]["Dense_0"], image_shape)

@@ -19,7 +19,7 @@ class RainbowNet(nn.Module):
       noise_sizes: entries of noise of each noisy layer: value and advantage, hidden and output.
     """
 
-    def __init__(self, config: RunConfig, params: base.Params):
+    def __init__(self, config: RunConfig, params: base.Params) -> None:
         super().__init__()
         self.encoder = make_encoder(
             config.encoder.name, config.env.frame_stack, params["encoder"], list(params["encoder"])
@@ -54,7 +54,7 @@ class Rainbow:
       trained: parameters that updates change.
     """
 
-    def __init__(self, config: RunConfig, params: base.Params, *, frozen: bool):
+    def __init__(self, config: RunConfig, params: base.Params, *, frozen: bool) -> None:
         cfg = config.agent
         assert isinstance(cfg, rainbow.RainbowConfig)
         self.agent, self.frozen = cfg, frozen

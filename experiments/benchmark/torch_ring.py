@@ -21,7 +21,7 @@ class TorchRing:
       reward: `[T]`.
     """
 
-    def __init__(self, spec: replay.RingSpec, ring: replay.Ring):
+    def __init__(self, spec: replay.RingSpec, ring: replay.Ring) -> None:
         self.spec, self.position = spec, 0
         rows, _ = jax.device_get(replay.read(spec, ring, replay.oldest(spec, ring), replay.size(spec, ring)))
         # torch.tensor copies, so that rows can be overwritten; index 0 is the only environment.

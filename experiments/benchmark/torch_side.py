@@ -17,7 +17,7 @@ _HANDOVER_BATCH = 32  # rows that are encoded together, as many as in this packa
 class TorchSide:
     """The PyTorch twin of an agent in both phases, with rings of the same noise; a `measure.Side`."""
 
-    def __init__(self, jax_side: JaxSide):
+    def __init__(self, jax_side: JaxSide) -> None:
         self.config, self.envs, self.phases = jax_side.config, jax_side.envs, jax_side.phases
         self.stack_shape = self.phases[phases.FULL].actor.stack.shape
         self.twins = {

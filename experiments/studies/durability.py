@@ -102,7 +102,7 @@ class RestartableRun:
       samples: pairs of seconds since the first start and resident bytes.
     """
 
-    def __init__(self, run_dir: pathlib.Path, core: int):
+    def __init__(self, run_dir: pathlib.Path, core: int) -> None:
         self.run_dir = run_dir
         self.samples: list[tuple[float, int]] = []
         self._core = core % (os.cpu_count() or 1)

@@ -16,7 +16,7 @@ def random_crop(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
     top = jax.random.randint(k_top, (batch,), 0, height - size + 1)
     left = jax.random.randint(k_left, (batch,), 0, width - size + 1)
 
-    def crop(image, top, left):
+    def crop(image: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(image, (top, left, 0), (size, size, channels))
 
     return jax.vmap(crop)(images, top, left)

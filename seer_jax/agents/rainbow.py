@@ -72,7 +72,7 @@ class Networks:
         freeze_through: str,
         view_shape: tuple[int, int, int],
         num_actions: int,
-    ):
+    ) -> None:
         whole = encoders.make_encoder(encoder.name, initializers.UNIFORM, encoder.compute_dtype)
         self.encoder, self.tail = whole.split_after(freeze_through)
         # Any: Flax declares that `apply` may return a tuple.

@@ -103,7 +103,7 @@ class AtariEnv:
         training: bool,
         pool: int = 0,
         num_threads: int = 0,
-    ):
+    ) -> None:
         """Builds the pool.
 
         Args:

@@ -146,7 +146,7 @@ class DmcEnv:
         pool: int = 0,
         backend: str = "envpool",
         render_quality: str = "full",
-    ):
+    ) -> None:
         """Builds the environments.
 
         Args:
@@ -208,7 +208,7 @@ class DmcEnv:
 class _EnvPool:
     """One pool: physics in its threads, images one after the other."""
 
-    def __init__(self, task: str, *, seeds: list[int], image_size: int, camera_id: int, quality: str):
+    def __init__(self, task: str, *, seeds: list[int], image_size: int, camera_id: int, quality: str) -> None:
         # The pool reads its models once, when it is built.
         with tempfile.TemporaryDirectory(prefix="seer_jax-models-") as directory:
             assets = {"base_path": _fast_assets(pathlib.Path(directory))} if quality == "fast" else {}
@@ -264,7 +264,7 @@ def _fast_assets(directory: pathlib.Path) -> str:
 class _DmControl:
     """The official package, one environment after the other: slow, and the reference for the other backend."""
 
-    def __init__(self, task: str, *, seeds: list[int], image_size: int, camera_id: int, quality: str):
+    def __init__(self, task: str, *, seeds: list[int], image_size: int, camera_id: int, quality: str) -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
         from dm_control import suite
 

@@ -67,7 +67,7 @@ class GymnasiumEnv:
       seeds: seed of each environment, for its first episode.
     """
 
-    def __init__(self, make: Make, seeds: list[int]):
+    def __init__(self, make: Make, seeds: list[int]) -> None:
         self._envs = SyncVectorEnv([make] * len(seeds), autoreset_mode=AutoresetMode.NEXT_STEP)
         self._seeds: list[int] | None = seeds
         self._last = np.zeros(len(seeds), bool)

@@ -19,7 +19,9 @@ from seer_jax.networks.initializers import UNIFORM, Init
 Params = dict[str, Any]
 
 
-def _conv(x: jax.Array, init_fns: Init, features: int, kernel: int, stride: int = 1, padding: str = "VALID"):
+def _conv(
+    x: jax.Array, init_fns: Init, features: int, kernel: int, stride: int = 1, padding: str = "VALID"
+) -> jax.Array:
     """Applies a square convolution inside a compact module; the module's first is `Conv_0`, and so on."""
     fan_in = kernel * kernel * x.shape[-1]
     return nn.Conv(

@@ -21,7 +21,7 @@ class Display:
       run_dir: directory of the run.
     """
 
-    def __init__(self, config: RunConfig, run_dir: pathlib.Path):
+    def __init__(self, config: RunConfig, run_dir: pathlib.Path) -> None:
         self._config = config
         self._title = f"{config.env.task} -> {run_dir}"
         self._console = rich.console.Console()

@@ -14,7 +14,7 @@ class EpisodeTracker:
       num_envs: E.
     """
 
-    def __init__(self, num_envs: int):
+    def __init__(self, num_envs: int) -> None:
         self._scores = np.zeros(num_envs)
         self._lengths = np.zeros(num_envs, int)
 

@@ -62,7 +62,7 @@ class Loop:
         saved: checkpoint.Checkpoint | None,
         receivers: Sequence[Receiver],
         warn: Callable[[str], None],
-    ):
+    ) -> None:
         self._parts, self._config, self._env, self._run_dir, self._warn = parts, parts.config, env, run_dir, warn
         k_agent, k_actor, self._k_eval, self._k_freeze = jax.random.split(jax.random.PRNGKey(self._config.seed), 4)
         self._timestep = env.reset()

@@ -36,7 +36,7 @@ class MetricsWriter:
       WriteError: the files cannot be opened.
     """
 
-    def __init__(self, run_dir: pathlib.Path, *, offset: int = 0, env_steps: int = 0):
+    def __init__(self, run_dir: pathlib.Path, *, offset: int = 0, env_steps: int = 0) -> None:
         self._path = run_dir / "metrics.jsonl"
         try:
             self._lines = self._path.open("ab", buffering=0)

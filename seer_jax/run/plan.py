@@ -39,7 +39,7 @@ class OutOfMemoryError(ConfigError):
       tables: the plan, to print.
     """
 
-    def __init__(self, message: str, tables: list[rich.table.Table]):
+    def __init__(self, message: str, tables: list[rich.table.Table]) -> None:
         super().__init__(message)
         self.tables = tables
 

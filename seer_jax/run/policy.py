@@ -74,7 +74,7 @@ class Policy:
       seed: seed of the random actions that evaluation keeps.
     """
 
-    def __init__(self, agent: base.Agent, params: base.Params, *, frame_stack: int, seed: int = 0):
+    def __init__(self, agent: base.Agent, params: base.Params, *, frame_stack: int, seed: int = 0) -> None:
         self._params, self._frame_stack, self._key = params, frame_stack, jax.random.PRNGKey(seed)
         self._act = evaluation.make_act(agent)
         self._stack: jax.Array | None = None

@@ -18,7 +18,7 @@ class Clock:
       saved: state of another clock, from `to_json`, to continue from.
     """
 
-    def __init__(self, saved: dict[str, Any] | None = None):
+    def __init__(self, saved: dict[str, Any] | None = None) -> None:
         saved = saved or {"elapsed": 0.0, "steps": {}, "seconds": {}, "booked": 0}
         self._since = time.monotonic()
         self._birth = self._since - saved["elapsed"]

@@ -17,7 +17,7 @@ class RecordWriter:
       frames_per_step: frames of one agent step.
     """
 
-    def __init__(self, receivers: Sequence[Receiver], *, frames_per_step: int):
+    def __init__(self, receivers: Sequence[Receiver], *, frames_per_step: int) -> None:
         self._receivers = receivers
         self._frames_per_step = frames_per_step
 

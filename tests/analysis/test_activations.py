@@ -13,6 +13,7 @@ from seer_jax.analysis.activations import make_activations
 from seer_jax.analysis.attention import overlay, spatial_attention
 from seer_jax.analysis.svcca import flatten_positions, svcca
 from tests.helpers import agents
+from tests.helpers.arrays import random_params
 
 pytestmark = pytest.mark.numeric
 
@@ -31,9 +32,7 @@ def make(name, cut):
     action = None if name == "rainbow" else batch.action
     agent = AGENTS[name].make_agent(config, action_spec)
     # Parameters of which no bias is 0, and observations of all brightnesses, so that actions differ.
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
-    state = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), shapes)
+    state = random_params(agent)
     obs = (batch.obs * np.linspace(0, 1, 8)[:, None, None, None]).astype(np.uint8)
     views, activations = agent.view(obs), make_activations(config, action_spec)
     return agent, state, views, action, activations, activations(state.params, views, action)

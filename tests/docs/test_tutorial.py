@@ -86,7 +86,7 @@ BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,))
 @pytest.mark.parametrize(
     ("make", "discrete", "message"),
     [
-        (lambda: Counter(size=60), True, r"shows uint8 \(60, 60, 1\) and the run wants uint8 \(50, 50, 1\)"),
+        (lambda: Counter(size=60), True, r"observations are uint8 \(60, 60, 1\) and must be uint8 \(50, 50, 1\)"),
         (lambda: Counter(50, gymnasium.spaces.Discrete(3, start=1)), True, "must be Discrete from 0 on"),
         (lambda: Counter(50, BOX), True, "must be Discrete"),
         (lambda: Counter(50, gymnasium.spaces.Box(0.0, 1.0, (2,))), False, "RescaleAction"),

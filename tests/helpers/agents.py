@@ -93,17 +93,20 @@ def trained_state(agent: base.Agent) -> base.TrainState:
     of each gradient, also of one that consists of rounding errors, and programs that round differently would step in
     opposite directions. With these moments a step is proportional to a small gradient.
     """
-    state = jax.jit(agent.init)(jax.random.PRNGKey(0))
 
     def settled(opt_state: Any) -> Any:
         adam, *rest = opt_state
         moments = jax.tree.map(lambda x: jnp.full_like(x, 1e-4), adam.nu)
         return adam._replace(count=jnp.int32(10_000), nu=moments), *rest
 
-    return state.replace(
-        params=jax.tree.map(lambda x: 1.01 * x + 0.01, state.params),
-        opt_state={part: settled(opt_state) for part, opt_state in state.opt_state.items()},
-    )
+    def init(key: jax.Array) -> base.TrainState:
+        state = agent.init(key)
+        return state.replace(
+            params=jax.tree.map(lambda x: 1.01 * x + 0.01, state.params),
+            opt_state={part: settled(opt_state) for part, opt_state in state.opt_state.items()},
+        )
+
+    return jax.jit(init)(jax.random.PRNGKey(0))
 
 
 def gradients(before: base.TrainState, after: base.TrainState, b1: float = 0.9) -> base.Params:
@@ -139,10 +142,16 @@ def random_batch(name: str, size: int = 8, seed: int = 0) -> replay.Batch:
     )
 
 
+@functools.cache
+def encode_program(agent: base.Agent) -> Any:
+    """Returns the compiled `(params, obs) -> latents` of what an agent acts on."""
+    return jax.jit(lambda params, obs: agent.encode(params, agent.view(obs)))
+
+
 def encoded(agent: base.Agent, params: base.Params, batch: replay.Batch) -> replay.Batch:
     """Returns a batch with its observations replaced by their latents."""
-    encode = jax.jit(lambda obs: agent.encode(params, agent.view(obs)))
-    return batch.replace(obs=encode(batch.obs), next_obs=encode(batch.next_obs))
+    encode = encode_program(agent)
+    return batch.replace(obs=encode(params, batch.obs), next_obs=encode(params, batch.next_obs))
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -153,3 +162,12 @@ def equal(a: Any, b: Any) -> bool:
 def assert_close(actual: Any, desired: Any, **tolerance: float) -> None:
     """Compares two trees leaf by leaf."""
     jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), actual, desired)
+
+
+def assert_gradients_equal(actual: Any, desired: Any, rtol: float = 1e-4) -> None:
+    """Compares two trees; each array may differ by `rtol` of its largest entry, since a sum rounds with its terms."""
+
+    def compare(a: np.ndarray, b: np.ndarray) -> None:
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max())
+
+    jax.tree.map(compare, actual, desired)

@@ -112,12 +112,12 @@ _agents, _programs, _acts = {}, {}, {}
 @contextlib.contextmanager
 def compiled_once():
     """Gives all runs of this process whose programs are the same one agent, and compiles its programs once."""
-    make_agent, compile_phase, make_act = AGENTS["rainbow"].make_agent, Phase.compile, evaluation.make_act
+    algorithms, compile_phase, make_act = dict(AGENTS), Phase.compile, evaluation.make_act
 
     def agent_of(config, action_spec):
         key = dataclasses.replace(config, **_HOST_FIELDS), repr(action_spec)
         if key not in _agents:
-            _agents[key] = make_agent(config, action_spec)
+            _agents[key] = algorithms[config.agent.name].make_agent(config, action_spec)
         return _agents[key]
 
     def programs_of(phase):
@@ -132,7 +132,8 @@ def compiled_once():
         return _acts[agent]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(AGENTS, "rainbow", dataclasses.replace(AGENTS["rainbow"], make_agent=agent_of))
+        for name, algorithm in algorithms.items():
+            patch.setitem(AGENTS, name, dataclasses.replace(algorithm, make_agent=agent_of))
         patch.setattr(Phase, "compile", programs_of)
         patch.setattr(evaluation, "make_act", act_of)
         yield

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from seer_jax.networks import encoders
+from tests.helpers.arrays import normal, random_params
 
 
 @pytest.mark.numeric
 @pytest.mark.parametrize(("size", "patch", "channels"), [(84, 5, 4), (42, 5, 4), (16, 5, 32), (7, 7, 1)])
 def test_patch_product_equals_convolution(size, patch, channels):
-    x = jax.random.normal(jax.random.PRNGKey(0), (2, size, size, channels))
-    layer = encoders.PatchConv(8, patch)
-    params = layer.init(jax.random.PRNGKey(1), x)
+    x, layer = normal(2, size, size, channels), encoders.PatchConv(8, patch)
+    params = random_params(layer, x)
     kernel, bias = params["params"]["kernel"], params["params"]["bias"]
     dims = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
     expected = jax.lax.conv_general_dilated(x, kernel, (patch, patch), "VALID", dimension_numbers=dims) + bias
-    np.testing.assert_allclose(layer.apply(params, x), expected, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(layer.apply)(params, x), expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_output_of_images_too_small_is_empty(name):
 @pytest.mark.numeric
 def test_white_pixels_enter_the_encoder_as_ones():
     encoder = encoders.make_encoder("data_efficient", encoders.UNIFORM)
-    white = encoders.to_float(jnp.full((1, 84, 84, 4), 255, jnp.uint8))
-    params = encoder.init(jax.random.PRNGKey(0), white)
+    white = np.full((1, 84, 84, 4), 255, np.uint8)
+    params = random_params(encoder, white.astype(np.float32))
     conv1, conv2 = (params[name]["params"]["PatchConv_0"] for name in ("conv1", "conv2"))
-    hidden = jax.nn.relu(conv1["kernel"].sum(axis=(0, 1, 2)) + conv1["bias"])
-    out = jax.nn.relu(jnp.einsum("c,pqcf->f", hidden, conv2["kernel"]) + conv2["bias"])
-    latent = encoders.flatten(encoder.apply(params, white))
-    np.testing.assert_allclose(latent, jnp.tile(out, 9)[None], rtol=1e-4, atol=1e-5)
+    hidden = np.maximum(conv1["kernel"].sum(axis=(0, 1, 2)) + conv1["bias"], 0)
+    expected = np.maximum(np.einsum("c,pqcf->f", hidden, conv2["kernel"]) + conv2["bias"], 0)
+    latent = jax.jit(lambda params, images: encoders.flatten(encoder.apply(params, encoders.to_float(images))))
+    np.testing.assert_allclose(latent(params, white), np.tile(expected, 9)[None], rtol=1e-4, atol=1e-3)
 
 
 def params_of(encoder, shape):
@@ -84,36 +84,37 @@ def test_impala_encoder_has_fifteen_convolutions():
 
 @pytest.mark.numeric
 def test_residual_stage_equals_its_steps_one_by_one():
-    stage = encoders.ResidualStage(4, last=True)
-    x = jax.random.normal(jax.random.PRNGKey(0), (2, 9, 9, 3))
-    params = stage.init(jax.random.PRNGKey(1), x)
+    x, stage = normal(2, 9, 9, 3), encoders.ResidualStage(4, last=True)
+    params = random_params(stage, x)
 
-    def conv(i, x):
-        p = params["params"][f"Conv_{i}"]
+    @jax.jit
+    def conv(p, x):
         dims = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, p["kernel"], (1, 1), "SAME", dimension_numbers=dims) + p["bias"]
 
-    y = np.pad(conv(0, x), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
-    pooled = np.max([y[:, i : i + 9 : 2, j : j + 9 : 2] for i in range(3) for j in range(3)], axis=0)
-    for block in (1, 3):
-        pooled = pooled + conv(block + 1, jax.nn.relu(conv(block, jax.nn.relu(pooled))))
-    np.testing.assert_allclose(stage.apply(params, x), np.maximum(pooled, 0), rtol=1e-4, atol=1e-5)
+    first, *blocks = (params["params"][f"Conv_{i}"] for i in range(5))
+    y = np.pad(conv(first, x), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    x_out = np.max([y[:, i : i + 9 : 2, j : j + 9 : 2] for i in range(3) for j in range(3)], axis=0)
+    for inner, outer in (blocks[:2], blocks[2:]):
+        x_out = x_out + conv(outer, np.maximum(conv(inner, np.maximum(x_out, 0)), 0))
+    np.testing.assert_allclose(jax.jit(stage.apply)(params, x), np.maximum(x_out, 0), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.numeric
 def test_prefix_and_rest_equal_the_whole_encoder():
     encoder = encoders.make_encoder("data_efficient", encoders.UNIFORM)
-    x = jax.random.uniform(jax.random.PRNGKey(0), (2, 42, 42, 4))
-    params = encoder.init(jax.random.PRNGKey(1), x)
+    x = normal(2, 42, 42, 4)
+    params = random_params(encoder, x)
+    whole = jax.jit(encoder.apply)(params, x)
     for name in encoder.names:
         prefix, rest = encoder.split_after(name)
         assert prefix.names + rest.names == encoder.names
-        np.testing.assert_array_equal(rest.apply(params, prefix.apply(params, x)), encoder.apply(params, x))
+        np.testing.assert_allclose(rest.apply(params, prefix.apply(params, x)), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_delta_orthogonal_kernels_are_orthogonal_at_the_centre_and_zero_elsewhere():
     stage = encoders.ConvStage(32, 3, 1, encoders.DELTA_ORTHOGONAL)
-    params = stage.init(jax.random.PRNGKey(0), jnp.zeros((1, 8, 8, 9)))["params"]["Conv_0"]
+    params = jax.jit(stage.init)(jax.random.PRNGKey(0), jnp.zeros((1, 8, 8, 9)))["params"]["Conv_0"]
     kernel = np.array(params["kernel"])
     centre = kernel[1, 1].copy()
     np.testing.assert_allclose(centre @ centre.T, 2 * np.eye(9), atol=1e-5)
@@ -124,32 +125,29 @@ def test_delta_orthogonal_kernels_are_orthogonal_at_the_centre_and_zero_elsewher
 
 @pytest.mark.numeric
 def test_dense_norm_equals_numpy():
-    layer = encoders.DenseNorm(6)
-    x = jax.random.normal(jax.random.PRNGKey(0), (4, 3, 5, 2))
-    params = layer.init(jax.random.PRNGKey(1), x)
-    out = layer.apply(params, x)
-    p = params["params"]["Dense_0"]
-    hidden = np.asarray(x).reshape(4, -1) @ p["kernel"] + p["bias"]
+    x, layer = normal(4, 3, 5, 2), encoders.DenseNorm(6)
+    params = random_params(layer, x)
+    dense, norm = params["params"]["Dense_0"], params["params"]["LayerNorm_0"]
+    hidden = x.reshape(4, -1) @ dense["kernel"] + dense["bias"]
     expected = (hidden - hidden.mean(1, keepdims=True)) / np.sqrt(hidden.var(1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-4)
+    expected = expected * norm["scale"] + norm["bias"]
+    np.testing.assert_allclose(jax.jit(layer.apply)(params, x), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("name", ["data_efficient", "sac_ae"])
 def test_bfloat16_encoder_is_close_to_float32_and_returns_float32(name):
     exact, rounded = (encoders.make_encoder(name, encoders.UNIFORM, dtype) for dtype in ("float32", "bfloat16"))
-    x = jax.random.uniform(jax.random.PRNGKey(1), (2, 30, 30, 4))
-    params = exact.init(jax.random.PRNGKey(0), x)
-    gradients = jax.grad(lambda p: jnp.sum(rounded.apply(p, x)))(params)
+    x = np.random.default_rng(0).uniform(size=(2, 30, 30, 4)).astype(np.float32)
+    params = jax.jit(exact.init)(jax.random.PRNGKey(0), x)
+    gradients = jax.eval_shape(jax.grad(lambda p: jnp.sum(rounded.apply(p, x))), params)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
-    out = rounded.apply(params, x)
+    program = jax.jit(rounded.apply).lower(params, x)
+    out = program.compile()(params, x)
     assert out.dtype == jnp.float32
-    difference = np.abs(out - exact.apply(params, x)).max() / np.abs(out).max()
+    difference = np.abs(out - jax.jit(exact.apply)(params, x)).max() / np.abs(out).max()
     assert 0 < difference < 0.02
-    products = re.findall(
-        r"= stablehlo\.(?:convolution|dot_general).*-> tensor<\S*x(\w+)>",
-        jax.jit(rounded.apply).lower(params, x).as_text(),
-    )
+    products = re.findall(r"= stablehlo\.(?:convolution|dot_general).*-> tensor<\S*x(\w+)>", program.as_text())
     assert products
     assert set(products) == {"bf16"}
 
@@ -160,9 +158,13 @@ def test_pooling_and_its_gradient_equal_flax(size):
     def flax_pool(x):
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
 
-    x = jax.random.normal(jax.random.PRNGKey(0), (2, *size, 3))
-    pooled, backward = jax.vjp(encoders.max_pool, x)
-    expected, expected_backward = jax.vjp(flax_pool, x)
-    np.testing.assert_array_equal(pooled, expected)
-    gradient = jax.random.normal(jax.random.PRNGKey(1), pooled.shape)
-    np.testing.assert_allclose(backward(gradient)[0], expected_backward(gradient)[0], rtol=1e-4, atol=1e-6)
+    x = normal(2, *size, 3)
+    gradient = normal(*jax.eval_shape(flax_pool, x).shape, seed=1)
+
+    @jax.jit
+    def pooled_and_gradient(x, gradient):
+        return [(y, backward(gradient)[0]) for y, backward in (jax.vjp(f, x) for f in (encoders.max_pool, flax_pool))]
+
+    (ours, ours_backward), (flax, flax_backward) = pooled_and_gradient(x, gradient)
+    np.testing.assert_array_equal(ours, flax)
+    np.testing.assert_allclose(ours_backward, flax_backward, rtol=1e-4, atol=1e-6)

@@ -6,15 +6,16 @@ import pytest
 
 from configs import curl_haiku
 from seer_jax.networks import encoders, haiku
+from tests.helpers.arrays import normal, random_params
 
 
 @pytest.mark.numeric
 def test_haiku_function_is_one_stage_of_an_encoder():
     encoder = encoders.make_encoder("haiku:configs.curl_haiku:encoder", encoders.UNIFORM)
-    x = jax.random.uniform(jax.random.PRNGKey(0), (2, 42, 42, 9))
-    params = encoder.init(jax.random.PRNGKey(1), x)
-    direct = curl_haiku.encoder.apply(params["haiku"], None, x)
-    np.testing.assert_array_equal(encoder.apply(params, x), direct)
+    x = normal(2, 42, 42, 9)
+    params = random_params(encoder, x)
+    direct = jax.jit(curl_haiku.encoder.apply)(params["haiku"], None, x)
+    np.testing.assert_allclose(jax.jit(encoder.apply)(params, x), direct, rtol=1e-5, atol=1e-5)
     assert direct.shape == (2, 4, 4, 32)
     assert encoder.names == ("haiku",)
 

@@ -294,7 +294,8 @@ def control_run(tmp_path_factory):
     if not envs.HAS_EGL:
         pytest.skip("this machine has no EGL to render with")
     directory = tmp_path_factory.mktemp("control") / "run"
-    return directory, train.run(tiny_control_config(), directory)
+    with compiled_once():
+        return directory, train.run(tiny_control_config(), directory)
 
 
 def test_real_control_task_is_trained_through_the_freeze(control_run):
@@ -315,7 +316,7 @@ def test_real_control_task_is_trained_through_the_freeze(control_run):
         jax.tree.map(np.testing.assert_array_equal, after[part], before[part])
 
 
-def test_resumed_control_task_equals_the_uninterrupted_one(control_run, tmp_path, monkeypatch):
+def test_resumed_control_task_equals_the_uninterrupted_one(control_run, one_compilation, tmp_path, monkeypatch):
     """From a checkpoint before the freeze; `test_resume.py` resumes games after it, too."""
     run_killed_after(tiny_control_config(), tmp_path / "run", 35, monkeypatch)
     train.run(tiny_control_config(), tmp_path / "run", resume=True)

@@ -4,12 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from seer_jax import files, train
+from seer_jax import files
 from seer_jax.fields import ConfigError
 from seer_jax.run import evaluation, policy
-from seer_jax.run.resolve import resolve
 from tests.helpers.fake_env import FakeEnv
-from tests.helpers.runs import tiny_config, write_run
+from tests.helpers.runs import tiny_config, write_run, write_untrained_run
 
 
 class RecordingEnv(FakeEnv):
@@ -30,11 +29,10 @@ class RecordingEnv(FakeEnv):
 
 
 def test_policy_acts_as_an_evaluation_of_the_same_run(fake_envs, tmp_path):
-    config = resolve(tiny_config(total_steps=250, agent__eval_epsilon=0.5, env__frame_stack=3))
-    train.run(config, tmp_path / "run")
+    write_untrained_run(tmp_path / "run", tiny_config(agent__eval_epsilon=0.5, env__frame_stack=3))
     agent, params = policy.read_saved(tmp_path / "run").make_agent(fake_envs[0].action_spec)
     env = RecordingEnv([7, 12])  # the first environment begins a second episode
-    evaluation.play(evaluation.make_act(agent), params, env, jax.random.PRNGKey(config.seed), frame_stack=3)
+    evaluation.play(evaluation.make_act(agent), params, env, jax.random.PRNGKey(0), frame_stack=3)
     loaded = policy.load_policy(tmp_path / "run")
     actions = [loaded(step.frame, step.first) for step in env.sent[:-1]]
     np.testing.assert_array_equal(actions, env.received)

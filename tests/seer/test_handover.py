@@ -86,7 +86,7 @@ def test_every_transition_becomes_the_encoding_of_itself(state, tmp_path, small_
         np.testing.assert_allclose(sample.obs, latent, atol=1e-6)
         np.testing.assert_allclose(sample.next_obs, next_latent, atol=1e-6)
         assert sample.action == action
-        np.testing.assert_allclose([sample.reward, sample.discount], [reward, discount], rtol=1e-5)
+        np.testing.assert_allclose([sample.reward, sample.discount], [reward, discount], rtol=1e-5, atol=1e-5)
 
 
 def test_new_rows_fill_the_larger_ring_before_they_overwrite(state, tmp_path):
