@@ -19,6 +19,7 @@ from dm_env import specs
 
 from configs import rainbow_atari
 from seer_jax import replay
+from seer_jax.agents import base
 from seer_jax.run import assembly, resolve
 from seer_jax.seer import handover
 from seer_jax.seer.phases import Phase
@@ -38,13 +39,14 @@ def measure(rows: int, latent_dtype: str = "float32") -> dict[str, int]:
     config = rainbow_atari.get_config()
     config.update_from_flattened_dict({"replay.latent_dtype": latent_dtype})
     parts = assembly.assemble(resolve.resolve(config), specs.DiscreteArray(18))
+    state = parts.full.init_state(jax.random.PRNGKey(0))
     full, frozen = _with_rows(parts.full, rows), _with_rows(parts.frozen, rows)
     with tempfile.TemporaryDirectory() as directory:
         warm_up = _with_rows(parts.full, _WARM_UP_ROWS), _with_rows(parts.frozen, _WARM_UP_ROWS)
-        _hand_over(*warm_up, pathlib.Path(directory) / "warm-up")
+        _hand_over(*warm_up, state, pathlib.Path(directory) / "warm-up")
         base_bytes = _resident_bytes()
         with _sampled_memory() as samples:
-            _hand_over(full, frozen, pathlib.Path(directory) / "measured")
+            _hand_over(full, frozen, state, pathlib.Path(directory) / "measured")
     return {
         "base": base_bytes,
         "peak_above_base": max(samples) - base_bytes,
@@ -57,11 +59,10 @@ def _with_rows(phase: Phase, rows: int) -> Phase:
     return dataclasses.replace(phase, ring_spec=dataclasses.replace(phase.ring_spec, num_steps=rows))
 
 
-def _hand_over(full: Phase, frozen: Phase, snapshot_dir: pathlib.Path) -> None:
-    """Freezes an untrained agent whose ring is full of black frames."""
+def _hand_over(full: Phase, frozen: Phase, state: base.TrainState, snapshot_dir: pathlib.Path) -> None:
+    """Freezes an agent whose ring is full of black frames."""
     spec, ring = full.ring_spec, full.init_ring()
     ring = replay.restore(spec, ring, ring.index, np.zeros((spec.num_steps, spec.num_envs), np.float32))
-    state = full.init_state(jax.random.PRNGKey(0))
     _, latents = handover.freeze(full, frozen, state, ring, snapshot_dir=snapshot_dir, key=jax.random.PRNGKey(0))
     jax.block_until_ready(latents)
 
