@@ -10,18 +10,18 @@ from seer_jax.agents.registry import AGENTS
 from tests.helpers import agents
 
 # The first and the last stage that may be the last to freeze.
-CUTS = [("rainbow", "conv1"), ("rainbow", "conv2"), ("curl_sac", "conv1"), ("curl_sac", "dense")]
+LAST_FROZEN = [("rainbow", "conv1"), ("rainbow", "conv2"), ("curl_sac", "conv1"), ("curl_sac", "dense")]
 TRAINED_PARTS = {
     "rainbow": {"tail", "heads"},
     "curl_sac": {"tail", "critic", "actor_tail", "actor", "log_temperature"},
 }
 TARGET_PARTS = {"rainbow": {"tail", "heads"}, "curl_sac": {"tail", "critic"}}
-every_cut = pytest.mark.parametrize(("name", "stage"), CUTS)
+every_stage = pytest.mark.parametrize(("name", "stage"), LAST_FROZEN)
 every_algorithm = pytest.mark.parametrize("name", ["rainbow", "curl_sac"])
 
 
-def cut_agent(name, stage, **changes):
-    """An agent whose crops are whole images: what it stores does not depend on chance."""
+def make(name, stage, **changes):
+    """Returns an agent whose crops are whole images: what it stores does not depend on chance."""
     size = agents.small_config(name).env.image_size
     return agents.make(name, env__crop_size=size, seer__freeze_through=stage, **changes)
 
@@ -36,12 +36,12 @@ def trained_parts(tree):
 
 def test_every_registered_algorithm_is_tested_at_its_first_and_last_stage():
     stages = {name: AGENTS[name].stage_names(agents.small_config(name).encoder) for name in AGENTS}
-    assert [(name, stage) for name in AGENTS for stage in (stages[name][0], stages[name][-1])] == CUTS
+    assert [(name, stage) for name in AGENTS for stage in (stages[name][0], stages[name][-1])] == LAST_FROZEN
 
 
-@every_cut
+@every_stage
 def test_latents_have_the_shape_that_the_algorithm_gives(name, stage):
-    small = cut_agent(name, stage)
+    small = make(name, stage)
     obs = agents.random_batch(name).obs
     latents = jax.eval_shape(small.agent.encode, small.state.params, jax.eval_shape(small.agent.view, obs))
     expected = {
@@ -55,18 +55,18 @@ def test_latents_have_the_shape_that_the_algorithm_gives(name, stage):
     assert latents.dtype == jnp.float32
 
 
-@every_cut
-def test_stages_up_to_the_cut_are_frozen_and_the_others_trained(name, stage):
-    small = cut_agent(name, stage)
+@every_stage
+def test_stages_up_to_the_last_frozen_one_are_frozen_and_the_others_trained(name, stage):
+    small = make(name, stage)
     stages, params = AGENTS[name].stage_names(small.config.encoder), small.state.params
-    cut = stages.index(stage) + 1
-    assert set(params["encoder"]) == set(stages[:cut])
-    assert set(params["tail"]) == set(stages[cut:])
+    count = stages.index(stage) + 1
+    assert set(params["encoder"]) == set(stages[:count])
+    assert set(params["tail"]) == set(stages[count:])
 
 
-@every_cut
+@every_stage
 def test_freeze_keeps_parameters_and_the_state_of_all_that_is_trained_on(name, stage):
-    small = cut_agent(name, stage)
+    small = make(name, stage)
     state, _, _ = small.full_updates[0](small.state, agents.random_batch(name))
     frozen = small.agent.freeze(state)
     assert agents.equal(frozen.params, state.params)
@@ -82,16 +82,16 @@ def test_freeze_keeps_parameters_and_the_state_of_all_that_is_trained_on(name, s
 @every_algorithm
 def test_freeze_with_sync_target_heads_sets_targets_to_heads(name):
     stage = AGENTS[name].stage_names(agents.small_config(name).encoder)[-1]
-    synced = cut_agent(name, stage, seer__sync_target_heads=True)
+    synced = make(name, stage, seer__sync_target_heads=True)
     frozen = synced.agent.freeze(synced.state)
     assert agents.equal(frozen.target_params, {part: frozen.params[part] for part in frozen.target_params})
     assert not agents.equal(frozen.target_params, {p: synced.state.target_params[p] for p in frozen.target_params})
 
 
-@every_cut
+@every_stage
 @pytest.mark.numeric
 def test_frozen_update_equals_full_update_with_a_stopped_encoder(name, stage):
-    small = cut_agent(name, stage)
+    small = make(name, stage)
     frozen = small.agent.freeze(small.state)
     # No optimizer steps the encoder, and its target is the encoder itself.
     targets = small.state.target_params | {"encoder": small.state.params["encoder"]}
@@ -108,9 +108,9 @@ def test_frozen_update_equals_full_update_with_a_stopped_encoder(name, stage):
         agents.assert_close(latent.target_params, targets, rtol=1e-4, atol=1e-6)
 
 
-@every_cut
+@every_stage
 def test_frozen_stages_are_bitwise_constant_after_the_freeze_and_all_else_moves(name, stage):
-    small = cut_agent(name, stage)
+    small = make(name, stage)
     state = start = small.agent.freeze(small.state)
     batch = agents.encoded(small.agent, state.params, agents.random_batch(name))
     for i in range(100):
@@ -125,10 +125,10 @@ def test_frozen_stages_are_bitwise_constant_after_the_freeze_and_all_else_moves(
             assert not np.array_equal(after, before), (part, path)
 
 
-@every_cut
+@every_stage
 def test_frozen_updates_run_no_frozen_stage(name, stage):
     """With parameters that are not finite, any use of a frozen stage would show in what the updates return."""
-    small = cut_agent(name, stage)
+    small = make(name, stage)
     frozen = small.agent.freeze(small.state)
     broken = {part: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), p) for part, p in frozen.params.items()}
     broken = frozen.replace(params=trained_parts(frozen.params) | frozen_parts(broken))

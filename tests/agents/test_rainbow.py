@@ -50,8 +50,8 @@ def test_projection_keeps_mass_and_equals_the_twin(case):
 def test_loss_equals_a_loop_over_transitions():
     """Without noise, the loss is the cross-entropy to the projected double-Q target."""
     config, _, agent, (update,), _, state = small()
-    silent = functools.partial(with_noise_of, jnp.zeros_like)
-    state = state.replace(params=silent(state.params), target_params=silent(state.target_params))
+    without_noise = functools.partial(with_noise_of, jnp.zeros_like)
+    state = state.replace(params=without_noise(state.params), target_params=without_noise(state.target_params))
     batch = random_batch()
     _, losses, info = update(state, batch)
 
@@ -141,10 +141,10 @@ def agent_losses(state, batch):
 def test_acting_noise_differs_between_environments_and_evaluation_has_none():
     agent, state = small().agent, small().state
     latents = jnp.tile(jax.random.normal(jax.random.PRNGKey(0), (1, 1, 64)), (64, 1, 1))
-    loud = with_noise_of(lambda x: x + 1.0, state.params)
-    actions = np.asarray(jax.jit(agent.act)(loud, latents, jax.random.PRNGKey(0), jnp.int32(0)))
+    noisy = with_noise_of(lambda x: x + 1.0, state.params)
+    actions = np.asarray(jax.jit(agent.act)(noisy, latents, jax.random.PRNGKey(0), jnp.int32(0)))
     assert len(set(actions)) > 1
-    evaluated = np.asarray(jax.jit(agent.act_eval)(loud, latents, jax.random.PRNGKey(1)))
+    evaluated = np.asarray(jax.jit(agent.act_eval)(noisy, latents, jax.random.PRNGKey(1)))
     assert len(set(evaluated)) == 1
 
 

@@ -18,14 +18,14 @@ from tests.helpers.arrays import random_params
 pytestmark = pytest.mark.numeric
 
 
-CUTS = {"rainbow": ("conv2", "conv1"), "curl_sac": ("dense", "conv1")}
-EVERY_CUT = [(name, cut) for name, cuts in CUTS.items() for cut in cuts]
+LAST_FROZEN = {"rainbow": ("conv2", "conv1"), "curl_sac": ("dense", "conv1")}
+EVERY_CASE = [(name, stage) for name, stages in LAST_FROZEN.items() for stage in stages]
 
 
 @functools.cache
-def make(name, cut):
+def make(name, stage):
     """Returns an agent, its state, views and actions, the compiled function, and the activations that it returns."""
-    config, action_spec = agents.small_config(name, seer__freeze_through=cut), agents.ACTION_SPECS[name]
+    config, action_spec = agents.small_config(name, seer__freeze_through=stage), agents.ACTION_SPECS[name]
     if name == "rainbow":
         config = agents.replaced(config, agent__eval_epsilon=0.0)
     batch = agents.random_batch(name)
@@ -39,24 +39,24 @@ def make(name, cut):
 
 
 @functools.cache
-def latents_and_actions(name, cut):
-    agent, state, views, *_ = make(name, cut)
+def latents_and_actions(name, stage):
+    agent, state, views, *_ = make(name, stage)
     latents = jax.jit(agent.encode)(state.params, views)
     return latents, jax.jit(agent.act_eval)(state.params, latents, jax.random.PRNGKey(1))
 
 
-@pytest.mark.parametrize(("name", "cut"), EVERY_CUT)
-def test_activations_of_the_encoder_equal_the_latents(name, cut):
-    *_, got = make(name, cut)
-    latents, _ = latents_and_actions(name, cut)
-    ends = ["encoder/dense", "actor_encoder/dense"] if cut == "dense" else [f"encoder/{cut}"]
+@pytest.mark.parametrize(("name", "stage"), EVERY_CASE)
+def test_activations_of_the_encoder_equal_the_latents(name, stage):
+    *_, got = make(name, stage)
+    latents, _ = latents_and_actions(name, stage)
+    ends = ["encoder/dense", "actor_encoder/dense"] if stage == "dense" else [f"encoder/{stage}"]
     flat = np.stack([np.reshape(got[end], (8, -1)) for end in ends], axis=1)
     np.testing.assert_allclose(flat, latents, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "cut"), EVERY_CUT)
-def test_names_hold_every_layer_and_do_not_depend_on_the_frozen_stage(name, cut):
-    *_, got = make(name, cut)
+@pytest.mark.parametrize(("name", "stage"), EVERY_CASE)
+def test_names_hold_every_layer_and_do_not_depend_on_the_frozen_stage(name, stage):
+    *_, got = make(name, stage)
     rainbow = {f"heads/{layer}" for layer in ("value_hidden", "value", "advantage_hidden", "advantage", "logits")}
     curl = {f"{mlp}{i}" for mlp in ("critic/q1_fc", "critic/q2_fc", "actor/fc") for i in (1, 2, 3)}
     names = {"rainbow": rainbow, "curl_sac": curl | {"encoder/dense", "actor_encoder/dense"}}[name]
@@ -78,10 +78,10 @@ def close(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("cut", CUTS["rainbow"])
-def test_activations_of_rainbows_head_equal_the_one_that_acts_without_noise(cut):
-    _, state, *_, got = make("rainbow", cut)
-    _, acted = latents_and_actions("rainbow", cut)
+@pytest.mark.parametrize("stage", LAST_FROZEN["rainbow"])
+def test_activations_of_rainbows_head_equal_the_one_that_acts_without_noise(stage):
+    _, state, *_, got = make("rainbow", stage)
+    _, acted = latents_and_actions("rainbow", stage)
     q = np.asarray(jax.nn.softmax(got["heads/logits"])) @ np.linspace(-10, 10, 51)
     np.testing.assert_array_equal(q.argmax(axis=1), acted)
     assert len(np.unique(acted)) > 1
@@ -95,10 +95,10 @@ def test_activations_of_rainbows_head_equal_the_one_that_acts_without_noise(cut)
     close(got["heads/logits"], got["heads/value"][:, None] + advantage - advantage.mean(axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize("cut", CUTS["curl_sac"])
-def test_activations_of_curls_heads_equal_those_of_policy_and_critic(cut):
-    _, state, _, action, _, got = make("curl_sac", cut)
-    _, acted = latents_and_actions("curl_sac", cut)
+@pytest.mark.parametrize("stage", LAST_FROZEN["curl_sac"])
+def test_activations_of_curls_heads_equal_those_of_policy_and_critic(stage):
+    _, state, _, action, _, got = make("curl_sac", stage)
+    _, acted = latents_and_actions("curl_sac", stage)
     np.testing.assert_allclose(np.tanh(got["actor/fc3"][:, :2]), acted, rtol=1e-5, atol=1e-5)
 
     critic_input = np.concatenate([got["encoder/dense"], action], axis=1)
@@ -114,9 +114,9 @@ def test_activations_of_curls_heads_equal_those_of_policy_and_critic(cut):
             close(got[f"{name}{i}"], x)
 
 
-@pytest.mark.parametrize(("name", "cut"), EVERY_CUT)
-def test_activations_of_saved_parameters_are_the_same_before_and_after_the_freeze(name, cut, tmp_path):
-    agent, state, views, action, activations, expected = make(name, cut)
+@pytest.mark.parametrize(("name", "stage"), EVERY_CASE)
+def test_activations_of_saved_parameters_are_the_same_before_and_after_the_freeze(name, stage, tmp_path):
+    agent, state, views, action, activations, expected = make(name, stage)
     for moment, params in {"before": state.params, "after": agent.freeze(state).params}.items():
         files.save_tree(tmp_path / moment, {"params": params})
         got = activations(files.load_tree(tmp_path / moment)["params"], views, action)

@@ -147,13 +147,13 @@ def test_starts_differ_between_environments_seeds_and_evaluation():
 
 def test_actions_are_clipped_and_scaled_to_the_bounds_of_the_task():
     env = make("cartpole-swingup", backend="dm_control")
-    seen = []
+    sent = []
     step = env._backend.step
-    env._backend.step = lambda lanes, action: (seen.append(action), step(lanes, action))[1]
+    env._backend.step = lambda lanes, action: (sent.append(action), step(lanes, action))[1]
     env._center, env._scale = np.asarray([1.0]), np.asarray([2.0])
     env.reset()
     env.step(np.asarray([[5.0], [-0.5]]))  # clipped, then scaled
-    np.testing.assert_allclose(seen[0], [[3.0], [0.0]])
+    np.testing.assert_allclose(sent[0], [[3.0], [0.0]])
     env.close()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 
 class NaiveReplay:
-    """A list of everything ever written, in one lane for each environment, searched from scratch at each question.
+    """All rows that were ever written, in one list for each environment, searched from scratch by each method.
 
     Args:
       capacity: times that a ring of the same size remembers.
@@ -45,19 +45,19 @@ class NaiveReplay:
         return obs, lane[start]["action"], total, factor, self.observation(env, time)
 
     def observation(self, env, time):
-        """Returns the stack, newest last, or the row's latents; None where a needed frame is gone."""
+        """Returns the stack, newest last, or the row's latents; None where a needed frame was overwritten."""
         lane = self.lanes[env]
         if not self.stack:
             return lane[time]["observation"]
-        frames, cut = [], False
+        frames, complete = [], False
         for age in range(self.stack):
-            if cut:
+            if complete:
                 frames.append(np.zeros_like(lane[time]["observation"]))
                 continue
             if time - age < self.oldest():
                 return None
             frames.append(lane[time - age]["observation"])
-            cut = lane[time - age]["first"]
+            complete = lane[time - age]["first"]
         return np.concatenate(frames[::-1], axis=-1)
 
     def transitions(self):
