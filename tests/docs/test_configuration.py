@@ -1,71 +1,127 @@
-"""The page on configuration: it is that of the code, and its rules are those that the code checks."""
+"""The page about the configuration: it is up to date, and its rules are all the rules that the code checks."""
 
 import ast
+import dataclasses
 import inspect
+import itertools
 import textwrap
 import traceback
 
 import pytest
+from ml_collections import ConfigDict
 
-from configs import curl_dmc, rainbow_atari
 from docs import configuration
-from seer_jax.agents import curl, rainbow
-from seer_jax.envs import atari_suite
-from seer_jax.fields import ConfigError
-from seer_jax.run import resolve
+from docs.configuration_rules import RULES
+from seer_jax import config as config_lib
+from seer_jax import fields
+from seer_jax.agents.registry import AGENTS
+from seer_jax.envs import dmc
+from seer_jax.envs.registry import SUITES
+from seer_jax.run import resolve as resolve_lib
+from seer_jax.run.resolve import ConfigError, resolve
 
-CHECKS = (
-    resolve.resolve,
-    resolve._resolve_encoder,
-    resolve._check_schedule,
-    resolve._check_updates,
-    resolve._check_freeze_step,
-    resolve._check_replay,
-    rainbow._check,
-    curl._check,
-)
+# What these functions refuse is no rule between fields: a value alone, a missing name, a field that does not exist.
+FORM = {"plain_values", "_registered", "_complete"}
 
 
-def refusal(rule):
-    """Returns the error of a configuration that breaks a rule."""
-    config = curl_dmc.get_config("quick") if rule.preset is None else rainbow_atari.get_config(rule.preset)
-    config = config.unlock()
-    for name, value in rule.overrides.items():
+def test_page_is_up_to_date():
+    assert configuration.PAGE.read_text() == configuration.text(), "run python -m docs.configuration"
+
+
+def test_page_lists_every_field_of_every_section_class():
+    listed = set(configuration._SECTIONS)
+    used = {algorithm.config_class for algorithm in AGENTS.values()} | {suite.config_class for suite in SUITES.values()}
+    used |= {each for each in vars(config_lib).values() if dataclasses.is_dataclass(each)} - {config_lib.AgentConfig}
+    assert listed == used
+    lines = configuration.text().splitlines()
+    for section_class, (section, _) in configuration._SECTIONS.items():
+        for name, field in fields.fields_of(section_class).items():
+            full_name = f"{section}.{name}".lstrip(".")
+            assert any(line.startswith(f"| `{full_name}` | ") and field.meaning in line for line in lines)
+
+
+def test_page_lists_every_preset_stage_and_suite():
+    text = configuration.text()
+    for algorithm in AGENTS.values():
+        for name in algorithm.stage_names(config_lib.EncoderConfig(name="impala")):
+            assert f"`{name}`" in text
+    for suite in SUITES:
+        assert f"`env.protocol` with `env.suite={suite}`" in text
+    assert text.count("| `quick` | ") == text.count("| `paper` | ") == 2
+
+
+def refusal(config_file, example):
+    """Returns the error with which an example is refused."""
+    values = config_file.get_config().to_dict()
+    for name, value in example.items():
         section, _, leaf = name.rpartition(".")
-        (config[section] if section else config)[leaf] = value
-    with pytest.raises(ConfigError) as error:
-        resolve.resolve(config)
-    return error.value
+        (values[section] if section else values)[leaf] = value
+    with pytest.raises(ConfigError) as caught:
+        resolve(ConfigDict(values))
+    return caught.value
+
+
+@pytest.fixture
+def any_camera(request, monkeypatch):
+    """Lets machines without a renderer resolve configurations of Control; camera 9 does not exist on any."""
+
+    def require_rendering(task, camera_id, backend):
+        if camera_id == 9:
+            raise dmc.RenderingError(f"env.camera_id={camera_id} does not show {task}")
+
+    monkeypatch.setattr(dmc, "require_rendering", require_rendering)
+
+
+def refused_at(config_file, example):
+    """Returns file and line of the `raise`."""
+    frame = traceback.extract_tb(refusal(config_file, example).__traceback__)[-1]
+    return frame.filename, frame.lineno
+
+
+def rule_id(rule):
+    return ",".join(f"{name}={value}" for name, value in rule.example.items())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=rule_id)
+def test_preset_paper_follows_a_rule_whose_example_is_refused_in_one_line(rule, any_camera):
+    resolve(rule.config_file.get_config())
+    assert "\n" not in str(refusal(rule.config_file, rule.example))
+
+
+def test_earlier_of_two_rules_is_checked_first(any_camera):
+    for first, second in itertools.combinations(RULES, 2):
+        if first.config_file is second.config_file and not first.example.keys() & second.example.keys():
+            places = [refused_at(first.config_file, each) for each in (first.example, second.example | first.example)]
+            assert places[0] == places[1], (rule_id(first), rule_id(second))
 
 
 def raises_of(function):
-    """Returns file and lines of each `raise ConfigError` of a function, those in handlers of other errors left out."""
-    lines, first = inspect.getsourcelines(function)
-    tree = ast.parse(textwrap.dedent("".join(lines)))
-    handled = {id(node) for each in ast.walk(tree) if isinstance(each, ast.ExceptHandler) for node in ast.walk(each)}
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.Raise) and id(node) not in handled]
-    return {
-        (inspect.getsourcefile(function), range(first + node.lineno - 1, first + node.end_lineno)) for node in found
-    }
+    """Returns file, first and last line of every `raise` of an error in a function."""
+    source, first = inspect.getsourcelines(function)
+    tree = ast.parse(textwrap.dedent("".join(source)))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc is not None]
+    file = inspect.getsourcefile(function)
+    return [(file, first + node.lineno - 1, first + node.end_lineno - 1) for node in found]
 
 
-def test_page_is_written_from_the_declarations():
-    assert configuration.PAGE.read_text() == configuration.text()
+def checks_between_fields():
+    """Returns the functions whose errors are rules."""
+    functions = {name: each for name, each in vars(resolve_lib).items() if inspect.isfunction(each)}
+    assert functions.keys() >= FORM
+    checks = [each for name, each in functions.items() if name not in FORM and each.__module__ == resolve_lib.__name__]
+    checks += [check for suite in SUITES.values() for check in (suite.fill_unset, suite.check)]
+    checks += [algorithm.check for algorithm in AGENTS.values()]
+    return [check for check in checks if check.__name__ != "<lambda>"]
 
 
-@pytest.mark.parametrize("rule", configuration.RULES, ids=lambda rule: rule.message)
-def test_rule_is_checked(rule):
-    assert rule.message in str(refusal(rule))
-
-
-def test_every_check_across_fields_is_a_rule_of_the_page():
-    checked = set.union(*map(raises_of, CHECKS))
-    assert len(checked) > 12
-    raised = set()
-    for rule in configuration.RULES:
-        frame = traceback.extract_tb(refusal(rule).__traceback__)[-1]
-        raised.add((frame.filename, frame.lineno))
-    # An unknown task is refused by the suite.
-    assert {place for place in raised if place[0] == inspect.getsourcefile(atari_suite)}
-    missing = [(file, lines) for file, lines in checked if not any(f == file and line in lines for f, line in raised)]
-    assert not missing
+def test_rules_of_the_page_are_all_that_the_code_checks(any_camera):
+    """Every `raise` of the checks between fields is reached by the example of exactly one rule."""
+    expected = [place for function in checks_between_fields() for place in raises_of(function)]
+    assert len(expected) > 20
+    reached = []
+    for rule in RULES:
+        file, line = refused_at(rule.config_file, rule.example)
+        places = [(f, begin, end) for f, begin, end in expected if f == file and begin <= line <= end]
+        assert len(places) == 1, f"{rule.meaning} is refused in {file}:{line}"
+        reached += places
+    assert sorted(reached) == sorted(expected)

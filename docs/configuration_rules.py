@@ -1,0 +1,126 @@
+"""The rules between fields of a configuration, for `configuration.md`: each with an example that is refused.
+
+The rules are in the order in which `seer_jax.run.resolve.resolve` checks them. A test resolves every example and
+compares the rules with what the code refuses.
+"""
+
+from typing import Any, NamedTuple
+
+from configs import curl_dmc, rainbow_atari
+
+
+class Rule(NamedTuple):
+    """A rule between fields.
+
+    Attributes:
+      meaning: one or two sentences.
+      config_file: module of a configuration whose preset `paper` follows the rule.
+      example: overrides, by dotted name, with which it does not.
+    """
+
+    meaning: str
+    config_file: Any
+    example: dict[str, Any]
+
+
+RULES = (
+    Rule(
+        "`agent.name` is an algorithm for the actions of `env.suite`: discrete ones for `atari`, continuous ones for"
+        " `dmc`.",
+        rainbow_atari,
+        {"agent.name": "curl_sac"},
+    ),
+    Rule(
+        "`atari`: `env.task` is a game of EnvPool. Identifiers of Gymnasium are accepted, too: `ALE/Pong-v5`,"
+        " `PongNoFrameskip-v4`.",
+        rainbow_atari,
+        {"env.task": "walker-walk"},
+    ),
+    Rule("`dmc`: `env.task` is a task of the DeepMind Control suite.", curl_dmc, {"env.task": "pong"}),
+    Rule(
+        "`dmc`: this machine can render `env.task` from `env.camera_id` with `env.backend`.",
+        curl_dmc,
+        {"env.camera_id": 9},
+    ),
+    Rule(
+        "`rainbow`: `seer.num_copies` is 1, since it stores latents without augmentation.",
+        rainbow_atari,
+        {"seer.num_copies": 4},
+    ),
+    Rule(
+        "`rainbow`: `agent.target_update_every` is a multiple of `update_every`.",
+        rainbow_atari,
+        {"agent.target_update_every": 2001, "update_every": 2},
+    ),
+    Rule("`curl_sac`: `agent.log_std_min` is at most `agent.log_std_max`.", curl_dmc, {"agent.log_std_min": 3.0}),
+    Rule(
+        "`encoder.name` is an encoder of the table above, or `haiku:MODULE:FUNCTION`.",
+        rainbow_atari,
+        {"encoder.name": "resnet"},
+    ),
+    Rule("`env.crop_size` is at most `env.image_size`.", rainbow_atari, {"env.crop_size": 90}),
+    Rule(
+        "`haiku:MODULE:FUNCTION` can be imported, and `hk.transform` returned it.",
+        rainbow_atari,
+        {"encoder.name": "haiku:nothing:encoder"},
+    ),
+    Rule(
+        "`seer.freeze_through` is a stage of `encoder.name` that `agent.name` can freeze; the table above lists them.",
+        rainbow_atari,
+        {"seer.freeze_through": "conv9"},
+    ),
+    Rule(
+        "The encoder can be initialized for its input, whose channels are `env.frame_stack` times those of a frame."
+        " With `curl_sac` no convolution may have more input channels than output channels.",
+        curl_dmc,
+        {"env.frame_stack": 12},
+    ),
+    Rule("`env.crop_size` is large enough for every stage of the encoder.", rainbow_atari, {"env.crop_size": 20}),
+    Rule(
+        "One of `num_envs` and `update_every` is a multiple of the other.",
+        rainbow_atari,
+        {"num_envs": 3, "update_every": 2},
+    ),
+    Rule(
+        "The pattern of updates of the algorithm repeats after at most 8 updates. That of `curl_sac` repeats after the"
+        " least common multiple of `agent.updates_per_actor_update` and `agent.updates_per_target_update`, that of"
+        " `rainbow` after 1.",
+        curl_dmc,
+        {"agent.updates_per_actor_update": 7, "agent.updates_per_target_update": 8},
+    ),
+    Rule(
+        "If `num_envs / update_every` updates, which are due at once, are more than that pattern, they are a multiple"
+        " of it.",
+        curl_dmc,
+        {"num_envs": 3},
+    ),
+    Rule(
+        "`learn_start + 2 * period` is at most `total_steps`. The period is the agent steps between two calls of the"
+        " program that learns: the larger of `num_envs` and `update_every` times the updates of the pattern.",
+        rainbow_atari,
+        {"learn_start": 499_999},
+    ),
+    Rule("`learn_start` is at least `(agent.n_step + 1) * num_envs`.", rainbow_atari, {"learn_start": 10}),
+    Rule(
+        "With `seer.enabled`, `seer.freeze_step + 2 * period` is at most `total_steps`.",
+        rainbow_atari,
+        {"seer.freeze_step": 500_000},
+    ),
+    Rule(
+        "With `seer.enabled`, `seer.freeze_step` is at least `learn_start + 2 * period`; or it is 0, and"
+        " `seer.init_from` is set.",
+        rainbow_atari,
+        {"seer.freeze_step": 1600},
+    ),
+    Rule(
+        "`replay.capacity` is at least `(agent.n_step + env.frame_stack + 1) * num_envs`.",
+        rainbow_atari,
+        {"replay.capacity": 20},
+    ),
+    Rule(
+        "With `seer.enabled`, `replay.capacity` latents take at most the bytes of as many frames, unless"
+        " `replay.allow_more_memory` is True.",
+        rainbow_atari,
+        {"encoder.name": "canonical"},
+    ),
+)
