@@ -107,7 +107,8 @@ def _section(section_class: type) -> Iterator[str]:
 def _presets(file: str, get_config: Callable[[str], ConfigDict], presets: Iterable[str]) -> Iterator[str]:
     yield f"\n| `{file}` | differs in |\n|---|---|"
     paper = get_config("paper")
-    defaults = default_config(suite=paper.env.suite, agent=paper.agent.name)
+    values = paper.to_dict()
+    defaults = default_config(suite=values["env"]["suite"], agent=values["agent"]["name"])
     for preset in presets:
         reference = defaults if preset == "paper" else paper
         before, after = (flat(config.to_dict()) for config in (reference, get_config(preset)))
