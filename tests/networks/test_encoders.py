@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax.networks import encoders
+from seer_jax.networks import cpu_ops, encoders, initializers
 from tests.helpers.arrays import normal, random_params
 
 
 @pytest.mark.numeric
 @pytest.mark.parametrize(("size", "patch", "channels"), [(84, 5, 4), (42, 5, 4), (16, 5, 32), (7, 7, 1)])
 def test_patch_product_equals_convolution(size, patch, channels):
-    x, layer = normal(2, size, size, channels), encoders.PatchConv(8, patch)
+    x, layer = normal(2, size, size, channels), cpu_ops.PatchConv(8, patch)
     params = random_params(layer, x)
     kernel, bias = params["params"]["kernel"], params["params"]["bias"]
     dims = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
@@ -29,7 +29,7 @@ def test_patch_product_equals_convolution(size, patch, channels):
     [("data_efficient", 84, 576), ("data_efficient", 42, 64), ("canonical", 84, 3136), ("canonical", 42, 64)],
 )
 def test_output_shape_equals_shape_of_the_output(name, size, latent):
-    encoder = encoders.make_encoder(name, encoders.UNIFORM)
+    encoder = encoders.make_encoder(name, initializers.UNIFORM)
     obs = jax.ShapeDtypeStruct((3, size, size, 4), jnp.uint8)
 
     def init_with_output(key, obs):
@@ -46,12 +46,12 @@ def test_output_shape_equals_shape_of_the_output(name, size, latent):
 
 @pytest.mark.parametrize("name", ["data_efficient", "canonical", "sac_ae"])
 def test_output_of_images_too_small_is_empty(name):
-    assert math.prod(encoders.make_encoder(name, encoders.UNIFORM).output_shape((8, 8, 4))) == 0
+    assert math.prod(encoders.make_encoder(name, initializers.UNIFORM).output_shape((8, 8, 4))) == 0
 
 
 @pytest.mark.numeric
 def test_white_pixels_enter_the_encoder_as_ones():
-    encoder = encoders.make_encoder("data_efficient", encoders.UNIFORM)
+    encoder = encoders.make_encoder("data_efficient", initializers.UNIFORM)
     white = np.full((1, 84, 84, 4), 255, np.uint8)
     params = random_params(encoder, white.astype(np.float32))
     conv1, conv2 = (params[name]["params"]["PatchConv_0"] for name in ("conv1", "conv2"))
@@ -67,14 +67,14 @@ def params_of(encoder, shape):
 
 @pytest.mark.parametrize(("size", "features"), [(84, (35, 35, 32)), (42, (14, 14, 32))])
 def test_sac_ae_encoder_has_its_published_shapes(size, features):
-    encoder = encoders.make_encoder("sac_ae", encoders.DELTA_ORTHOGONAL)
+    encoder = encoders.make_encoder("sac_ae", initializers.DELTA_ORTHOGONAL)
     assert encoder.output_shape((size, size, 9)) == features
     assert encoder.names == ("conv1", "conv2", "conv3", "conv4")
     assert encoder.has_convolution
 
 
 def test_impala_encoder_has_fifteen_convolutions():
-    encoder = encoders.make_encoder("impala", encoders.DELTA_ORTHOGONAL)
+    encoder = encoders.make_encoder("impala", initializers.DELTA_ORTHOGONAL)
     kernels = [x.shape for x in jax.tree.leaves(params_of(encoder, (84, 84, 9))) if x.ndim == 4]
     assert len(kernels) == 15
     assert all(shape[:2] == (3, 3) for shape in kernels)
@@ -102,7 +102,7 @@ def test_residual_stage_equals_its_steps_one_by_one():
 
 @pytest.mark.numeric
 def test_prefix_and_rest_equal_the_whole_encoder():
-    encoder = encoders.make_encoder("data_efficient", encoders.UNIFORM)
+    encoder = encoders.make_encoder("data_efficient", initializers.UNIFORM)
     x = normal(2, 42, 42, 4)
     params = random_params(encoder, x)
     whole = jax.jit(encoder.apply)(params, x)
@@ -113,7 +113,7 @@ def test_prefix_and_rest_equal_the_whole_encoder():
 
 
 def test_delta_orthogonal_kernels_are_orthogonal_at_the_centre_and_zero_elsewhere():
-    stage = encoders.ConvStage(32, 3, 1, encoders.DELTA_ORTHOGONAL)
+    stage = encoders.ConvStage(32, 3, 1, initializers.DELTA_ORTHOGONAL)
     params = jax.jit(stage.init)(jax.random.PRNGKey(0), jnp.zeros((1, 8, 8, 9)))["params"]["Conv_0"]
     kernel = np.array(params["kernel"])
     centre = kernel[1, 1].copy()
@@ -137,7 +137,7 @@ def test_dense_norm_equals_numpy():
 @pytest.mark.numeric
 @pytest.mark.parametrize("name", ["data_efficient", "sac_ae"])
 def test_bfloat16_encoder_is_close_to_float32_and_returns_float32(name):
-    exact, rounded = (encoders.make_encoder(name, encoders.UNIFORM, dtype) for dtype in ("float32", "bfloat16"))
+    exact, rounded = (encoders.make_encoder(name, initializers.UNIFORM, dtype) for dtype in ("float32", "bfloat16"))
     x = np.random.default_rng(0).uniform(size=(2, 30, 30, 4)).astype(np.float32)
     params = jax.jit(exact.init)(jax.random.PRNGKey(0), x)
     gradients = jax.eval_shape(jax.grad(lambda p: jnp.sum(rounded.apply(p, x))), params)
@@ -163,7 +163,7 @@ def test_pooling_and_its_gradient_equal_flax(size):
 
     @jax.jit
     def pooled_and_gradient(x, gradient):
-        return [(y, backward(gradient)[0]) for y, backward in (jax.vjp(f, x) for f in (encoders.max_pool, flax_pool))]
+        return [(y, backward(gradient)[0]) for y, backward in (jax.vjp(f, x) for f in (cpu_ops.max_pool, flax_pool))]
 
     (ours, ours_backward), (flax, flax_backward) = pooled_and_gradient(x, gradient)
     np.testing.assert_array_equal(ours, flax)

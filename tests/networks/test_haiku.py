@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from configs import curl_haiku
-from seer_jax.networks import encoders, haiku
+from seer_jax.networks import encoders, haiku, initializers
 from tests.helpers.arrays import normal, random_params
 
 
 @pytest.mark.numeric
 def test_haiku_function_is_one_stage_of_an_encoder():
-    encoder = encoders.make_encoder("haiku:configs.curl_haiku:encoder", encoders.UNIFORM)
+    encoder = encoders.make_encoder("haiku:configs.curl_haiku:encoder", initializers.UNIFORM)
     x = normal(2, 42, 42, 9)
     params = random_params(encoder, x)
     direct = jax.jit(curl_haiku.encoder.apply)(params["haiku"], None, x)
