@@ -167,6 +167,5 @@ def unknown_field(name: str, known: Sequence[str]) -> str:
     if not near:
         near_leaves = difflib.get_close_matches(leaf, set(leaves.values()), n=1)
         near = [field for field in known if leaves[field] in near_leaves]
-    near = near or difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {' or '.join(near)}?" if near else "docs/configuration.md lists all fields"
     return f"there is no field {name}; {hint}"

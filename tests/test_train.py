@@ -29,6 +29,7 @@ BAD_COMMANDS = [
     ([CONFIG, "--nothing"], "nothing"),
     ([CONFIG, "extra"], "unexpected argument 'extra'"),
     ([CONFIG, "--config.env.task=pingpong"], "did you mean"),
+    ([CONFIG, "--config.env.task=Ponk-v5"], "env.task='Ponk-v5' is no Atari game of EnvPool; "),
     ([CONFIG, "--config.total_steps=1.5e0"], "total_steps"),
     ([CONFIG, "--config.total_steps=1e300"], "total_steps"),
     (["--resume"], "holds no config.json"),
@@ -53,7 +54,7 @@ TYPING_SLIPS = [
     ),
     (
         [CONFIG, "--config.agent.critic_tau=0.5"],
-        "--config.agent.critic_tau: there is no field agent.critic_tau; ",
+        "--config.agent.critic_tau: there is no field agent.critic_tau; docs/configuration.md lists all fields",
     ),
     (
         [CURL, "--config.agent.actor_update_every=4"],
@@ -67,7 +68,6 @@ TYPING_SLIPS = [
         [CONFIG, "--config.agent.name=curl_sac"],
         "agent.name=curl_sac needs continuous actions, and those of env.suite=atari are discrete; use rainbow",
     ),
-    ([CONFIG, "--config.env.task=Ponk-v5"], "env.task='Ponk-v5' is no Atari game of EnvPool; "),
 ]
 
 
@@ -84,9 +84,7 @@ def test_bad_command_ends_in_one_line_and_exit_code_2(arguments, message, tmp_pa
 @pytest.mark.parametrize(("arguments", "message"), TYPING_SLIPS, ids=[" ".join(slip[1:]) for slip, _ in TYPING_SLIPS])
 def test_typing_slip_ends_in_one_sentence_that_names_the_field(arguments, message, tmp_path, capsys):
     assert train.main(["train", f"--run_dir={tmp_path / 'run'}", *arguments]) == 2
-    error = only_error_line(capsys)
-    assert error.startswith(f"train: {message}")
-    assert error.endswith(f"{message}\n") or message.endswith("; ")
+    assert only_error_line(capsys) == f"train: {message}\n"
     assert not (tmp_path / "run").exists()
 
 
