@@ -47,11 +47,6 @@ RULES = (
         rainbow_atari,
         {"seer.num_copies": 4},
     ),
-    Rule(
-        "`rainbow`: `agent.target_update_every` is a multiple of `update_every`.",
-        rainbow_atari,
-        {"agent.target_update_every": 2001, "update_every": 2},
-    ),
     Rule("`curl_sac`: `agent.log_std_min` is at most `agent.log_std_max`.", curl_dmc, {"agent.log_std_min": 3.0}),
     Rule(
         "`encoder.name` is an encoder of the table above, or `haiku:MODULE:FUNCTION`.",

@@ -54,8 +54,9 @@ class ReplayConfig:
     latent_dtype: str = text("float32", "dtype of stored latents", options=LATENT_DTYPES)
     prioritized: bool = flag(False, "proportional prioritized replay instead of uniform")
     priority_exponent: float = real(0.5, "exponent of the loss that gives a priority", low=0.0, high=1.0)
-    importance_start: float = real(
-        0.4, "exponent of the importance weights at the first update; 1 at the last", low=0.0, high=1.0
+    importance_start: float = real(0.4, "exponent of the importance weights at the first update", low=0.0, high=1.0)
+    importance_steps: int = integer(
+        500_000, "agent steps after `learn_start` in which the exponent of the importance weights rises to 1", low=1
     )
 
 

@@ -32,7 +32,9 @@ class RainbowConfig(AgentConfig):
     n_step: int = 20
     adam_eps: float = real(1.5e-4, "Adam epsilon", low=1e-12, high=1.0)
     max_grad_norm: float = real(10.0, "norm to which the gradient of all parameters is clipped", low=1e-6, high=1e9)
-    target_update_every: int = integer(2000, "agent steps between two copies of the target network", low=1)
+    target_update_every: int = integer(
+        2000, "the target network is copied at agent steps that are multiples of this", low=1
+    )
     num_atoms: int = integer(51, "atoms of a return distribution", low=2, high=1001)
     v_max: float = real(10.0, "upper bound of a return distribution; the lower bound is -v_max", low=1e-6, high=1e9)
     noise_std: float = real(0.1, "initial standard deviation of the noisy layers", low=0.0, high=10.0)
@@ -133,14 +135,16 @@ class _Updates:
     Attributes:
       networks: the network.
       agent: the section `agent`.
-      updates_per_target_copy: updates between two copies of the target network.
+      learn_start: agent steps before the first update.
+      update_every: agent steps between two updates.
       crop_size: height and width of the encoder's input.
       support: `[A]` atoms.
     """
 
     networks: Networks
     agent: RainbowConfig
-    updates_per_target_copy: int
+    learn_start: int
+    update_every: int
     crop_size: int
     support: jax.Array
 
@@ -151,11 +155,12 @@ class _Updates:
         support, logits_of = self.support, self.networks.logits
         # XLA:CPU does not fuse across a loop. Without this one it would compute the noise of a row or a column of a
         # kernel again for each of its entries.
-        noises = jax.lax.map(lambda k: heads.draw_noise(k, (self.networks.noise_size,)), jax.random.split(key, 3))
-        online_noise, selector_noise, target_noise = noises
+        noises = jax.lax.map(lambda k: heads.draw_noise(k, (self.networks.noise_size,)), jax.random.split(key))
+        # One draw for the online network, as published: loss and selector share one perturbed kernel.
+        online_noise, target_noise = noises
         logits = logits_of(params, latents.obs, online_noise)  # [B, num_actions, A]
+        selector_q = jax.nn.softmax(logits_of(params, latents.selector, online_noise)) @ support
         target_logits = logits_of(target_params, latents.target, target_noise)
-        selector_q = jax.nn.softmax(logits_of(params, latents.selector, selector_noise)) @ support
         loss = jax.vmap(rlax.categorical_double_q_learning, in_axes=(None, 0, 0, 0, 0, None, 0, 0))
         losses: Any = loss(
             support, logits, batch.action, batch.reward, batch.discount, support, target_logits, selector_q
@@ -198,8 +203,11 @@ class _Updates:
         clipped, _ = clip.update(grads, clip.init(trained))
         state = base.apply_gradients(dict.fromkeys(trained, adam), state, clipped)
         updates = state.updates + 1
+        # At agent steps that are multiples of the period, or at the first update after one.
+        env_steps = self.learn_start + updates * self.update_every
+        copy = env_steps % self.agent.target_update_every < self.update_every
         online = {part: state.params[part] for part in state.target_params}
-        targets = optax.periodic_update(online, state.target_params, updates, self.updates_per_target_copy)
+        targets = jax.tree.map(functools.partial(jnp.where, copy), online, state.target_params)
         info = {"loss": loss, "q_mean": q.mean(), "grad_norm": optax.global_norm(grads)}
         return state.replace(target_params=targets, updates=updates), losses, info
 
@@ -219,8 +227,7 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
     assert isinstance(cfg, RainbowConfig)
     networks = make_networks(config, action_spec.num_values)
     support = jnp.linspace(-cfg.v_max, cfg.v_max, cfg.num_atoms, dtype=jnp.float32)
-    updates_per_target_copy = cfg.target_update_every // config.update_every
-    updates = _Updates(networks, cfg, updates_per_target_copy, config.env.crop_size, support)
+    updates = _Updates(networks, cfg, config.learn_start, config.update_every, config.env.crop_size, support)
 
     def init(key: jax.Array) -> base.TrainState:
         k_params, k_state = jax.random.split(key)
@@ -269,11 +276,6 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(
             f"seer.num_copies={config.seer.num_copies}: agent.name=rainbow stores one latent of a row, without"
             " augmentation; set it to 1"
-        )
-    if config.agent.target_update_every % config.update_every:
-        raise ConfigError(
-            f"agent.target_update_every={config.agent.target_update_every} agent steps is not a whole number of"
-            f" updates at update_every={config.update_every}; make it a multiple"
         )
 
 

@@ -1,6 +1,8 @@
-"""Priorities of rows, kept as a two-level sum so that a draw costs O(sqrt(T * E)).
+"""Priorities of rows, kept as a tree of sums so that a draw reads few of them.
 
-A leaf holds the priority of one row: 0 if it may not start a window, and 1 if replay is uniform.
+A leaf holds the priority of one row: 0 if it may not start a window, and 1 if replay is uniform. Each further node holds
+the sum of `WIDTH` nodes. A larger ring has more blocks, never wider ones, and unused ones sum to 0. The same priorities
+therefore give the same draw in a ring of any size.
 """
 
 import jax
@@ -8,7 +10,18 @@ import jax.numpy as jnp
 
 from seer_jax.replay.records import Index, Ring, RingSpec
 
+WIDTH = 128  # entries of a block: one row of a TPU's registers
+_MIN_LEVELS = 3  # for up to 2,097,152 rows; fewer levels would make the cost of a draw depend on the capacity
 _MIN_PRIORITY = 1e-6  # keeps a start with a vanishing loss sampleable
+
+
+def zero_sums(capacity: int) -> tuple[jax.Array, ...]:
+    """Returns the levels of a tree of zeros with at least `capacity` leaves, leaves first, each `[blocks, WIDTH]`."""
+    levels, entries = [], capacity
+    while len(levels) < _MIN_LEVELS or entries > 1:
+        entries = -(-entries // WIDTH)
+        levels.append(jnp.zeros((entries, WIDTH), jnp.float32))
+    return tuple(levels)
 
 
 def update_priorities(spec: RingSpec, ring: Ring, start: jax.Array, loss: jax.Array) -> Ring:
@@ -25,30 +38,39 @@ def update_priorities(spec: RingSpec, ring: Ring, start: jax.Array, loss: jax.Ar
 
 
 def set_priorities(index: Index, start: jax.Array, priority: jax.Array) -> Index:
-    """Sets leaves, `[M]`, and sums their blocks again, so that rounding errors never add up."""
-    block, leaf = start // index.priorities.shape[1], start % index.priorities.shape[1]
-    priorities = index.priorities.at[block, leaf].set(priority)
-    block_sums = index.block_sums.at[block].set(priorities[block].sum(axis=1))
-    return index.replace(priorities=priorities, block_sums=block_sums)
+    """Sets leaves, `[M]`, and sums the blocks that hold them again, so that rounding errors never add up."""
+    levels, at, values = [], start, priority
+    for level in index.sums:
+        block = at // WIDTH
+        levels.append(level.at[block, at % WIDTH].set(values))
+        at, values = block, _sum_blocks(levels[-1][block])
+    return index.replace(sums=tuple(levels))
 
 
 def set_all_priorities(spec: RingSpec, index: Index, priorities: jax.Array) -> Index:
-    """Sets the priorities of all T * E leaves from `[T, E]`."""
-    padded = jnp.pad(priorities.ravel(), (0, index.priorities.size - spec.capacity)).reshape(index.priorities.shape)
-    return index.replace(priorities=padded, block_sums=padded.sum(axis=1))
+    """Sets the priorities of all T * E leaves from `[T, E]`; the sums are those of `set_priorities`, bit for bit."""
+    levels, values = [], priorities.ravel()
+    assert values.size == spec.capacity
+    for level in index.sums:
+        levels.append(jnp.pad(values, (0, level.size - values.size)).reshape(level.shape))
+        values = _sum_blocks(levels[-1])
+    return index.replace(sums=tuple(levels))
 
 
 def draw_starts(index: Index, key: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
     """Returns `[B]` leaf indices drawn in proportion to priority, and their priorities.
 
-    Block and leaf use separate random numbers: one 24-bit number would favour some of a million leaves.
+    Each level uses random numbers of its own: one 24-bit number would favour some of a million leaves.
     """
-    block_u, leaf_u = jax.random.uniform(key, (2, batch_size))
-    block = jax.vmap(_pick, in_axes=(None, 0))(index.block_sums, block_u)
-    leaves = index.priorities[block]  # [B, block]
-    leaf = jax.vmap(_pick)(leaves, leaf_u)
-    priority = jnp.take_along_axis(leaves, leaf[:, None], axis=1)[:, 0]
-    return block * index.priorities.shape[1] + leaf, priority
+    # Leaves first: a further level would draw further numbers and leave these as they are.
+    draws = jax.random.uniform(key, (len(index.sums), batch_size))
+    at, priority = jnp.zeros(batch_size, jnp.int32), jnp.zeros(batch_size)
+    for level, u in zip(index.sums[::-1], draws[::-1], strict=True):
+        masses = level[at]  # [B, WIDTH]
+        entry = jax.vmap(_pick)(masses, u)
+        priority = jnp.take_along_axis(masses, entry[:, None], axis=1)[:, 0]
+        at = at * WIDTH + entry
+    return at, priority
 
 
 def importance_weights(spec: RingSpec, priority: jax.Array, exponent: jax.Array | float) -> jax.Array:
@@ -56,6 +78,13 @@ def importance_weights(spec: RingSpec, priority: jax.Array, exponent: jax.Array 
     if not spec.prioritized:
         return jnp.ones_like(priority)
     return (priority / priority.min()) ** -exponent
+
+
+def _sum_blocks(blocks: jax.Array) -> jax.Array:
+    """Sums `[..., WIDTH]` over its last axis, in halves: the order, and so the rounding, is the same in any program."""
+    while (width := blocks.shape[-1]) > 1:
+        blocks = blocks[..., : width // 2] + blocks[..., width // 2 :]
+    return blocks[..., 0]
 
 
 def _pick(mass: jax.Array, u: jax.Array) -> jax.Array:

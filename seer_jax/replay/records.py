@@ -84,15 +84,19 @@ class Index(struct.PyTreeNode):
 
     Attributes:
       written: int32 `[]`, times written since birth; the next goes to slot `written % T`.
-      priorities: float32 `[num_blocks, block]`, leaf `slot * E + env`; 0 marks a row that may not start a window.
-      block_sums: float32 `[num_blocks]`, sums of the priorities of each block.
+      sums: levels of a tree, each float32 `[blocks, width]`. The first holds the priorities, leaf `slot * E + env`; 0
+        marks a row that may not start a window. Entry i of the others is the sum of block i of the level before.
       max_priority: float32 `[]`, given to new starts.
     """
 
     written: jax.Array
-    priorities: jax.Array
-    block_sums: jax.Array
+    sums: tuple[jax.Array, ...]
     max_priority: jax.Array
+
+    @property
+    def priorities(self) -> jax.Array:
+        """The priorities, in blocks."""
+        return self.sums[0]
 
 
 class Ring(struct.PyTreeNode):

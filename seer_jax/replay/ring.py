@@ -4,26 +4,21 @@ A row may start a sampled window if the ring holds all rows that its observation
 change only near the write head. `add` therefore evaluates the rule there and keeps the answer as a priority.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from seer_jax.replay.frames import true_before
-from seer_jax.replay.priorities import set_priorities
+from seer_jax.replay.priorities import set_priorities, zero_sums
 from seer_jax.replay.records import Index, Ring, RingSpec, Rows
 
 
 def init(spec: RingSpec, row: Rows) -> Ring:
     """Returns an empty ring for rows like `row`, whose leaves are `[E, ...]` arrays or their shapes."""
-    block = math.isqrt(spec.capacity - 1) + 1
-    num_blocks = -(-spec.capacity // block)
     return Ring(
         rows=jax.tree.map(lambda x: jnp.zeros((spec.num_steps, *x.shape), x.dtype), row),
         index=Index(
             written=jnp.zeros((), jnp.int32),
-            priorities=jnp.zeros((num_blocks, block), jnp.float32),
-            block_sums=jnp.zeros((num_blocks,), jnp.float32),
+            sums=zero_sums(spec.capacity),
             max_priority=jnp.ones((), jnp.float32),
         ),
     )

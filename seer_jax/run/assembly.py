@@ -59,7 +59,7 @@ class Assembly:
         config = self.config
         # Whole cycles of the agent's updates.
         updates_per_learn = max(len(self.agent.full.updates), config.num_envs // config.update_every)
-        total_updates = (config.total_steps - config.learn_start) // config.update_every
+        rising_updates = max(1, config.replay.importance_steps // config.update_every)
         return Phase(
             name=name,
             agent=self.agent,
@@ -71,7 +71,7 @@ class Assembly:
             batch_size=config.agent.batch_size,
             updates_per_learn=updates_per_learn,
             steps_per_learn=updates_per_learn * config.update_every,
-            importance_exponent=optax.linear_schedule(config.replay.importance_start, 1.0, total_updates),
+            importance_exponent=optax.linear_schedule(config.replay.importance_start, 1.0, rising_updates),
         )
 
     @property

@@ -24,19 +24,26 @@ def capacity_in_same_bytes(config: RunConfig) -> int:
     return config.replay.capacity * frame // latent
 
 
-def frozen_capacity(config: RunConfig) -> int:
-    """Returns the rows of the latent ring: C_hat if it grows, C otherwise; never less than C."""
-    grown = capacity_in_same_bytes(config) if config.replay.grow_after_freeze else 0
-    return max(grown, config.replay.capacity)
-
-
 def full_capacity(config: RunConfig) -> int:
-    """Returns the rows of the image ring: C, or as many as a run can fill before it freezes if that is less.
+    """Returns the rows of the image ring: C, or as many as the run can fill in the full phase if that is less."""
+    steps = config.seer.freeze_step if config.seer.enabled else config.total_steps
+    return min(config.replay.capacity, _most_rows(config, steps))
 
-    Every episode has a step, and at most one row more than steps. A run of S steps therefore writes at most 2 S rows.
+
+def frozen_capacity(config: RunConfig) -> int:
+    """Returns the rows of the latent ring: C_hat if it grows, C otherwise, or as many as the run can fill.
+
+    It is never less than that of the image ring, whose rows it takes over.
     """
-    if not config.seer.enabled:
-        return config.replay.capacity
+    grown = capacity_in_same_bytes(config) if config.replay.grow_after_freeze else 0
+    return min(max(grown, config.replay.capacity), _most_rows(config, config.total_steps))
+
+
+def _most_rows(config: RunConfig, steps: int) -> int:
+    """Returns an upper bound of the rows that a run writes in its first `steps` agent steps.
+
+    Every episode has a step, and at most one row more than steps. A run of S steps therefore writes at most 2 S rows,
+    and a few more because it steps all environments together.
+    """
     smallest = replay.min_steps(config.agent.n_step, config.env.frame_stack)
-    reachable = 2 * config.seer.freeze_step + (smallest + 2) * config.num_envs
-    return min(config.replay.capacity, reachable)
+    return 2 * steps + (smallest + 2) * config.num_envs

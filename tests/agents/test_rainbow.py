@@ -69,11 +69,8 @@ def test_loss_equals_a_loop_over_transitions():
             (state.target_params, batch.next_obs),
         )
     )
-    for i in range(8):
-        best = (selector[i] @ SUPPORT).argmax()
-        projected = naive.project_c51(SUPPORT, target[i, best], float(batch.reward[i]), float(batch.discount[i]))
-        chosen = online[i, int(batch.action[i])]
-        np.testing.assert_allclose(losses[i], -np.sum(projected * np.log(chosen)), rtol=1e-4)
+    expected = naive.double_q_losses(SUPPORT, online, selector, target, batch)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
     np.testing.assert_allclose(info["loss"], np.mean(batch.weight * losses), rtol=1e-5)
 
 
@@ -110,28 +107,30 @@ def test_no_gradient_of_the_encoder_comes_from_the_next_observation():
     assert np.any(kernel(agents.gradients(state, bright)))
 
 
-def test_online_selector_and_target_draw_separate_noise(monkeypatch):
-    """The loss changes when the draw of any one of the three is replaced by that of another."""
-    agent, state = small().agent, small().state
+def test_loss_and_selector_share_one_noise_and_the_target_has_its_own():
+    """The losses equal those of a loop over transitions with the noise of two keys, one for each network."""
+    made = small()
+    agent, state = made.agent, made.state
     frozen, batch = agent.freeze(state), agents.encoded(agent, state.params, random_batch())
+    networks = rainbow.make_networks(made.config, NUM_ACTIONS)
     _, key = base.update_keys(frozen)
-    keys, draw = jax.random.split(key, 3), rainbow.heads.draw_noise
+    online, target = (rainbow.heads.draw_noise(k, (networks.noise_size,)) for k in jax.random.split(key))
 
     @jax.jit
-    def losses(rows):
-        def replaced(k, shape):
-            return draw(keys[rows[jnp.argmax((keys == k).all(axis=1))]], shape)
+    def probs(params, latents, noise):
+        return jax.nn.softmax(networks.logits(params, latents[:, 0], noise))
 
-        with monkeypatch.context() as patch:
-            patch.setattr(rainbow.heads, "draw_noise", replaced)
-            return agent.frozen.updates[0](frozen, batch)[1]
+    def expected(selector_noise):
+        return naive.double_q_losses(
+            SUPPORT,
+            probs(frozen.params, batch.obs, online),
+            probs(frozen.params, batch.next_obs, selector_noise),
+            probs(frozen.params | frozen.target_params, batch.next_obs, target),
+            batch,
+        )
 
-    own, *others = (np.asarray(losses(jnp.array(rows))) for rows in ([0, 1, 2], [1, 1, 2], [0, 0, 2], [0, 1, 1]))
-    np.testing.assert_allclose(own, agent_losses(frozen, batch), rtol=1e-6)
-    online, selector, target = (not np.allclose(own, other) for other in others)
-    assert online
-    assert target
-    assert selector
+    np.testing.assert_allclose(agent_losses(frozen, batch), expected(online), rtol=1e-4)
+    assert not np.allclose(expected(online), expected(target), rtol=1e-3)  # the noise of the selector matters
 
 
 def agent_losses(state, batch):
@@ -148,15 +147,21 @@ def test_acting_noise_differs_between_environments_and_evaluation_has_none():
     assert len(set(evaluated)) == 1
 
 
-def test_target_is_copied_every_period_and_constant_between():
-    _, _, _, (update,), _, state = small()
-    batch = random_batch()
-    before = state.target_params
-    for count in range(1, 7):
+@pytest.mark.parametrize(("learn_start", "update_every"), [(1600, 1), (30, 1), (1601, 2), (1600, 4)])
+def test_target_is_copied_at_agent_steps_that_are_multiples_of_the_period(learn_start, update_every):
+    """Where updates do not come at every step, at the first update after such a step."""
+    made = small(learn_start=learn_start, update_every=update_every)
+    (update,), state, batch = made.full_updates, made.state, random_batch()
+    period, before = made.config.agent.target_update_every, state.target_params
+    copied = []
+    for count in range(1, 8):
         state, _, _ = update(state, batch)
-        expected = state.params if count % 3 == 0 else before
-        assert agents.equal(state.target_params, expected)
+        steps = range(learn_start + (count - 1) * update_every + 1, learn_start + count * update_every + 1)
+        copied.append(any(step % period == 0 for step in steps))
+        assert agents.equal(state.target_params, state.params if copied[-1] else before)
         before = state.target_params
+    assert any(copied)
+    assert update_every > 2 or not all(copied)
 
 
 def test_learning_moves_values_towards_returns():

@@ -84,6 +84,25 @@ def project_c51(support, probs, reward, discount):
     return projected
 
 
+def double_q_losses(support, online, selector, target, batch):
+    """Returns the cross-entropy of each transition to its projected double-Q target.
+
+    Args:
+      support: `[A]` atoms.
+      online: `[B, num_actions, A]` online return distributions at the first observations.
+      selector: the same at the last ones, which choose the action.
+      target: target return distributions at the last ones.
+      batch: the transitions.
+    """
+    online, selector, target = (np.asarray(probs, np.float64) for probs in (online, selector, target))
+    losses = []
+    for i, action in enumerate(np.asarray(batch.action)):
+        best = (selector[i] @ support).argmax()
+        projected = project_c51(support, target[i, best], float(batch.reward[i]), float(batch.discount[i]))
+        losses.append(-np.sum(projected * np.log(online[i, action])))
+    return np.asarray(losses)
+
+
 def info_nce(anchors, positives, product):
     """Returns each anchor's cross-entropy of finding its positive among all, `[B]`."""
     out = []

@@ -1,6 +1,7 @@
 """Priorities: sampling in proportion to them, their weights, and what changes them."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,54 @@ from hypothesis import strategies as st
 
 from seer_jax import replay
 from seer_jax.replay import priorities
-from tests.helpers.rings import add_program, build, priorities_by_slot, random_rows
+from tests.helpers.rings import add_program, build, empty_ring, priorities_by_slot, random_rows
 
 pytestmark = pytest.mark.numeric
 
 _pick = jax.jit(priorities._pick)
+
+
+def assert_sums(index):
+    """Asserts that each level holds the sums of the blocks of the level before it, and nothing else."""
+    for below, level in itertools.pairwise(map(np.asarray, index.sums)):
+        np.testing.assert_allclose(level.ravel()[: len(below)], below.sum(axis=1), rtol=1e-6)
+        assert not level.ravel()[len(below) :].any()
+    assert len(index.sums[-1]) == 1
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_same_rows_give_same_batches_in_rings_of_any_size(prioritized):
+    """Rings of one, two and four levels' worth of blocks, none of them full, with the same losses fed back."""
+    batches = []
+    for num_steps in (100, 20_000, 3_000_000):
+        spec = replay.RingSpec(
+            num_steps=num_steps, num_envs=1, stack=2, n_step=3, discount=0.9, prioritized=prioritized
+        )
+        ring, _ = build(spec, random_rows(np.random.default_rng(0), 1, (1, 1, 1)), 90, (1, 1, 1))
+        sample = jax.jit(functools.partial(replay.sample, spec, batch_size=32, importance_exponent=0.7))
+        update = jax.jit(functools.partial(replay.update_priorities, spec))
+        for i in range(3):
+            batch = sample(ring, jax.random.PRNGKey(i))
+            if prioritized:
+                ring = update(ring, batch.start, jax.random.uniform(jax.random.PRNGKey(i), (32,)) + batch.reward)
+        batches.append(batch)
+    for other in batches[1:]:
+        jax.tree.map(np.testing.assert_array_equal, batches[0], other)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**20))
+def test_all_priorities_set_at_once_give_the_sums_of_single_updates(seed):
+    spec = replay.RingSpec(num_steps=40, num_envs=10, stack=1, n_step=1, discount=0.9, prioritized=True)
+    index = empty_ring(spec).index
+    leaves = jax.random.uniform(jax.random.PRNGKey(seed), (spec.capacity,))
+    single, order = jax.jit(priorities.set_priorities), np.random.default_rng(seed).permutation(spec.capacity)
+    one_by_one = index
+    for some in np.split(order, 10):
+        one_by_one = single(one_by_one, some, leaves[some])
+    at_once = priorities.set_all_priorities(spec, index, leaves.reshape(40, 10))
+    assert_sums(at_once)
+    jax.tree.map(np.testing.assert_array_equal, one_by_one, at_once)
 
 
 def test_sampling_is_proportional_and_never_picks_a_zero():
@@ -60,7 +104,7 @@ def test_writes_keep_other_priorities_and_give_new_rows_the_maximum():
     np.testing.assert_allclose(leaves[[2, 5]], [2.0, 3.0], rtol=1e-5)
     np.testing.assert_allclose(leaves[9:14], 3.0, rtol=1e-5)
     np.testing.assert_allclose(leaves[[0, 8]], 1.0)
-    np.testing.assert_allclose(ring.index.block_sums, np.asarray(ring.index.priorities).sum(axis=1), rtol=1e-6)
+    assert_sums(ring.index)
 
 
 def test_updates_of_unsampleable_rows_leave_priority_zero():

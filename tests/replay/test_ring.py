@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from seer_jax import replay
+from seer_jax.replay.priorities import WIDTH
 from tests.helpers.rings import FRAME, add_program, as_dicts, build, make_twin, random_rows, sampleable_starts
 
 
@@ -55,5 +56,5 @@ def test_num_bytes_counts_every_array():
     spec = replay.RingSpec(num_steps=10, num_envs=3, stack=1, n_step=1, discount=0.9)
     ring, _ = build(spec, iter(()), 0)
     rows = 10 * 3 * (int(np.prod(FRAME)) + 4 + 4 + 3)  # frame, action, reward, three flags
-    index = 4 * (1 + 6 * 5 + 5 + 1)  # written, five blocks of six leaves, their sums, the maximum
+    index = 4 * (1 + 3 * WIDTH + 1)  # written, three levels of one block, the maximum
     assert ring.num_bytes == rows + index

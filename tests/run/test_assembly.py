@@ -23,7 +23,7 @@ def test_phases_differ_in_rows_capacity_and_training_state_alone():
     assert parts.phase("frozen") is frozen
     assert (full.row.observation.shape, full.row.observation.dtype) == ((2, 42, 42, 1), np.uint8)
     assert (frozen.row.observation.shape, frozen.row.observation.dtype) == ((2, 1, 1, 64), np.float32)
-    assert (full.ring_spec.capacity, frozen.ring_spec.capacity) == (300, 300 * 42 * 42 // (4 * 64) // 2 * 2)
+    assert (full.ring_spec.capacity, frozen.ring_spec.capacity) == (300, 2 * 400 + 10 * 2)
     assert (full.ring_spec.stack, frozen.ring_spec.stack) == (4, 0)
     assert set(full.state.opt_state) - set(frozen.state.opt_state) == {"encoder"}
     assert full.state.params == frozen.state.params
@@ -40,9 +40,10 @@ def test_updates_that_are_due_together_are_one_call_of_learn(
     assert (phase.updates_per_learn, phase.steps_per_learn) == (updates_per_learn, steps_per_learn)
 
 
-def test_importance_exponent_is_one_at_the_last_update():
-    schedule = make_parts(replay__importance_start=0.4).full.importance_exponent
-    np.testing.assert_allclose([schedule(0), schedule(160), schedule(320)], [0.4, 0.7, 1.0], atol=1e-6)
+def test_importance_exponent_rises_to_one_over_its_own_steps():
+    parts = make_parts(replay__importance_start=0.4, replay__importance_steps=640, update_every=2)
+    schedule = parts.full.importance_exponent
+    np.testing.assert_allclose([schedule(0), schedule(160), schedule(320), schedule(999)], [0.4, 0.7, 1, 1], atol=1e-6)
 
 
 def test_shapes_of_timesteps_are_those_that_the_environments_send():

@@ -34,8 +34,13 @@ def test_bytes_per_row_count_every_copy_and_every_latent():
     assert capacity.bytes_per_row(resolve(config)) == (84 * 84, 2 * 16 * 16 * 32)
 
 
-def test_image_ring_has_no_more_rows_than_the_run_can_fill():
+def test_rings_have_no_more_rows_than_the_run_can_fill():
     config = rainbow_atari.get_config()
     assert capacity.full_capacity(resolve(config)) == 2 * 50_000 + 27
+    assert capacity.frozen_capacity(resolve(config)) == 500_000
+    config.total_steps = 52_613
+    assert capacity.frozen_capacity(resolve(config)) == 2 * 52_613 + 27
     config.seer.enabled = False
+    assert capacity.full_capacity(resolve(config)) == 2 * 52_613 + 27
+    config.total_steps = 500_000
     assert capacity.full_capacity(resolve(config)) == 500_000
