@@ -1,8 +1,8 @@
 """Priorities of rows, kept as a tree of sums so that a draw reads few of them.
 
-A leaf holds the priority of one row: 0 if it may not start a window, and 1 if replay is uniform. Each further node holds
-the sum of `WIDTH` nodes. A larger ring has more blocks, never wider ones, and unused ones sum to 0. The same priorities
-therefore give the same draw in a ring of any size.
+A leaf holds the priority of one row: 0 if it may not start a window, and 1 if replay is uniform. Each further node
+holds the sum of `WIDTH` nodes. A larger ring has more blocks, never wider ones, and unused ones sum to 0. The same
+priorities therefore give the same draw in a ring of any size.
 """
 
 import jax
@@ -11,16 +11,21 @@ import jax.numpy as jnp
 from seer_jax.replay.records import Index, Ring, RingSpec
 
 WIDTH = 128  # entries of a block: one row of a TPU's registers
-_MIN_LEVELS = 3  # for up to 2,097,152 rows; fewer levels would make the cost of a draw depend on the capacity
+# Enough for 2,097,152 rows. Smaller rings have unused levels and blocks, so that rings of all sizes cost the same:
+# a level of one block is compiled to fewer operations.
+_MIN_LEVELS, _MIN_BLOCKS = 3, 2
 _MIN_PRIORITY = 1e-6  # keeps a start with a vanishing loss sampleable
 
 
 def zero_sums(capacity: int) -> tuple[jax.Array, ...]:
-    """Returns the levels of a tree of zeros with at least `capacity` leaves, leaves first, each `[blocks, WIDTH]`."""
+    """Returns the levels of a tree of zeros with at least `capacity` leaves, leaves first, each `[blocks, WIDTH]`.
+
+    Of the last level only the first block is used.
+    """
     levels, entries = [], capacity
     while len(levels) < _MIN_LEVELS or entries > 1:
         entries = -(-entries // WIDTH)
-        levels.append(jnp.zeros((entries, WIDTH), jnp.float32))
+        levels.append(jnp.zeros((max(entries, _MIN_BLOCKS), WIDTH), jnp.float32))
     return tuple(levels)
 
 

@@ -56,5 +56,5 @@ def test_num_bytes_counts_every_array():
     spec = replay.RingSpec(num_steps=10, num_envs=3, stack=1, n_step=1, discount=0.9)
     ring, _ = build(spec, iter(()), 0)
     rows = 10 * 3 * (int(np.prod(FRAME)) + 4 + 4 + 3)  # frame, action, reward, three flags
-    index = 4 * (1 + 3 * WIDTH + 1)  # written, three levels of one block, the maximum
+    index = 4 * (1 + 3 * 2 * WIDTH + 1)  # written, three levels of two blocks, the maximum
     assert ring.num_bytes == rows + index
