@@ -54,7 +54,7 @@ def _compare_rainbow(config: RunConfig, phase: Phase, state: base.TrainState, ba
     new_state, losses, _ = jax.jit(update)(state, batch)
     twin = Rainbow(config, jax.device_get(state.params), frozen=frozen)
     _, key = base.update_keys(state)
-    noise = jnp.stack([heads.draw_noise(k, (sum(twin.net.noise_sizes),)) for k in jax.random.split(key, 3)])
+    noise = jnp.stack([heads.draw_noise(k, (sum(twin.net.noise_sizes),)) for k in jax.random.split(key)])
     inputs = _to_torch(vars(batch))
     if frozen:
         inputs |= {"obs": inputs["obs"][:, 0], "next_obs": inputs["next_obs"][:, 0]}

@@ -58,6 +58,7 @@ class Rainbow:
         cfg = config.agent
         assert isinstance(cfg, rainbow.RainbowConfig)
         self.agent, self.frozen = cfg, frozen
+        self.learn_start, self.update_every = config.learn_start, config.update_every
         self.net = RainbowNet(config, params)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
         self.net.encoder.requires_grad_(not frozen)
@@ -76,27 +77,28 @@ class Rainbow:
 
         Args:
           batch: fields of `replay.Batch`; observations are uint8 `[B, C, H, W]` or latents `[B, L]`.
-          noise: `[3, sum(noise_sizes)]`, of the online, the selecting and the target network.
+          noise: `[2, sum(noise_sizes)]`, of the online network, which also selects, and of the target network.
         """
         logits = self.net.logits(self._latent(self.net, batch["obs"]), noise[0])
         rows = torch.arange(len(logits))
         log_p = functional.log_softmax(logits[rows, batch["action"]], -1)
         with torch.no_grad():
-            selector_q = self.net.logits(self._latent(self.net, batch["next_obs"]), noise[1]).softmax(-1) @ self.support
-            probs = self.target.logits(self._latent(self.target, batch["next_obs"]), noise[2]).softmax(-1)
+            selector_q = self.net.logits(self._latent(self.net, batch["next_obs"]), noise[0]).softmax(-1) @ self.support
+            probs = self.target.logits(self._latent(self.target, batch["next_obs"]), noise[1]).softmax(-1)
             projected = self._project(probs[rows, selector_q.argmax(1)], batch["reward"], batch["discount"])
         losses = -(projected * log_p).sum(1)
         return (batch["weight"] * losses).mean(), losses
 
     def update(self, batch: dict[str, torch.Tensor]) -> None:
         """Makes one update; the batch is that of `loss`."""
-        loss, _ = self.loss(batch, self.draw_noise(3))
+        loss, _ = self.loss(batch, self.draw_noise(2))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, self.agent.max_grad_norm)
         self.optimizer.step()
         self.updates += 1
-        if self.updates % self.agent.target_update_every == 0:
+        env_steps = self.learn_start + self.updates * self.update_every
+        if env_steps % self.agent.target_update_every < self.update_every:
             self.target.load_state_dict(self.net.state_dict())
 
     @torch.no_grad()
