@@ -5,6 +5,8 @@ holds the sum of `WIDTH` nodes. A larger ring has more blocks, never wider ones,
 priorities therefore give the same draw in a ring of any size.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -52,6 +54,7 @@ def set_priorities(index: Index, start: jax.Array, priority: jax.Array) -> Index
     return index.replace(sums=tuple(levels))
 
 
+@functools.partial(jax.jit, static_argnames="spec")
 def set_all_priorities(spec: RingSpec, index: Index, priorities: jax.Array) -> Index:
     """Sets the priorities of all T * E leaves from `[T, E]`; the sums are those of `set_priorities`, bit for bit."""
     levels, values = [], priorities.ravel()
