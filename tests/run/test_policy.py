@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from seer_jax import files
+from seer_jax.config import FIRST_STACKS
 from seer_jax.fields import ConfigError
 from seer_jax.run import evaluation, policy
 from tests.helpers.fake_env import FakeEnv
@@ -28,11 +29,14 @@ class RecordingEnv(FakeEnv):
         return self.sent[-1]
 
 
-def test_policy_acts_as_an_evaluation_of_the_same_run(fake_envs, tmp_path):
-    write_untrained_run(tmp_path / "run", tiny_config(agent__eval_epsilon=0.5, env__frame_stack=3))
+@pytest.mark.parametrize("first_stack", FIRST_STACKS)
+def test_policy_acts_as_an_evaluation_of_the_same_run(fake_envs, tmp_path, first_stack):
+    config = tiny_config(agent__eval_epsilon=0.5, env__frame_stack=3, env__first_stack=first_stack)
+    write_untrained_run(tmp_path / "run", config)
     agent, params = policy.read_saved(tmp_path / "run").make_agent(fake_envs[0].action_spec)
     env = RecordingEnv([7, 12])  # the first environment begins a second episode
-    evaluation.play(evaluation.make_act(agent), params, env, jax.random.PRNGKey(0), frame_stack=3)
+    act = evaluation.make_act(agent, first_stack=first_stack)
+    evaluation.play(act, params, env, jax.random.PRNGKey(0), frame_stack=3)
     loaded = policy.load_policy(tmp_path / "run")
     actions = [loaded(step.frame, step.first) for step in env.sent[:-1]]
     np.testing.assert_array_equal(actions, env.received)
