@@ -98,12 +98,16 @@ def stored_config(values: Mapping[str, Any]) -> ConfigDict:
     suite, algorithm = SUITES.get(named.get("env.suite", "")), AGENTS.get(named.get("agent.name", ""))
     if suite is None or algorithm is None:
         return ConfigDict(values)  # `resolve` refuses it
-    earlier = {
+    return ConfigDict(traverse_util.unflatten_dict(earlier_values(suite, algorithm) | named, sep="."))
+
+
+def earlier_values(suite: Suite, algorithm: Algorithm) -> dict[str, Any]:
+    """Returns by dotted name what runs of versions without a field were trained with."""
+    return {
         f"{section}.{name}".lstrip("."): value
         for section, section_class in sections_of(suite, algorithm).items()
         for name, value in fields.earlier_values(section_class).items()
     }
-    return ConfigDict(traverse_util.unflatten_dict(earlier | named, sep="."))
 
 
 def unknown_field(name: str, config: ConfigDict) -> str:

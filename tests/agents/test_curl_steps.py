@@ -30,7 +30,9 @@ class NaiveAdam:
 
     def __init__(self, state, rate):
         self.rate, self.count = rate, {int(adam.count) for adam in state.values()}.pop()
-        self.mean, self.square = (float64({part: getattr(s, name) for part, s in state.items()}) for name in ("mu", "nu"))
+        self.mean, self.square = (
+            float64({part: getattr(s, name) for part, s in state.items()}) for name in ("mu", "nu")
+        )
 
     def step(self, params, grads):
         """Returns parameters with the parts of `grads` moved by one step."""
