@@ -17,9 +17,9 @@ def push_frame(stack: jax.Array, frame: jax.Array, first: jax.Array, *, first_st
       first: `[E]`, whether each is the first of an episode.
       first_stack: what replaces older frames there.
     """
-    older = stack[..., frame.shape[-1] :]
+    begins, older = first[:, None, None, None], stack[..., frame.shape[-1] :]
     before_first = jnp.tile(frame, older.shape[-1] // frame.shape[-1]) if first_stack == "repeat" else 0
-    return jnp.concatenate([jnp.where(first[:, None, None, None], before_first, older), frame], axis=-1)
+    return jnp.concatenate([jnp.where(begins, before_first, older), frame], axis=-1)
 
 
 def empty_stack(frame_shape: tuple[int, ...], frame_stack: int) -> jax.Array:
