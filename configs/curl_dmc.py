@@ -53,7 +53,7 @@ def get_config(preset_and_task: str = "paper,cartpole-swingup") -> ConfigDict:
             "env": {"task": task},
             "encoder": {"name": "sac_ae"},
             "replay": {"capacity": total_steps},
-            "seer": {"freeze_step": 10_000, "num_copies": 4},
+            "seer": {"freeze_step": 10_000, "num_copies": 4, "sync_target_heads": True},
         }
     )
     known = presets(constrained_capacity)

@@ -15,7 +15,8 @@ of Alien only, about 50,000: treat `seer.freeze_step` as a parameter to choose.
 
 Expected: `quick` takes about 5 minutes on 2 cores; one run scored 2,780 after 10,000 steps and 3,057 after 20,000.
 `paper` on Krull with `--config.seer.freeze_step=20000` scored 3,576 +- 151 over two seeds after 15T
-multiply-accumulates (`docs/results.md`). Random play scores 1,598.
+multiply-accumulates (`docs/results.md`). Random play scores 1,598. These runs had `env.resize=area`, the default of
+version 0.2.0.
 """
 
 from typing import Any

@@ -6,6 +6,7 @@ python -m docs.results
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from PIL import Image
 
@@ -14,6 +15,9 @@ from experiments.report.costs import mean_costs
 from experiments.report.curves import learning_curves
 from experiments.report.records import RunRecords
 from experiments.run import EXPERIMENTS
+from seer_jax.agents.registry import AGENTS
+from seer_jax.envs.registry import SUITES
+from seer_jax.run import resolve
 
 _ROOT = pathlib.Path(__file__).parents[1]
 PAGE, README = pathlib.Path(__file__).with_suffix(".md"), _ROOT / "README.md"
@@ -54,7 +58,8 @@ def _section(name: str) -> Iterator[str]:
     experiment, runs = EXPERIMENTS[name], _read_runs(name)
     yield f"## {experiment.title}\n"
     yield f"`python -m experiments.run {name} --scale=cpu`\n"
-    yield from (f"{note}\n" for note in (experiment.note, _missing_runs(name), _converted_runs(runs)) if note)
+    notes = (experiment.note, _missing_runs(name), _converted_runs(runs), *_earlier_defaults(runs))
+    yield from (f"{note}\n" for note in notes if note)
     yield f"![{experiment.title}](figures/{name}.png)\n"
     yield from _section_images(name)
     for table in (*_score_tables(name), tables.cost_table(mean_costs(runs))):
@@ -87,6 +92,29 @@ def _converted_runs(runs: list[RunRecords]) -> str:
         "Trained by earlier versions of this code, whose records were converted to the current format and lack the"
         " commit (multiply-accumulates are computed where they were not logged): " + ", ".join(names) + "."
     )
+
+
+def _earlier_defaults(runs: list[RunRecords]) -> list[str]:
+    """Returns a sentence about each group of runs that were trained with the same defaults of earlier versions."""
+    groups: dict[str, list[str]] = {}
+    for run in runs:
+        groups.setdefault(", ".join(_values_of_earlier_defaults(run.config)), []).append(run.name)
+    return [
+        f"Trained with the defaults of earlier versions, {values}"
+        + (f": {', '.join(names)}." if len(groups) > 1 else ".")
+        for values, names in groups.items()
+        if values
+    ]
+
+
+def _values_of_earlier_defaults(config: dict[str, Any]) -> list[str]:
+    """Returns each field, with its value, that has the value of versions without it, and today another default."""
+    env, suite, algorithm = config["env"], SUITES[config["env"]["suite"]], AGENTS[config["agent"]["name"]]
+    today = resolve.default_config(suite=env["suite"], agent=config["agent"]["name"]).to_dict()
+    today["env"] = suite.fill_unset(today["env"] | {"task": env["task"], "protocol": env["protocol"]})
+    here, defaults = resolve.flat(config), resolve.flat(today)
+    earlier = resolve.earlier_values(suite, algorithm)
+    return [f"`{name}={value}`" for name, value in earlier.items() if here[name] == value != defaults[name]]
 
 
 def _read_runs(name: str) -> list[RunRecords]:

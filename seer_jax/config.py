@@ -9,6 +9,7 @@ from typing import Any
 
 from seer_jax.fields import UNSET, flag, integer, real, text
 
+FIRST_STACKS = ("black", "repeat")
 LATENT_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -19,6 +20,12 @@ class EnvConfig:
     suite: str = text(UNSET, "family of tasks")
     task: str = text(UNSET, "task of the suite")
     frame_stack: int = integer(4, "frames in an observation", low=1, high=16)
+    first_stack: str = text(
+        "black",
+        "frames before the first of an episode: zeros, or that first frame repeated",
+        options=FIRST_STACKS,
+        earlier="black",
+    )
     action_repeat: int = integer(1, "frames of one agent step", low=1, high=60)
     image_size: int = integer(84, "height and width of a frame, in pixels", low=8, high=256)
     crop_size: int = integer(84, "height and width of the encoder's input, in pixels", low=8, high=256)

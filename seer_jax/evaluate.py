@@ -60,7 +60,8 @@ def _evaluate(values: flags.FlagValues) -> None:
     try:
         agent, params = saved.make_agent(env.action_spec)
         frames: list[np.ndarray] | None = [] if values.video else None
-        act, key = evaluation.make_act(agent), jax.random.PRNGKey(config.seed)
+        act = evaluation.make_act(agent, first_stack=config.env.first_stack)
+        key = jax.random.PRNGKey(config.seed)
         played = evaluation.play(act, params, env, key, frame_stack=config.env.frame_stack, frames=frames)
     except files.DamagedFileError as error:
         raise cli.UsageError(f"--run_dir={run_dir} has no parameters for its configuration: {error}") from None

@@ -11,12 +11,12 @@ A subclass that gives a field another default, `batch_size: int = 128`, keeps it
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MANY = 2**31 - 1
 UNSET: Any = None  # default of a field whose value follows from others
-_FIELD, _FORMER = "field", "former name"  # keys of a field's metadata
+_FIELD, _FORMER, _EARLIER = "field", "former name", "earlier value"  # keys of a field's metadata
 
 
 class ConfigError(ValueError):
@@ -80,7 +80,7 @@ class Text:
     Attributes:
       meaning: one line.
       options: the names that are allowed; empty if the field's owner checks it.
-      optional: whether it may be unset in a run, too.
+      optional: whether it may be unset.
     """
 
     meaning: str
@@ -118,34 +118,55 @@ def real(default: float | None, meaning: str, *, low: float, high: float) -> Any
     return _declare(default, Number(meaning, low, high, float))
 
 
-def flag(default: bool | None, meaning: str) -> Any:
-    """Declares a field that is True or False."""
-    return _declare(default, Flag(meaning))
+def flag(default: bool | None, meaning: str, *, earlier: bool | None = None) -> Any:
+    """Declares a field that is True or False; runs of versions without the field were as if it held `earlier`."""
+    return _declare(default, Flag(meaning), earlier=earlier)
 
 
-def text(default: str | None, meaning: str, *, options: Sequence[str] = (), optional: bool = False) -> Any:
-    """Declares a field that holds a name: one of `options`, or any that its owner accepts if there are none."""
-    return _declare(default, Text(meaning, tuple(options), optional))
+def text(
+    default: str | None,
+    meaning: str,
+    *,
+    options: Sequence[str] = (),
+    optional: bool = False,
+    earlier: str | None = None,
+) -> Any:
+    """Declares a field that holds a name: one of `options`, or any that its owner accepts if there are none.
+
+    Runs of versions without the field were as if it held `earlier`.
+    """
+    return _declare(default, Text(meaning, tuple(options), optional), earlier=earlier)
 
 
-def _declare(default: Any, field: Field, former: str | None = None) -> Any:
-    return dataclasses.field(default=default, metadata={_FIELD: field, _FORMER: former})
+def _declare(default: Any, field: Field, former: str | None = None, earlier: Any = None) -> Any:
+    return dataclasses.field(default=default, metadata={_FIELD: field, _FORMER: former, _EARLIER: earlier})
 
 
 def fields_of(section: type) -> dict[str, Field]:
     """Returns the declared fields of a section by name; one that a subclass defines anew keeps its declaration."""
-    declared: dict[str, Field] = {}
-    for base in reversed(section.__mro__):
-        for field in dataclasses.fields(base) if dataclasses.is_dataclass(base) else ():
-            if _FIELD in field.metadata:
-                declared[field.name] = field.metadata[_FIELD]
-    return declared
+    return {name: metadata[_FIELD] for name, metadata in _metadata_of(section).items()}
 
 
 def former_names(section: type) -> dict[str, str]:
     """Returns the name of today of each field of a section that had another name in an earlier version."""
-    former = {field.metadata.get(_FORMER): field.name for field in dataclasses.fields(section)}
+    former = {metadata[_FORMER]: name for name, metadata in _metadata_of(section).items()}
     return {old: name for old, name in former.items() if old is not None}
+
+
+def earlier_values(section: type) -> dict[str, Any]:
+    """Returns the value of each field that runs of versions without the field were as if it held."""
+    earlier = {name: metadata[_EARLIER] for name, metadata in _metadata_of(section).items()}
+    return {name: value for name, value in earlier.items() if value is not None}
+
+
+def _metadata_of(section: type) -> dict[str, Mapping[str, Any]]:
+    """Returns the metadata of each declared field; a field that a subclass defines anew keeps its own."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for base in reversed(section.__mro__):
+        for field in dataclasses.fields(base) if dataclasses.is_dataclass(base) else ():
+            if _FIELD in field.metadata:
+                found[field.name] = field.metadata
+    return found
 
 
 def defaults_of(section: type) -> dict[str, Any]:

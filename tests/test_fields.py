@@ -83,6 +83,21 @@ def test_allowed_values_are_described(name, allowed):
     assert fields.fields_of(Section)[name].allowed == allowed
 
 
+def test_values_of_versions_without_a_field_are_kept_where_a_subclass_changes_its_default():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Base:
+        old: int = fields.integer(1, "there from the beginning")
+        new: str = fields.text("a", "added", options=("a", "b"), earlier="a")
+        on: bool = fields.flag(True, "added", earlier=False)
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Derived(Base):
+        new: str = "b"
+
+    assert fields.earlier_values(Derived) == {"new": "a", "on": False}
+    assert fields.defaults_of(Derived) == {"old": 1, "new": "b", "on": True}
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [

@@ -220,6 +220,8 @@ def test_the_option_for_fast_convolutions_is_added_to_the_users(before, after):
 
 def test_tables_of_results_are_those_of_the_records():
     assert results.PAGE.read_text() == results.text()
+    for value in ("env.resize=area", "env.first_stack=black", "agent.double_contrastive_step=False"):
+        assert f"`{value}`" in results.text()  # of all records so far
     readme = results.README.read_text()
     assert results.with_scores(readme) == readme
     assert readme.count("| Rainbow + SEER |") >= 1

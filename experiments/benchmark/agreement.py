@@ -1,8 +1,8 @@
 """Checks that an agent and its PyTorch twin compute the same losses and gradients.
 
 Both get the same weights, batch and noise. The agent's gradients are read from Adam's first moments after one update,
-which are `1 - b1` = 0.1 of the gradients. An update of CURL steps the actor after the critic; for the actor alone the
-loss is differentiated here, before any step.
+which are `1 - b1` = 0.1 of the gradients. An update of CURL steps the encoder on two losses: first moments are compared
+there. It steps the actor after the critic; for the actor alone the loss is differentiated here, before any step.
 """
 
 from collections.abc import Iterable, Mapping
@@ -95,6 +95,8 @@ def _compare_curl(config: RunConfig, phase: Phase, state: base.TrainState, batch
         inputs |= {name: _channels_first(inputs[name]) for name in ("obs", "next_obs", "positive")}
     q_loss, contrast = twin.critic_losses(inputs, next_noise)
     actor_loss, _ = twin.actor_losses(inputs, actor_noise)
+    actor_gradients = torch.autograd.grad(actor_loss, twin.actor_parameters)
+    q_gradients = torch.autograd.grad(q_loss, twin.critic_parameters, retain_graph=True)
 
     # Networks whose weights are the agent's gradients.
     critic = Curl(config, _gradients(state, new_state.opt_state), frozen=frozen)
@@ -102,29 +104,30 @@ def _compare_curl(config: RunConfig, phase: Phase, state: base.TrainState, batch
     pairs = {
         "q_loss": ([info["critic_loss"]], [q_loss.detach()]),
         "q_gradients": (
-            _detached(critic.critic_parameters),
-            torch.autograd.grad(q_loss, twin.critic_parameters, retain_graph=True),
+            _detached(critic.critic_parameters[len(critic.encoder_parameters) :]),
+            q_gradients[len(twin.encoder_parameters) :],
         ),
         "actor_loss": ([agents_actor_loss], [actor_loss.detach()]),
-        "actor_gradients": (
-            _detached(actor.actor_parameters),
-            torch.autograd.grad(actor_loss, twin.actor_parameters),
-        ),
+        "actor_gradients": (_detached(actor.actor_parameters), actor_gradients),
     }
     if contrast is not None:
         contrastive = Curl(config, _scaled_to_gradients(state, new_state.opt_state["contrast"][0].mu), frozen=False)
+        contrast_gradients = torch.autograd.grad(contrast, twin.contrast_parameters)
+        twin.step_critic(q_gradients)
+        twin.step_contrast(contrast_gradients)
+        twin_moments = [twin.critic_optimizer.state[p]["exp_avg"] / _FIRST_MOMENT for p in twin.encoder_parameters]
         pairs |= {
             "contrast_loss": ([info["contrast_loss"]], [contrast.detach()]),
-            "contrast_gradients": (
-                _detached(contrastive.contrast_parameters),
-                torch.autograd.grad(contrast, twin.contrast_parameters),
-            ),
+            "contrast_gradients": (_detached(contrastive.contrast_parameters), contrast_gradients),
+            "encoder_moments": (_detached(critic.encoder_parameters), twin_moments),
         }
     return pairs
 
 
 def _gradients(state: base.TrainState, opt_state: base.Params) -> base.Params:
-    """Returns the gradients of the first update, in the shapes of all parameters; zeros where there are none.
+    """Returns first moments after the first update over 0.1, in the shapes of all parameters; zeros without moments.
+
+    They are the gradients of all parameters that one loss steps once.
 
     Args:
       state: before the update.

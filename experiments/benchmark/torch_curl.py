@@ -63,9 +63,11 @@ class Curl:
     Attributes:
       net: the online networks.
       target: the target networks.
-      critic_parameters: that the Q-loss trains.
+      encoder_parameters: that both the Q-loss and the contrastive loss train; none in the frozen phase.
+      critic_parameters: that the Q-loss trains, those of the encoder leading.
       actor_parameters: that the policy's loss trains.
-      contrast_parameters: that the contrastive loss trains.
+      contrast_parameters: that the contrastive loss trains, those of the encoder leading.
+      critic_optimizer: of the Q-loss; the contrastive loss steps the encoder with it, too.
     """
 
     def __init__(self, config: RunConfig, params: base.Params, *, frozen: bool) -> None:
@@ -75,12 +77,12 @@ class Curl:
         self.crop_size, self.num_copies = config.env.crop_size, config.seer.num_copies
         self.net = net = CurlNet(config, params, (cfg.log_std_min, cfg.log_std_max))
         self.target = copy.deepcopy(self.net).requires_grad_(False)
-        stages = [] if frozen else [*net.encoder.parameters(), *net.critic_dense.parameters()]
-        self.critic_parameters = [*stages, *net.q1.parameters(), *net.q2.parameters()]
+        self.encoder_parameters = [] if frozen else [*net.encoder.parameters(), *net.critic_dense.parameters()]
+        self.critic_parameters = [*self.encoder_parameters, *net.q1.parameters(), *net.q2.parameters()]
         self.actor_parameters = list(net.policy.parameters())
         if not frozen:
             self.actor_parameters += net.actor_dense.parameters()
-        self.contrast_parameters = [*stages, net.product]
+        self.contrast_parameters = [*self.encoder_parameters, net.product]
         rate = cfg.learning_rate
         self.critic_optimizer = torch.optim.Adam(self.critic_parameters, lr=rate)
         self.actor_optimizer = torch.optim.Adam(self.actor_parameters, lr=rate)
@@ -133,17 +135,27 @@ class Curl:
         q_loss, contrast = self.critic_losses(batch, torch.randn_like(batch["action"]))
         gradients = torch.autograd.grad(q_loss, self.critic_parameters, retain_graph=contrast is not None)
         contrast_gradients = None if contrast is None else torch.autograd.grad(contrast, self.contrast_parameters)
-        _step(self.critic_optimizer, self.critic_parameters, gradients)
+        self.step_critic(gradients)
         if self.updates % cfg.updates_per_actor_update == 0:
             actor_loss, temperature_loss = self.actor_losses(batch, torch.randn_like(batch["action"]))
             _step(self.actor_optimizer, self.actor_parameters, torch.autograd.grad(actor_loss, self.actor_parameters))
             temperature_gradients = torch.autograd.grad(temperature_loss, [self.net.log_temperature])
             _step(self.temperature_optimizer, [self.net.log_temperature], temperature_gradients)
         if contrast_gradients is not None:
-            _step(self.contrast_optimizer, self.contrast_parameters, contrast_gradients)
+            self.step_contrast(contrast_gradients)
         if self.updates % cfg.updates_per_target_update == 0:
             self._update_targets()
         self.updates += 1
+
+    def step_critic(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Steps `critic_parameters` with gradients of the Q-loss."""
+        _step(self.critic_optimizer, self.critic_parameters, gradients)
+
+    def step_contrast(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Steps `contrast_parameters` with gradients of the contrastive loss, the encoder's with both optimizers."""
+        if self.agent.double_contrastive_step:
+            _step(self.critic_optimizer, self.encoder_parameters, gradients[: len(self.encoder_parameters)])
+        _step(self.contrast_optimizer, self.contrast_parameters, gradients)
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor) -> tuple[np.ndarray, torch.Tensor | None]:
@@ -208,6 +220,7 @@ class Curl:
 def _step(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor]
 ) -> None:
+    optimizer.zero_grad()  # it leaves parameters without gradient alone
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     optimizer.step()

@@ -10,8 +10,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
-from ml_collections import ConfigDict
-
 from seer_jax.run import resolve, run_dir
 from seer_jax.run.records import Record
 
@@ -33,6 +31,8 @@ class Manifest(TypedDict):
       devices: names, as JAX prints them.
       seed: of the run.
       protocol: of its environments, if they have one.
+      resize: interpolation by which its environments scale images, if they do; earlier versions lack it.
+      first_stack: frames before the first of an episode; earlier versions lack it.
       arguments: of the command that trained the run; empty for a run that Python code started.
     """
 
@@ -41,6 +41,8 @@ class Manifest(TypedDict):
     devices: list[str]
     seed: int
     protocol: str | None
+    resize: NotRequired[str | None]
+    first_stack: NotRequired[str]
     arguments: NotRequired[list[str]]
 
 
@@ -104,7 +106,7 @@ def read(path: pathlib.Path, arm: str | None = None) -> RunRecords:
             lines = run_dir.read_records(path / run_dir.METRICS_FILE)
             return RunRecords(path.name, arm or _default_arm(config), config, manifest, lines)
         head, *lines = run_dir.read_records(path)
-        config = resolve.plain_values(ConfigDict(head["config"]))
+        config = resolve.plain_values(resolve.stored_config(head["config"]))
         return RunRecords(head["name"], arm or head["arm"], config, head["manifest"], lines)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordsError(f"{path} is neither a run directory nor a file of records ({error})") from None

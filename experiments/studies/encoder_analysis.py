@@ -112,7 +112,8 @@ def collect_rollout(directory: pathlib.Path, params: base.Params, num_observatio
 
     @jax.jit
     def act(stack: jax.Array, timestep: TimeStep, step: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        stack = replay.push_frame(stack, jnp.asarray(timestep.frame), jnp.asarray(timestep.first))
+        frame, first = jnp.asarray(timestep.frame), jnp.asarray(timestep.first)
+        stack = replay.push_frame(stack, frame, first, first_stack=config.env.first_stack)
         views = agent.view(stack)
         latents = agent.encode(params, views)
         return agent.act_eval(params, latents, jax.random.fold_in(jax.random.PRNGKey(0), step)), views, stack

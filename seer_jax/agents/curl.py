@@ -1,8 +1,9 @@
 """CURL (Laskin et al. 2020, https://arxiv.org/abs/2004.04136): soft actor-critic on crops, and a contrastive loss.
 
 `_Update.__call__` reads in the order of the algorithm. Its critic loss and its contrastive loss share one encoding of
-the batch, from before the update; the official code encodes the batch again for the second. Each loss has an optimizer
-of its own, so that neither sets the size of the other's steps. In the frozen phase there is no contrastive loss.
+the batch, from before the update; the official code encodes the batch again for the second. As in SEER's published code
+the contrastive gradient steps the encoder twice: with the optimizer of the critic loss, and with one of its own. In the
+frozen phase there is no contrastive loss.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from seer_jax.agents import augment, base, losses
 from seer_jax.agents.curl_networks import ACTOR, CRITIC, Networks, stage_names
 from seer_jax.config import AgentConfig, RunConfig
 from seer_jax.envs import registry
-from seer_jax.fields import ConfigError, integer, real
+from seer_jax.fields import ConfigError, flag, integer, real
 
 _STAGES = ("encoder", "tail")  # parts that the critic's losses train
 _ACTOR_PARTS = ("actor_encoder", "actor_tail", "actor")
@@ -56,6 +57,11 @@ class CurlConfig(AgentConfig):
         -10.0, "lower bound of the logarithm of the policy's standard deviation", low=-30.0, high=10.0
     )
     log_std_max: float = real(2.0, "upper bound of the same logarithm", low=-30.0, high=10.0)
+    double_contrastive_step: bool = flag(
+        True,
+        "the contrastive loss steps the encoder with the optimizer of the critic loss, too, not with its own alone",
+        earlier=False,
+    )
     random_steps: int = integer(1000, "agent steps with random actions at the start of the run")
 
 
@@ -138,7 +144,7 @@ class _Update:
                 new.params["contrast"], latent, positive
             )
             (stage_grads,) = backward(latent_grad)
-            new = self._contrastive_step(new, stage_grads | {"contrast": product_grad})
+            new = self._contrastive_step(new, stage_grads, product_grad)
             info |= {"loss": critic_loss + contrast_loss, "contrast_loss": contrast_loss}
 
         # 4. Targets: one rate for the encoder, another for the Q-functions.
@@ -188,8 +194,13 @@ class _Update:
         soft_target = jax.vmap(losses.soft_td_target, in_axes=(0, 0, 0, 0, None))
         return soft_target(batch.reward, batch.discount, next_q, log_prob, jnp.exp(params["log_temperature"]))
 
-    def _contrastive_step(self, state: base.TrainState, grads: base.Params) -> base.TrainState:
-        """Steps encoder and product with the optimizer of the contrastive loss."""
+    def _contrastive_step(
+        self, state: base.TrainState, stage_grads: base.Params, product_grad: jax.Array
+    ) -> base.TrainState:
+        """Steps the encoder with the optimizer of the critic loss, then encoder and product with the contrast's own."""
+        if self.agent.double_contrastive_step:
+            state = base.apply_gradients(self.optimizers, state, stage_grads)
+        grads = stage_grads | {"contrast": product_grad}
         step, opt_state = self.optimizers["contrast"].update(grads, state.opt_state["contrast"])
         moved: Any = optax.apply_updates({part: state.params[part] for part in grads}, step)
         return state.replace(params=state.params | moved, opt_state=state.opt_state | {"contrast": opt_state})

@@ -21,6 +21,7 @@ class Protocol:
 
     Attributes:
       fire_reset: press FIRE at the start of an episode.
+      resize: interpolation by which images are scaled: `linear`, or `area` for the mean of the pixels that each covers.
       full_actions: offer all 18 actions instead of those that the game reads.
       sticky_prob: probability that the console repeats the previous action instead of the one sent.
       noop_max: an episode starts with 1 to `noop_max` no-op actions.
@@ -30,6 +31,7 @@ class Protocol:
     """
 
     fire_reset: bool
+    resize: str
     full_actions: bool
     sticky_prob: float
     noop_max: int
@@ -38,9 +40,11 @@ class Protocol:
     max_episode_steps: int
 
 
+RESIZES = ("linear", "area")
 PROTOCOLS = {
     "seer": Protocol(
         fire_reset=False,
+        resize="linear",
         full_actions=False,
         sticky_prob=0.0,
         noop_max=30,
@@ -51,6 +55,7 @@ PROTOCOLS = {
     # Machado et al. 2018, https://arxiv.org/abs/1709.06009: random actions of the console replace random starts.
     "machado": Protocol(
         fire_reset=False,
+        resize="area",
         full_actions=True,
         sticky_prob=0.25,
         noop_max=1,
@@ -112,7 +117,7 @@ class AtariEnv:
           seed: seed of the run.
           protocol: the rules of the game.
           image_size: height and width of a frame, in pixels.
-          action_repeat: emulator frames per agent step; a frame is the maximum over the last two.
+          action_repeat: emulator frames per agent step; an image is the maximum over the last two, then scaled.
           training: whether the protocol's training-only items (lives, clipping) apply.
           pool: number of pools that the run has built before; each has seeds of its own.
           num_threads: emulator threads; 0 lets EnvPool choose.
@@ -128,6 +133,7 @@ class AtariEnv:
             gray_scale=True,
             img_height=image_size,
             img_width=image_size,
+            use_inter_area_resize=protocol.resize == "area",
             frame_skip=action_repeat,
             noop_max=protocol.noop_max,
             use_fire_reset=protocol.fire_reset,

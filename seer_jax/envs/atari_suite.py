@@ -17,6 +17,9 @@ class AtariConfig(EnvConfig):
     action_repeat: int = 4
     protocol: str = text("seer", "rules by which games are played", options=tuple(atari.PROTOCOLS))
     fire_reset: bool = flag(UNSET, "press FIRE at the start of an episode")
+    resize: str = text(
+        UNSET, "interpolation by which images are scaled", options=atari.RESIZES, optional=True, earlier="area"
+    )
     full_actions: bool = flag(UNSET, "offer all 18 actions instead of those that the game reads")
     sticky_prob: float = real(UNSET, "probability that the console repeats the previous action", low=0.0, high=0.99)
     noop_max: int = integer(UNSET, "an episode starts with 1 to this many no-op actions", low=1, high=1000)

@@ -15,6 +15,7 @@ class DmcConfig(EnvConfig):
     """Tasks of the DeepMind Control suite. `action_repeat` and `camera_id` are items of the protocol."""
 
     frame_stack: int = 3
+    first_stack: str = "repeat"
     image_size: int = 100
     action_repeat: int = UNSET
     protocol: str = text("seer", "rules by which tasks are played", options=tuple(dmc.PROTOCOLS))

@@ -23,6 +23,7 @@ class RingSpec:
       num_steps: T, rows of each environment.
       num_envs: E.
       stack: frames in a sampled observation, or 0 if rows hold latents.
+      first_stack: `black` or `repeat`, what stands in a stack before an episode's first frame; see `frames`.
       n_step: transitions in a full window.
       discount: gamma, per agent step.
       prioritized: sample in proportion to priority (Schaul et al. 2016, https://arxiv.org/abs/1511.05952).
@@ -36,6 +37,7 @@ class RingSpec:
     discount: float
     prioritized: bool = False
     priority_exponent: float = 0.5
+    first_stack: str = "black"
 
     def __post_init__(self) -> None:
         needed = min_steps(self.n_step, self.stack)

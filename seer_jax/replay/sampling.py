@@ -56,7 +56,7 @@ def _observe(spec: RingSpec, rows: Rows, slot: jax.Array, env: jax.Array, key: j
         def read(row: tuple[jax.Array, jax.Array]) -> jax.Array:
             slot, env = row
             at = (slot - back) % spec.num_steps, env
-            return stack_frames(rows.observation[at], rows.first[at])
+            return stack_frames(rows.observation[at], rows.first[at], first_stack=spec.first_stack)
 
         # In two halves, since XLA:CPU does not fuse across a loop. Otherwise it would rebuild the stacks, with their
         # indices and masks, for every pixel of every product that reads them.

@@ -101,6 +101,7 @@ def _ring_spec(config: RunConfig, phase: str) -> replay.RingSpec:
         discount=config.agent.discount,
         prioritized=config.replay.prioritized,
         priority_exponent=config.replay.priority_exponent,
+        first_stack=config.env.first_stack,
     )
 
 

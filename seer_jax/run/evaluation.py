@@ -20,14 +20,19 @@ class Episodes(NamedTuple):
     lengths: np.ndarray
 
 
-def make_act(agent: base.Agent) -> Act:
-    """Returns the jitted evaluation step `(params, stack, timestep, key, step) -> (action, stack)`."""
+def make_act(agent: base.Agent, *, first_stack: str) -> Act:
+    """Returns the jitted evaluation step `(params, stack, timestep, key, step) -> (action, stack)`.
+
+    Args:
+      agent: the agent.
+      first_stack: `env.first_stack` of its configuration.
+    """
 
     @jax.jit
     def act(
         params: base.Params, stack: jax.Array, timestep: TimeStep[jax.Array], key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        stack = replay.push_frame(stack, timestep.frame, timestep.first)
+        stack = replay.push_frame(stack, timestep.frame, timestep.first, first_stack=first_stack)
         latents = agent.encode(params, agent.view(stack))
         return agent.act_eval(params, latents, jax.random.fold_in(key, step)), stack
 

@@ -73,7 +73,7 @@ class Loop:
         self._progress, self._resumed = self._state.progress, saved is not None
         self._phase = parts.phase(self._progress.phase)
         self._episodes = EpisodeTracker(self._config.num_envs)
-        self._eval_act = evaluation.make_act(parts.agent)
+        self._eval_act = evaluation.make_act(parts.agent, first_stack=self._config.env.first_stack)
         offset = saved.progress["metrics_bytes"] if saved else 0
         self._metrics = metrics.MetricsWriter(run_dir, offset=offset, env_steps=self._progress.env_steps)
         self._display = display.Display(self._config, run_dir)

@@ -71,12 +71,15 @@ class Policy:
       agent: the agent.
       params: its parameters.
       frame_stack: frames in an observation.
+      first_stack: `env.first_stack` of the agent's configuration.
       seed: seed of the random actions that evaluation keeps.
     """
 
-    def __init__(self, agent: base.Agent, params: base.Params, *, frame_stack: int, seed: int = 0) -> None:
+    def __init__(
+        self, agent: base.Agent, params: base.Params, *, frame_stack: int, first_stack: str, seed: int = 0
+    ) -> None:
         self._params, self._frame_stack, self._key = params, frame_stack, jax.random.PRNGKey(seed)
-        self._act = evaluation.make_act(agent)
+        self._act = evaluation.make_act(agent, first_stack=first_stack)
         self._stack: jax.Array | None = None
         self._steps = 0
 
@@ -113,4 +116,11 @@ def load_policy(directory: str | pathlib.Path, trusted: ConfigDict | None = None
         agent, params = saved.make_agent(env.action_spec)
     finally:
         env.close()
-    return Policy(agent, params, frame_stack=saved.config.env.frame_stack, seed=saved.config.seed)
+    env_config = saved.config.env
+    return Policy(
+        agent,
+        params,
+        frame_stack=env_config.frame_stack,
+        first_stack=env_config.first_stack,
+        seed=saved.config.seed,
+    )

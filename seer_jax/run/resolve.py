@@ -89,6 +89,27 @@ def resolve(config: ConfigDict) -> RunConfig:
     return resolved
 
 
+def stored_config(values: Mapping[str, Any]) -> ConfigDict:
+    """Returns a configuration of `config.json` or of a file of records, in the meaning of the version that wrote it.
+
+    A field that it does not name did not exist then, and gets the value that runs were trained with.
+    """
+    named = flat(values)
+    suite, algorithm = SUITES.get(named.get("env.suite", "")), AGENTS.get(named.get("agent.name", ""))
+    if suite is None or algorithm is None:
+        return ConfigDict(values)  # `resolve` refuses it
+    return ConfigDict(traverse_util.unflatten_dict(earlier_values(suite, algorithm) | named, sep="."))
+
+
+def earlier_values(suite: Suite, algorithm: Algorithm) -> dict[str, Any]:
+    """Returns by dotted name what runs of versions without a field were trained with."""
+    return {
+        f"{section}.{name}".lstrip("."): value
+        for section, section_class in sections_of(suite, algorithm).items()
+        for name, value in fields.earlier_values(section_class).items()
+    }
+
+
 def unknown_field(name: str, config: ConfigDict) -> str:
     """Returns the sentence about a field that a configuration does not have, with the field that was probably meant."""
     section, _, leaf = name.rpartition(".")

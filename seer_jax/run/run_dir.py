@@ -59,13 +59,13 @@ def clear_unstarted(run_dir: pathlib.Path) -> None:
 
 
 def read_config(run_dir: pathlib.Path) -> ConfigDict:
-    """Returns the configuration of a run, unresolved.
+    """Returns the configuration of a run, unresolved, in the meaning of the version that trained it.
 
     Raises:
       ConfigError: there is none that can be read.
     """
     try:
-        return ConfigDict(json.loads((run_dir / CONFIG_FILE).read_text()))
+        return resolve.stored_config(json.loads((run_dir / CONFIG_FILE).read_text()))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"run_dir={run_dir} holds no {CONFIG_FILE} that can be read ({error})") from None
 
@@ -142,7 +142,10 @@ def _manifest(config: RunConfig, arguments: Sequence[str]) -> dict[str, Any]:
         "git_commit": commit,
         "devices": [str(device) for device in jax.devices()],
         "seed": config.seed,
-        "protocol": getattr(config.env, "protocol", None),  # not every suite has protocols
+        # Not every suite has protocols, or scales images.
+        "protocol": getattr(config.env, "protocol", None),
+        "resize": getattr(config.env, "resize", None),
+        "first_stack": config.env.first_stack,
     }
 
 

@@ -158,11 +158,12 @@ def _load_chunk(
     """
     num_steps, num_envs = rows.reward.shape
     frames = rows.observation
+    stack_frames = functools.partial(replay.stack_frames, first_stack=spec.first_stack)
 
     def encode(args: tuple[jax.Array, jax.Array]) -> jax.Array:
         time, key = args
         window = time + jnp.arange(stack)
-        stacks = jax.vmap(replay.stack_frames, in_axes=1)(frames[window], first[window])  # [E, H, W, k * C]
+        stacks = jax.vmap(stack_frames, in_axes=1)(frames[window], first[window])  # [E, H, W, k * C]
         return base.latents_to_store(agent, params, stacks, key)
 
     # A few rows at a time: with their crops and activations all of them together would outgrow the ring.

@@ -182,7 +182,7 @@ def make_interact(phase: Phase) -> Callable[..., tuple[jax.Array, Actor, replay.
     def interact(
         params: base.Params, actor: Actor, ring: replay.Ring, timestep: TimeStep[jax.Array]
     ) -> tuple[jax.Array, Actor, replay.Ring]:
-        stack = replay.push_frame(actor.stack, timestep.frame, timestep.first)
+        stack = replay.push_frame(actor.stack, timestep.frame, timestep.first, first_stack=spec.first_stack)
         k_act, k_store = jax.random.split(jax.random.fold_in(actor.key, actor.steps))
         latents, observation = observe(params, stack, timestep.frame, k_store)
         action = agent.act(params, latents, k_act, actor.steps)

@@ -10,10 +10,11 @@ import pytest
 from seer_jax import replay
 from seer_jax.envs import atari, atari_scores
 
+RAW_SIZE = {"img_height": 210, "img_width": 160}
 SEER, MACHADO = atari.PROTOCOLS["seer"], atari.PROTOCOLS["machado"]
 
 
-def make(task="breakout", *, num_envs=2, seed=0, protocol=SEER, training=True, image_size=84, **items):
+def make(task="breakout", *, num_envs=2, seed=0, protocol=SEER, training=True, image_size=84, action_repeat=4, **items):
     protocol = dataclasses.replace(protocol, **items)
     return atari.AtariEnv(
         task,
@@ -21,9 +22,38 @@ def make(task="breakout", *, num_envs=2, seed=0, protocol=SEER, training=True, i
         seed=seed,
         protocol=protocol,
         image_size=image_size,
-        action_repeat=4,
+        action_repeat=action_repeat,
         training=training,
     )
+
+
+def make_unscaled(monkeypatch, **arguments):
+    """Returns the same environments with images as the console draws them, `[E, 210, 160, 1]`."""
+    make_pool = atari.envpool.make_gymnasium
+    with monkeypatch.context() as patch:
+        patch.setattr(atari.envpool, "make_gymnasium", lambda *args, **items: make_pool(*args, **items | RAW_SIZE))
+        return make(**arguments)
+
+
+def interpolation(size, out_size, resize):
+    """Returns the weight of each of `size` pixels in each of `out_size`, along one axis."""
+    weights, scale = np.zeros((out_size, size)), size / out_size
+    for i in range(out_size):
+        if resize == "area":
+            edges = np.clip([i * scale, (i + 1) * scale], np.arange(size)[:, None], np.arange(1, size + 1)[:, None])
+            weights[i] = (edges[:, 1] - edges[:, 0]) / scale
+        else:
+            centre = (i + 0.5) * scale - 0.5
+            left = int(np.floor(centre))
+            for pixel, share in ((left, left + 1 - centre), (left + 1, centre - left)):
+                weights[i, np.clip(pixel, 0, size - 1)] += share
+    return weights
+
+
+def scale(images, size, resize):
+    """Scales `[..., H, W]` images to `[..., size, size]`, not rounded."""
+    rows, columns = (interpolation(length, size, resize) for length in images.shape[-2:])
+    return rows @ images.astype(np.float64) @ columns.T
 
 
 def rollout(env, steps, policy=None):
@@ -152,3 +182,31 @@ def test_every_executed_step_and_nothing_else_is_sampleable():
     unfinished = sum(max(0, 110 - (end + 1) - 20 + 1) for end in ends)  # starts with a full window behind them
     _, priorities = replay.read(spec, ring, 0, 111)
     assert int((priorities > 0).sum()) == executed + unfinished
+
+
+@pytest.mark.parametrize(("protocol", "resize"), [("seer", "linear"), ("machado", "area")])
+def test_image_is_the_maximum_of_two_frames_scaled_as_the_protocol_says(monkeypatch, protocol, resize):
+    arguments = {"task": "krull", "protocol": atari.PROTOCOLS[protocol]}
+    images, unscaled = rollout(make(**arguments), 60).frame, rollout(make_unscaled(monkeypatch, **arguments), 60).frame
+    expected = {name: scale(unscaled[..., 0], 84, name) for name in atari.RESIZES}
+    assert np.abs(images[..., 0] - expected.pop(resize)).max() < 1.01  # a level: the emulator's package rounds
+    (other,) = expected.values()
+    assert np.abs(images[..., 0] - other).max() > 20
+
+
+def test_few_pixels_differ_from_frames_that_are_scaled_before_their_maximum(monkeypatch):
+    """The order of the official code; with areas instead, a tenth of the pixels would differ."""
+    unscaled = make_unscaled(monkeypatch, task="krull", action_repeat=1)
+    envs, rng = [unscaled, *(make("krull", resize=resize) for resize in atari.RESIZES)], np.random.default_rng(0)
+    for env in envs:
+        env.reset()
+    differing = dict.fromkeys(atari.RESIZES, 0.0)
+    for _ in range(60):
+        action = rng.integers(0, unscaled.action_spec.num_values, 2)
+        frames = np.stack([unscaled.step(action).frame[..., 0] for _ in range(4)])[2:]
+        official = np.rint(scale(frames, 84, "linear")).max(axis=0)
+        for resize, env in zip(atari.RESIZES, envs[1:], strict=True):
+            differing[resize] += np.mean(np.abs(env.step(action).frame[..., 0] - official) > 1) / 60
+    print("share of pixels that differ by more than a level:", differing)
+    assert differing["linear"] < 0.003
+    assert differing["area"] > 0.05

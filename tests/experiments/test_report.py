@@ -1,6 +1,7 @@
 """Records, curves, costs and tables of a report."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -52,6 +53,12 @@ def test_records_of_an_earlier_version_have_today_s_names_of_fields(tmp_path):
     runs = [records.read(tmp_path / name) for name in ("kept.jsonl", "former", "today")]
     assert records.differing_fields(runs) == []
     assert runs[0].config == today
+
+
+def test_records_of_an_earlier_version_have_the_values_that_it_implied():
+    kept = next((pathlib.Path(records.__file__).parents[1] / "results" / "runs").glob("krull-rainbow-*.jsonl"))
+    assert "resize" not in kept.read_text()
+    assert records.read(kept).config["env"]["resize"] == "area"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"kind": "run"}'])

@@ -9,10 +9,12 @@ class NaiveReplay:
     Args:
       capacity: times that a ring of the same size remembers.
       stack: frames in an observation; 0 for rows that hold latents.
+      first_stack: `black` if zeros stand before the first frame of an episode, `repeat` if that frame does.
     """
 
-    def __init__(self, *, capacity, num_envs, stack, n_step, discount):
+    def __init__(self, *, capacity, num_envs, stack, n_step, discount, first_stack="black"):
         self.capacity, self.stack, self.n_step, self.discount = capacity, stack, n_step, discount
+        self.first_stack = first_stack
         self.lanes = [[] for _ in range(num_envs)]
 
     def add(self, rows):
@@ -52,7 +54,7 @@ class NaiveReplay:
         frames, complete = [], False
         for age in range(self.stack):
             if complete:
-                frames.append(np.zeros_like(lane[time]["observation"]))
+                frames.append(frames[-1] if self.first_stack == "repeat" else np.zeros_like(frames[-1]))
                 continue
             if time - age < self.oldest():
                 return None

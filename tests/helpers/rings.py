@@ -65,6 +65,7 @@ def make_twin(spec: replay.RingSpec) -> NaiveReplay:
         stack=spec.stack,
         n_step=spec.n_step,
         discount=spec.discount,
+        first_stack=spec.first_stack,
     )
 
 

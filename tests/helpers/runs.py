@@ -126,9 +126,9 @@ def compiled_once():
             _programs[key] = compile_phase(phase)
         return _programs[key]
 
-    def act_of(agent):
-        if agent not in _acts:
-            _acts[agent] = make_act(agent)
+    def act_of(agent, first_stack):
+        if agent not in _acts:  # its configuration has one `first_stack`
+            _acts[agent] = make_act(agent, first_stack=first_stack)
         return _acts[agent]
 
     with pytest.MonkeyPatch.context() as patch:

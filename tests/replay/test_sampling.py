@@ -14,12 +14,15 @@ from tests.helpers.rings import FRAME, add_program, build, empty_ring, random_ro
 pytestmark = pytest.mark.numeric
 
 
-@pytest.mark.parametrize(("n_step", "stack", "num_envs"), [(1, 1, 1), (3, 4, 3), (20, 4, 1), (20, 1, 2)])
+@pytest.mark.parametrize(
+    ("n_step", "stack", "num_envs", "first_stack"),
+    [(1, 1, 1, "black"), (3, 4, 3, "black"), (20, 4, 1, "black"), (20, 1, 2, "black"), (3, 4, 2, "repeat")],
+)
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**20), wraps=st.sampled_from([0.4, 1.0, 3.3]))
-def test_every_transition_equals_the_twin(n_step, stack, num_envs, seed, wraps):
+def test_every_transition_equals_the_twin(n_step, stack, num_envs, first_stack, seed, wraps):
     num_steps = n_step + stack + 13
-    spec = replay.RingSpec(num_steps=num_steps, num_envs=num_envs, stack=stack, n_step=n_step, discount=0.9)
+    spec = replay.RingSpec(num_steps, num_envs, stack, n_step, discount=0.9, first_stack=first_stack)
     ring, twin = build(spec, random_rows(np.random.default_rng(seed), num_envs), int(wraps * num_steps))
     expected = twin.transitions()
     assert sampleable_starts(spec, ring) == set(expected)

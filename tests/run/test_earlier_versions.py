@@ -1,5 +1,6 @@
 """Directories of runs that version 0.1.0 wrote are resumed and evaluated."""
 
+import dataclasses
 import json
 import math
 import os
@@ -7,10 +8,12 @@ import pathlib
 import shutil
 
 import jaxlib
+import numpy as np
 import pytest
 
 from seer_jax import evaluate, train
 from seer_jax.envs import dmc
+from seer_jax.envs.registry import SUITES
 from seer_jax.run import checkpoint, run_dir
 from seer_jax.run.resolve import resolve
 from tests.helpers.runs import untimed
@@ -69,6 +72,18 @@ def test_interrupted_run_is_resumed_as_its_version_would_have_gone_on(tmp_path, 
 def test_run_is_evaluated(capsys, name, arguments, env_steps):
     assert evaluate.main(["evaluate", f"--run_dir={RUNS / name}", *arguments]) == 0
     assert f"after {env_steps} agent steps" in capsys.readouterr().out
+
+
+def test_run_is_evaluated_on_images_of_its_version():
+    config = resolve(run_dir.read_config(RUNS / "rainbow"))
+    frames = {}
+    for resize in (config.env.resize, "area", "linear"):
+        section = dataclasses.replace(config.env, resize=resize)
+        env = SUITES["atari"].make_env(section, num_envs=1, seed=0, training=False, pool=0)
+        frames.setdefault(resize, []).append(env.reset().frame)
+        env.close()
+    np.testing.assert_array_equal(*frames["area"])
+    assert not np.array_equal(frames["area"][0], frames["linear"][0])
 
 
 def test_names_of_fields_of_version_0_1_0_are_those_of_the_fixture():

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from seer_jax.agents import base
 from seer_jax.run import evaluation
@@ -23,22 +24,23 @@ def brightest_agent():
     )
 
 
-def test_each_environment_counts_one_episode_however_short():
+@pytest.mark.parametrize(("first_stack", "before_first"), [("black", 0), ("repeat", 31)])
+def test_each_environment_counts_one_episode_however_short(first_stack, before_first):
     env = FakeEnv([3, 11, 7], training=False)
     frames, actions, step = [], [], env.step
     env.step = lambda action: (actions.append(action), step(action))[1]
-    act = evaluation.make_act(brightest_agent())
+    act = evaluation.make_act(brightest_agent(), first_stack=first_stack)
     played = evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2, frames=frames)
     np.testing.assert_array_equal(played.lengths, [3, 11, 7])
     np.testing.assert_array_equal(played.scores, [30, 110, 70])
     assert len(frames) == 3  # of the first environment, until its episode ends
-    # Acting on the older of two frames: zeros before the first, then the frame before.
-    np.testing.assert_array_equal(np.stack(actions)[:3, 1], [0, 31, 38])
+    # Acting on the older of two frames: what stands before the first, then the frame before.
+    np.testing.assert_array_equal(np.stack(actions)[:3, 1], [before_first, 31, 38])
 
 
 def test_second_evaluation_starts_anew_and_compiles_nothing():
     env = FakeEnv([5], training=False)
-    act = evaluation.make_act(brightest_agent())
+    act = evaluation.make_act(brightest_agent(), first_stack="black")
     for _ in range(2):
         played = evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2)
         assert played.lengths.tolist() == [5]
@@ -52,7 +54,7 @@ def test_each_step_of_an_evaluation_has_a_key_of_its_own():
         jax.debug.callback(lambda k: drawn.append(k.tobytes()), key)
         return latents[:, 0, 0].astype(np.int32)
 
-    act = evaluation.make_act(brightest_agent()._replace(act_eval=act_eval))
+    act = evaluation.make_act(brightest_agent()._replace(act_eval=act_eval), first_stack="black")
     for seed in (0, 0, 1):
         evaluation.play(act, {}, FakeEnv([4], training=False), jax.random.PRNGKey(seed), frame_stack=1)
     jax.effects_barrier()

@@ -32,12 +32,27 @@ def test_policy_acts_as_an_evaluation_of_the_same_run(fake_envs, tmp_path):
     write_untrained_run(tmp_path / "run", tiny_config(agent__eval_epsilon=0.5, env__frame_stack=3))
     agent, params = policy.read_saved(tmp_path / "run").make_agent(fake_envs[0].action_spec)
     env = RecordingEnv([7, 12])  # the first environment begins a second episode
-    evaluation.play(evaluation.make_act(agent), params, env, jax.random.PRNGKey(0), frame_stack=3)
+    act = evaluation.make_act(agent, first_stack="black")
+    evaluation.play(act, params, env, jax.random.PRNGKey(0), frame_stack=3)
     loaded = policy.load_policy(tmp_path / "run")
     actions = [loaded(step.frame, step.first) for step in env.sent[:-1]]
     np.testing.assert_array_equal(actions, env.received)
     assert len(np.unique(actions)) > 1
     assert all(made.closed for made in fake_envs)
+
+
+@pytest.mark.parametrize(("first_stack", "before_first"), [("black", 0), ("repeat", 31)])
+def test_policy_puts_before_an_episode_what_its_run_did(fake_envs, tmp_path, monkeypatch, first_stack, before_first):
+    write_untrained_run(tmp_path / "run", tiny_config(env__frame_stack=2, env__first_stack=first_stack))
+    agent, params = policy.read_saved(tmp_path / "run").make_agent(fake_envs[0].action_spec)
+    by_oldest_pixel = agent._replace(
+        encode=lambda params, views: views[:, None, 0, 0, :], act_eval=lambda params, latents, key: latents[:, 0, 0]
+    )
+    monkeypatch.setattr(policy.SavedRun, "make_agent", lambda *args: (by_oldest_pixel, params))
+    loaded = policy.load_policy(tmp_path / "run")
+    frames = np.full((2, 1, 42, 42, 1), [[[[[31]]]], [[[[44]]]]], np.uint8)
+    actions = [loaded(frame, first) for frame, first in zip(frames, ([True], [False]), strict=True)]
+    assert [int(action[0]) for action in actions] == [before_first, 31]
 
 
 def test_run_that_imports_foreign_code_is_not_loaded_without_its_configuration(tmp_path):

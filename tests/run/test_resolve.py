@@ -26,6 +26,8 @@ def test_presets_resolve(preset):
     assert config.env.noop_max == 30
     assert config.env.life_loss_terminal is True
     assert config.seer.enabled == (preset != "baseline")
+    assert not config.seer.sync_target_heads
+    assert (config.env.resize, config.env.first_stack) == ("linear", "black")
 
 
 def test_protocol_items_can_be_overridden_one_by_one():
@@ -156,6 +158,8 @@ def test_bad_values_for_control_are_refused_with_a_fix(changes, message):
 @pytest.mark.parametrize("preset", ["paper", "baseline", "constrained", "half_resolution", "impala", "quick"])
 def test_control_presets_resolve(preset):
     config = resolve(curl_dmc.get_config(preset))
+    assert config.seer.sync_target_heads
+    assert config.env.first_stack == "repeat"
     assert (config.env.action_repeat, config.env.camera_id) == (8, 0)
     assert config.seer.freeze_through == "dense"
     assert config.env.render_quality == ("fast" if preset == "quick" else "full")

@@ -21,7 +21,8 @@ def test_started_directory_holds_configuration_and_manifest(tmp_path):
     assert resolve(run_dir.read_config(directory)) == config
     manifest = run_dir.read_manifest(directory)
     assert manifest["arguments"] == ["--config=configs/rainbow_atari.py"]
-    assert (manifest["seed"], manifest["protocol"]) == (3, "seer")
+    facts = {name: manifest[name] for name in ("seed", "protocol", "resize", "first_stack")}
+    assert facts == {"seed": 3, "protocol": "seer", "resize": "linear", "first_stack": "black"}
     assert manifest["packages"].keys() >= {"jax", "jaxlib", "envpool"}
     assert manifest["devices"]
     run_dir.check_same(config, directory)
@@ -62,6 +63,24 @@ def test_fields_that_a_directory_does_not_name_have_their_defaults(tmp_path):
     path.write_text(json.dumps(values))
     with pytest.raises(ConfigError, match=r"agent\.eval_epsilon=0\.5 there and 0\.001 here"):
         run_dir.check_same(config, tmp_path / "run")
+
+
+def test_fields_that_runs_of_earlier_versions_lack_have_the_values_of_those_versions(tmp_path, monkeypatch):
+    monkeypatch.setattr("seer_jax.envs.dmc.require_rendering", lambda *args: None)
+    for config, name, earlier, today in (
+        (resolve(tiny_config()), "env.resize", "area", "linear"),
+        (resolve(curl_dmc.get_config()), "env.first_stack", "black", "repeat"),
+        (resolve(curl_dmc.get_config()), "agent.double_contrastive_step", False, True),
+    ):
+        directory = tmp_path / name
+        run_dir.start(config, directory, [])
+        values = json.loads((directory / "config.json").read_text())
+        section, field = name.split(".")
+        assert values[section].pop(field) == today
+        (directory / "config.json").write_text(json.dumps(values))
+        assert getattr(getattr(resolve(run_dir.read_config(directory)), section), field) == earlier
+        with pytest.raises(ConfigError, match=f"{name}={earlier} there and {today} here"):
+            run_dir.check_same(config, directory)
 
 
 def test_directory_with_former_names_of_fields_holds_the_same_configuration(tmp_path, monkeypatch):

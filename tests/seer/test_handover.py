@@ -69,9 +69,9 @@ def small_chunks(monkeypatch):
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("written", [25, 40, 93])
-def test_every_transition_becomes_the_encoding_of_itself(state, tmp_path, small_chunks, written):
-    full, frozen, ring, twin, _ = image_ring(written)
+@pytest.mark.parametrize(("written", "first_stack"), [(25, "black"), (40, "black"), (93, "black"), (93, "repeat")])
+def test_every_transition_becomes_the_encoding_of_itself(state, tmp_path, small_chunks, written, first_stack):
+    full, frozen, ring, twin, _ = image_ring(written, env__first_stack=first_stack)
     expected, oldest = twin.transitions(), twin.oldest()
     frozen_state, latents = freeze(full, frozen, state, ring, tmp_path / "freeze")
     spec = frozen.ring_spec

@@ -4,9 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from seer_jax.config import FIRST_STACKS
+from seer_jax.envs.timestep import TimeStep
 from seer_jax.run.assembly import assemble
 from seer_jax.seer import phases
 from tests.helpers import agents
+from tests.helpers.arrays import random_like
+from tests.helpers.rings import as_dicts, make_twin, random_rows, sample_at, sampleable_starts
 
 
 def make_phase(algorithm, name, **changes):
@@ -68,3 +72,25 @@ def test_phases_share_all_but_what_the_freeze_changes(algorithm):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), frozen.state) == jax.tree.map(
         lambda x: (x.shape, x.dtype), frozen_shapes
     )
+
+
+@pytest.mark.parametrize("first_stack", FIRST_STACKS)
+def test_sampled_observations_are_the_stacks_that_the_agent_acted_on(first_stack):
+    size = {"env__image_size": 30, "env__crop_size": 30}
+    phase = make_phase("rainbow", phases.FULL, num_envs=2, env__first_stack=first_stack, **size)
+    twin, rows = make_twin(phase.ring_spec), random_rows(np.random.default_rng(0), 2, (30, 30, 1))
+    interact, params = jax.jit(phases.make_interact(phase)), random_like(phase.state.params)
+    ring, actor, acted = phase.init_ring(), None, []
+    for _, row in zip(range(70), rows, strict=False):
+        step = TimeStep(row.observation, row.reward, row.reward, row.terminated, row.last, row.last, row.first)
+        actor = actor or phases.init_actor(jax.random.PRNGKey(0), step, frame_stack=4)
+        _, actor, ring = interact(params, actor, ring, step)
+        acted.append(np.asarray(actor.stack))
+        twin.add(as_dicts(row))
+    starts = sorted(sampleable_starts(phase.ring_spec, ring))
+    assert set(starts) == set(twin.transitions())
+    black = [not acted[time][env, :, :, 0].any() for env, time in starts]
+    assert any(black) == (first_stack == "black")
+    for (env, time), sample in zip(starts, sample_at(phase.ring_spec, ring, starts), strict=True):
+        np.testing.assert_array_equal(sample.obs, acted[time][env])
+        np.testing.assert_array_equal(sample.obs, twin.observation(env, time))
