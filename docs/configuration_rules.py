@@ -38,6 +38,11 @@ RULES = (
     ),
     Rule("`dmc`: `env.task` is a task of the DeepMind Control suite.", curl_dmc, {"env.task": "pong"}),
     Rule(
+        "`dmc`: the actuators of `env.task` have bounds. Those of both tasks of `lqr` have none.",
+        curl_dmc,
+        {"env.task": "lqr-lqr_2_1"},
+    ),
+    Rule(
         "`dmc`: this machine can render `env.task` from `env.camera_id` with `env.backend`.",
         curl_dmc,
         {"env.camera_id": 9},
