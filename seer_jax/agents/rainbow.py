@@ -8,7 +8,7 @@ from the ring.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -275,6 +275,29 @@ def _check(config: RunConfig) -> None:
             f"agent.target_update_every={config.agent.target_update_every} agent steps is not a whole number of"
             f" updates at update_every={config.update_every}; make it a multiple"
         )
+    if _clips_rewards(config) and config.agent.v_max < 1.0:
+        raise ConfigError(
+            f"agent.v_max={config.agent.v_max} is below 1, the reward of one step with env.clip_rewards; raise it"
+        )
+
+
+def _warnings(config: RunConfig) -> Iterator[str]:
+    agent, learning_steps = config.agent, config.total_steps - config.learn_start
+    assert isinstance(agent, RainbowConfig)
+    if agent.target_update_every > learning_steps:
+        yield (
+            f"agent.target_update_every={agent.target_update_every} is more than the {learning_steps} agent steps from"
+            " learn_start to total_steps: the target network never changes; lower it"
+        )
+    if _clips_rewards(config) and agent.discount > 0 and agent.v_max * (1 - agent.discount) > 1 + 1e-6:
+        yield (
+            f"agent.v_max={agent.v_max} is above {1 / (1 - agent.discount):g}, which no return of clipped rewards"
+            f" exceeds with agent.discount={agent.discount}: atoms are unused; lower it"
+        )
+
+
+def _clips_rewards(config: RunConfig) -> bool:
+    return getattr(config.env, "clip_rewards", False)  # not every suite has the field
 
 
 def _stage_names(encoder: EncoderConfig) -> tuple[str, ...]:
@@ -292,4 +315,5 @@ RAINBOW = base.Algorithm(
     stage_names=_stage_names,
     latent_shape=_latent_shape,
     check=_check,
+    warnings=_warnings,
 )

@@ -176,25 +176,20 @@ def test_every_task_of_the_suite_plays_within_the_bounds_of_its_actuators_or_is_
         pytest.importorskip("dm_control")
     monkeypatch.setattr(dmc, "require_rendering", lambda *args: None)
     monkeypatch.setattr(dmc.BACKENDS[backend], "render", lambda backend: np.zeros((1, 32, 32, 3), np.uint8))
-    refused = set()
     for task in dmc.tasks():
         config = curl_dmc.get_config()
         config.env.update({"task": task, "backend": backend})
-        try:
-            resolve(config)
-        except ConfigError as error:
-            assert "actuators without bounds" in str(error)
-            refused.add(task)
+        if task.startswith("lqr-"):
+            with pytest.raises(ConfigError, match="actuators without bounds"):
+                resolve(config)
             continue
+        resolve(config)
         env = make(task, backend=backend, num_envs=1, render_quality="full", action_repeat=2)
-        real = env._backend.action_spec
-        assert np.all(np.isfinite([real.minimum, real.maximum]))
-        assert np.all(np.abs([real.minimum, real.maximum]) < 1e3)
+        assert np.abs([env._backend.action_spec.minimum, env._backend.action_spec.maximum]).max() < 10
         env.reset()
-        for action in (np.ones((1, *real.shape)), *random_actions(env, 2)):
+        for action in (np.ones((1, *env.action_spec.shape)), *random_actions(env, 2)):
             timestep.check(env.step(action))
         env.close()
-    assert refused == {"lqr-lqr_2_1", "lqr-lqr_6_2"}
 
 
 def test_machine_without_rendering_raises_with_what_to_install(monkeypatch):
