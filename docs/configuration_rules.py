@@ -156,6 +156,11 @@ WARNINGS = (
     Rule("`agent.batch_size` is at most `learn_start`.", curl_dmc, {"agent.batch_size": 1024}),
     Rule("`agent.discount` is not 0.", curl_dmc, {"agent.discount": 0.0}),
     Rule(
+        "`replay.priority_exponent` and `replay.importance_start` have their defaults without `replay.prioritized`.",
+        rainbow_atari,
+        {"replay.priority_exponent": 0.6},
+    ),
+    Rule(
         "`rainbow`: `agent.target_update_every` is at most `total_steps - learn_start`.",
         rainbow_atari,
         {"agent.target_update_every": 500_000},
@@ -165,6 +170,8 @@ WARNINGS = (
         rainbow_atari,
         {"agent.v_max": 200.0},
     ),
+    Rule("`rainbow`: `agent.noise_std` is not 0.", rainbow_atari, {"agent.noise_std": 0.0}),
     Rule("`curl_sac`: `agent.random_steps` is less than `total_steps`.", curl_dmc, {"agent.random_steps": 80_000}),
+    Rule("`curl_sac`: `agent.discount` is less than 1.", curl_dmc, {"agent.discount": 1.0}),
     Rule("`curl_sac`: `env.crop_size` is less than `env.image_size`.", curl_dmc, {"env.crop_size": 100}),
 )

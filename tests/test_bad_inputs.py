@@ -223,6 +223,10 @@ WARNED = [
         {"num_envs": 16, "encoder.name": "impala", "replay.allow_more_memory": True},
         "num_envs=16 with update_every=1 makes 16 updates due at once",
     ),
+    (rainbow_atari, {"agent.noise_std": 0.0}, "agent.noise_std=0 leaves the agent without exploration"),
+    (rainbow_atari, {"replay.importance_start": 1.0}, "replay.importance_start=1.0 has no effect without"),
+    (curl_dmc, {"replay.priority_exponent": 0.0}, "replay.priority_exponent=0.0 has no effect without"),
+    (curl_dmc, {"agent.discount": 1.0}, "agent.discount=1 gives tasks that never terminate unbounded values"),
     (curl_dmc, {"num_envs": 10}, "lower num_envs to at most 8, or raise update_every"),
     (curl_dmc, {"agent.discount": 0}, "agent.discount=0 ignores all rewards after the next step"),
     (curl_dmc, {"agent.random_steps": 80_000}, "agent.random_steps=80000 covers all total_steps=80000"),
@@ -238,6 +242,7 @@ ACCEPTED = [
     (rainbow_atari, {"agent.target_update_every": 498_400}),
     (rainbow_atari, {"agent.batch_size": 1600}),
     (rainbow_atari, {"checkpoint_every": 0}),
+    (rainbow_atari, {"replay.priority_exponent": 0.6, "replay.prioritized": True}),
     (rainbow_atari, {"checkpoint_every": 2000, "num_envs": 2}),
     (rainbow_atari, {"num_envs": 16, "checkpoint_every": 16_000}),  # its encoder is written without XLA convolutions
     (curl_dmc, {"num_envs": 8}),

@@ -367,6 +367,8 @@ def _warnings(config: RunConfig) -> Iterator[str]:
             f"agent.random_steps={config.agent.random_steps} covers all total_steps={config.total_steps}: the policy"
             " acts in evaluations only; lower it"
         )
+    if config.agent.discount == 1:
+        yield "agent.discount=1 gives tasks that never terminate unbounded values; lower it, for example to 0.99"
     if config.env.crop_size == config.env.image_size:
         yield (
             f"env.crop_size={config.env.crop_size} is env.image_size: all random crops of an image are equal, also"

@@ -294,6 +294,8 @@ def _warnings(config: RunConfig) -> Iterator[str]:
             f"agent.v_max={agent.v_max} is above {1 / (1 - agent.discount):g}, which no return of clipped rewards"
             f" exceeds with agent.discount={agent.discount}: atoms are unused; lower it"
         )
+    if agent.noise_std == 0:
+        yield "agent.noise_std=0 leaves the agent without exploration at first; raise it, for example to 0.1"
 
 
 def _clips_rewards(config: RunConfig) -> bool:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from seer_jax import replay
+from seer_jax import fields, replay
 from seer_jax.agents.base import Algorithm
 from seer_jax.agents.registry import AGENTS
-from seer_jax.config import LATENT_DTYPES, RunConfig
+from seer_jax.config import LATENT_DTYPES, ReplayConfig, RunConfig
 from seer_jax.fields import ConfigError
 from seer_jax.networks import encoders
 from seer_jax.networks.initializers import UNIFORM
@@ -140,6 +140,11 @@ def _warnings(config: RunConfig) -> Iterator[str]:
         )
     if config.agent.discount == 0:
         yield "agent.discount=0 ignores all rewards after the next step; raise it, for example to 0.99"
+    defaults = fields.defaults_of(ReplayConfig)
+    for name in ("priority_exponent", "importance_start"):
+        value = getattr(config.replay, name)
+        if value != defaults[name] and not config.replay.prioritized:
+            yield f"replay.{name}={value} has no effect without replay.prioritized=True; set that, too"
 
 
 def _has_convolution(config: RunConfig) -> bool:
