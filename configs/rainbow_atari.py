@@ -14,7 +14,7 @@ Steps are agent steps; one is `env.action_repeat` frames. The published hyperpar
 `RunConfig`, `AtariConfig` and `RainbowConfig`; `docs/configuration.md` lists them. The paper publishes the freeze time
 of Alien only, about 50,000: treat `seer.freeze_step` as a parameter to choose.
 
-Expected: `quick` takes about 5 minutes on 2 cores; one run scored 2,780 after 10,000 steps and 3,057 after 20,000.
+Expected: `quick` takes about 5 minutes on 2 cores; one run scored 2,564 after 10,000 steps and 2,707 after 20,000.
 `paper` on Krull with `--config.seer.freeze_step=20000` scored 3,576 +- 151 over two seeds after 15T
 multiply-accumulates (`docs/results.md`). Random play scores 1,598.
 """
