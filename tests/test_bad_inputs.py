@@ -417,12 +417,13 @@ def changed(config_file, changes):
 
 @pytest.fixture
 def nothing_starts(monkeypatch):
-    """Lets a run that was not refused fail; lets machines without a renderer resolve configurations of Control."""
+    """Lets a run that was not refused fail; lets any machine act like a CPU that renders."""
 
     def start(*args, **kwargs):
         raise AssertionError("it was not refused")
 
     monkeypatch.setattr(dmc, "require_rendering", lambda *args: None)
+    monkeypatch.setattr(rules.jax, "default_backend", lambda: "cpu")
     monkeypatch.setattr(Loop, "__init__", start)
     monkeypatch.setattr(train.plan, "show", start)
     for backend in pool._BACKENDS.values():
@@ -454,6 +455,11 @@ def test_values_that_may_be_meant_are_warned_of_in_one_line(config_file, changes
 @pytest.mark.parametrize(("config_file", "changes"), ACCEPTED, ids=row_id)
 def test_values_just_within_the_rules_are_not_warned_of(config_file, changes, nothing_starts):
     assert rules.warnings(resolve(changed(config_file, changes))) == []
+
+
+def test_many_updates_at_once_are_not_warned_of_on_accelerators(nothing_starts, monkeypatch):
+    monkeypatch.setattr(rules.jax, "default_backend", lambda: "gpu")
+    assert rules.warnings(resolve(changed(curl_dmc, {"num_envs": 64, "checkpoint_every": 0}))) == []
 
 
 @pytest.mark.parametrize(("command", "arguments", "message"), COMMANDS, ids=row_id)
