@@ -78,12 +78,12 @@ def run(
             if resume:
                 run_dir_lib.clear_unstarted(directory)
             run_dir_lib.start(config, directory, arguments)
-        _print_warnings(config)
         loop = Loop(parts, env, directory, encoder=encoder, saved=saved, receivers=receivers, warn=_warn)
     except BaseException:
         env.close()
         raise
     try:
+        _print_warnings(config)  # what refuses the run has passed
         return loop.train(stop)
     finally:
         loop.close()

@@ -3,6 +3,8 @@
 Each row holds what is given and what the line must say. Values that a command line cannot give are given from Python.
 """
 
+import sys
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -493,15 +495,18 @@ def test_names_of_an_earlier_configuration_file_are_forgotten(nothing_starts, tm
 
 
 def test_warnings_are_printed_before_a_run_and_before_its_plan(tmp_path, monkeypatch, capsys):
-    def start(*args, **kwargs):
-        raise train.NonFiniteError
+    def start(*args):
+        print("starts", file=sys.stderr)
 
-    monkeypatch.setattr(Loop, "__init__", start)
-    monkeypatch.setattr(train.plan, "show", lambda config: None)
-    arguments = [ATARI, "--config.agent.discount=0"]
+    monkeypatch.setattr(Loop, "__init__", lambda *args, **kwargs: None)
+    monkeypatch.setattr(Loop, "close", lambda loop: None)
+    monkeypatch.setattr(Loop, "train", start)
+    monkeypatch.setattr(train.plan, "show", start)
     for more in ([f"--run_dir={tmp_path / 'run'}"], ["--plan"]):
-        train.main(["train", *arguments, *more])
-        assert capsys.readouterr().err.splitlines()[0].startswith("train: agent.discount=0 ignores all rewards")
+        assert train.main(["train", ATARI, "--config.agent.discount=0", *more]) == 0
+        warning, then = capsys.readouterr().err.splitlines()
+        assert warning.startswith("train: agent.discount=0 ignores all rewards")
+        assert then == "starts"
 
 
 def test_table_holds_150_distinct_inputs():
