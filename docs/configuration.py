@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import curl_dmc, rainbow_atari
-from docs.configuration_rules import RULES
+from docs.configuration_rules import RULES, WARNINGS, Rule
 from seer_jax import fields
 from seer_jax.agents.curl import CurlConfig
 from seer_jax.agents.rainbow import RainbowConfig
@@ -86,10 +86,14 @@ def text() -> str:
         "\n## Rules between fields",
         "\nThey are checked in this order, after each value alone. Each example, set in the configuration file of its\n"
         "line, is refused.\n",
-        *_rules(),
+        *_rules(RULES, "refused"),
         "\nTwo more checks are made before a run writes anything. The encoder of `seer.init_from` must fit; a message\n"
         "names the fields that differ. Ring and parameters must fit into the memory of the device; otherwise the plan\n"
         "of the run is printed, as by `--plan`.",
+        "\n## Warnings",
+        "\nA run that breaks one of these rules starts. It prints a line about it first; `--plan` does, too.\n"
+        "`seer_jax.run.rules.warnings(resolve(config))` returns these lines in Python.\n",
+        *_rules(WARNINGS, "warned of"),
     ]
     return "\n".join(parts) + "\n"
 
@@ -151,9 +155,9 @@ def _stages() -> Iterator[str]:
         yield f"| `{encoder}` | {' | '.join(', '.join(f'`{name}`' for name in each) for each in names)} |"
 
 
-def _rules() -> Iterator[str]:
-    yield "| rule | refused | in |\n|---|---|---|"
-    for rule in RULES:
+def _rules(rules: Iterable[Rule], outcome: str) -> Iterator[str]:
+    yield f"| rule | {outcome} | in |\n|---|---|---|"
+    for rule in rules:
         example = ", ".join(f"`{name}={value}`" for name, value in rule.example.items())
         yield f"| {rule.meaning} | {example} | `{rule.config_file.__name__.rpartition('.')[2]}` |"
 

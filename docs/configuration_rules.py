@@ -1,7 +1,8 @@
-"""The rules between fields of a configuration, for `configuration.md`: each with an example that is refused.
+"""The rules between fields of a configuration, for `configuration.md`: each with an example that breaks it.
 
-The rules are in the order in which `seer_jax.run.resolve.resolve` checks them. A test resolves every example and
-compares the rules with what the code refuses.
+`RULES` are in the order in which `seer_jax.run.resolve.resolve` checks them, and refuses a configuration that breaks
+one. It accepts one that breaks a rule of `WARNINGS`, and a run warns of it. Tests try every example and compare the
+rules with those of the code.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ class Rule(NamedTuple):
     Attributes:
       meaning: one or two sentences.
       config_file: module of a configuration whose preset `paper` follows the rule.
-      example: overrides, by dotted name, with which it does not.
+      example: overrides, by dotted name, with which it breaks the rule.
     """
 
     meaning: str
@@ -38,37 +39,47 @@ RULES = (
     ),
     Rule("`dmc`: `env.task` is a task of the DeepMind Control suite.", curl_dmc, {"env.task": "pong"}),
     Rule(
+        "`dmc`: the actuators of `env.task` have bounds. Those of both tasks of `lqr` have none.",
+        curl_dmc,
+        {"env.task": "lqr-lqr_2_1"},
+    ),
+    Rule(
         "`dmc`: this machine can render `env.task` from `env.camera_id` with `env.backend`.",
         curl_dmc,
         {"env.camera_id": 9},
     ),
     Rule(
-        "`rainbow`: `seer.num_copies` is 1, since it stores latents without augmentation.",
-        rainbow_atari,
-        {"seer.num_copies": 4},
-    ),
-    Rule("`curl_sac`: `agent.log_std_min` is at most `agent.log_std_max`.", curl_dmc, {"agent.log_std_min": 3.0}),
-    Rule(
         "`encoder.name` is an encoder of the table above, or `haiku:MODULE:FUNCTION`.",
         rainbow_atari,
         {"encoder.name": "resnet"},
     ),
-    Rule("`env.crop_size` is at most `env.image_size`.", rainbow_atari, {"env.crop_size": 90}),
     Rule(
         "`haiku:MODULE:FUNCTION` can be imported, and `hk.transform` returned it.",
         rainbow_atari,
         {"encoder.name": "haiku:nothing:encoder"},
     ),
+    Rule("`env.crop_size` is at most `env.image_size`.", rainbow_atari, {"env.crop_size": 90}),
+    Rule(
+        "`rainbow`: `seer.num_copies` is 1, since it stores latents without augmentation.",
+        rainbow_atari,
+        {"seer.num_copies": 4},
+    ),
+    Rule(
+        "`rainbow`: `agent.v_max` is at least 1 with `env.clip_rewards`.",
+        rainbow_atari,
+        {"agent.v_max": 0.5},
+    ),
+    Rule("`curl_sac`: `agent.log_std_min` is at most `agent.log_std_max`.", curl_dmc, {"agent.log_std_min": 3.0}),
+    Rule(
+        "`curl_sac`: the input of the encoder has at most as many channels as its first convolution has outputs. The"
+        " input has `env.frame_stack` times the channels of a frame.",
+        curl_dmc,
+        {"env.frame_stack": 11},
+    ),
     Rule(
         "`seer.freeze_through` is a stage of `encoder.name` that `agent.name` can freeze; the table above lists them.",
         rainbow_atari,
         {"seer.freeze_through": "conv9"},
-    ),
-    Rule(
-        "The encoder can be initialized for its input, whose channels are `env.frame_stack` times those of a frame."
-        " With `curl_sac` no convolution may have more input channels than output channels.",
-        curl_dmc,
-        {"env.frame_stack": 12},
     ),
     Rule("`env.crop_size` is large enough for every stage of the encoder.", rainbow_atari, {"env.crop_size": 20}),
     Rule(
@@ -113,9 +124,49 @@ RULES = (
         {"replay.capacity": 20},
     ),
     Rule(
+        "`agent.batch_size` is at most `replay.capacity`.",
+        rainbow_atari,
+        {"agent.batch_size": 1000, "replay.capacity": 999},
+    ),
+    Rule(
         "With `seer.enabled`, `replay.capacity` latents take at most the bytes of as many frames, unless"
         " `replay.allow_more_memory` is True.",
         rainbow_atari,
         {"encoder.name": "canonical"},
     ),
+)
+WARNINGS = (
+    Rule(
+        "`checkpoint_every` is at least 1000 agent steps of each environment, or 0: a checkpoint truncates the running"
+        " episodes.",
+        rainbow_atari,
+        {"checkpoint_every": 999},
+    ),
+    Rule(
+        "On the CPU and with an encoder that has overlapping convolutions, `num_envs / update_every` is at most 8."
+        " These updates are compiled as one program without a loop.",
+        curl_dmc,
+        {"num_envs": 10},
+    ),
+    Rule("`agent.batch_size` is at most `learn_start`.", curl_dmc, {"agent.batch_size": 1024}),
+    Rule("`agent.discount` is not 0.", curl_dmc, {"agent.discount": 0.0}),
+    Rule(
+        "`replay.priority_exponent` and `replay.importance_start` have their defaults without `replay.prioritized`.",
+        rainbow_atari,
+        {"replay.priority_exponent": 0.6},
+    ),
+    Rule(
+        "`rainbow`: `agent.target_update_every` is at most `total_steps - learn_start`.",
+        rainbow_atari,
+        {"agent.target_update_every": 500_000},
+    ),
+    Rule(
+        "`rainbow`: `agent.v_max` is at most `1 / (1 - agent.discount)` with `env.clip_rewards`.",
+        rainbow_atari,
+        {"agent.v_max": 200.0},
+    ),
+    Rule("`rainbow`: `agent.noise_std` is not 0.", rainbow_atari, {"agent.noise_std": 0.0}),
+    Rule("`curl_sac`: `agent.random_steps` is less than `total_steps`.", curl_dmc, {"agent.random_steps": 80_000}),
+    Rule("`curl_sac`: `agent.discount` is less than 1.", curl_dmc, {"agent.discount": 1.0}),
+    Rule("`curl_sac`: `env.crop_size` is less than `env.image_size`.", curl_dmc, {"env.crop_size": 100}),
 )

@@ -47,6 +47,8 @@ def _sweep(values: flags.FlagValues) -> int:
     config_file = config_flags.get_config_filename(values["config"])
     fixed = config_flags.get_override_values(values["config"])
     grid = parse_grid(values.grid)
+    if twice := fixed.keys() & grid:
+        raise cli.UsageError(f"{min(twice)} is set by --config.{min(twice)} and by --grid; leave one out")
     runs = make_runs(config_file, fixed, grid, range(first_seed, first_seed + values.seeds))
     for run in runs:
         run.load()  # refuses an invalid configuration before any run starts
@@ -61,12 +63,13 @@ def parse_grid(texts: Iterable[str]) -> dict[str, list[str]]:
     """Returns the values of each field, from texts `config.FIELD=VALUE,VALUE,...`.
 
     Raises:
-      UsageError: a text has another form, or a field is named twice.
+      UsageError: a text has another form, or names a field or a value twice.
     """
     grid: dict[str, list[str]] = {}
     for text in texts:
-        field, separator, values = text.partition("=")
-        if not field.startswith(_PREFIX) or not separator or not all(values.split(",")):
+        field, separator, listed = text.partition("=")
+        values = [value.strip() for value in listed.split(",")]
+        if not field.startswith(_PREFIX) or not separator or not all(values):
             raise cli.UsageError(f"--grid {text!r} does not have the form config.FIELD=VALUE,VALUE,...")
         if field == f"{_PREFIX}seed":
             raise cli.UsageError(
@@ -74,7 +77,9 @@ def parse_grid(texts: Iterable[str]) -> dict[str, list[str]]:
             )
         if field.removeprefix(_PREFIX) in grid:
             raise cli.UsageError(f"--grid names {field} twice")
-        grid[field.removeprefix(_PREFIX)] = values.split(",")
+        if len(set(values)) < len(values):
+            raise cli.UsageError(f"--grid {text!r} names a value twice")
+        grid[field.removeprefix(_PREFIX)] = values
     return grid
 
 

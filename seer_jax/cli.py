@@ -1,6 +1,7 @@
 """Command lines of the package: flags without globals, errors in one line, a cache of compiled programs."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
@@ -31,7 +32,28 @@ class _ConfigParser(config_flags.ConfigFileFlagParser):
 
     def parse(self, path: str) -> Any:
         name, *preset = path.split(":", 1)
-        return super().parse(":".join([config_path(name), *preset]))
+        whole_path = ":".join([config_path(name), *preset])
+        sys.modules.pop(f"{self.name}_config", None)  # of an earlier file, whose names the next one would inherit
+        try:
+            with _absl_warnings_off():
+                config = super().parse(whole_path)
+        except (Exception, SystemExit) as error:
+            wrapped = str(error).startswith("Error whilst parsing config file")  # its message is a whole traceback
+            cause = (error.__context__ if wrapped else None) or error
+            raise flags.IllegalFlagValueError(f"--config={path}: {type(cause).__name__}: {cause}") from None
+        if config is None:
+            raise flags.IllegalFlagValueError(f"--config={path}: get_config gave None; it must give a ConfigDict")
+        return config
+
+
+@contextlib.contextmanager
+def _absl_warnings_off() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def make_flags() -> flags.FlagValues:
@@ -51,7 +73,11 @@ def define_config(values: flags.FlagValues, argv: list[str], text: str) -> None:
       text: what the configuration is for; `--help` shows it, and after it what a value looks like.
     """
     text = f"{text} One of {', '.join(shipped_configs())}, or the path of a file (FILE.py); with :PRESET."
-    config_flags.DEFINE_config_file("config", None, text, flag_values=values, sys_argv=argv)
+    define = functools.partial(config_flags.DEFINE_config_file, "config", None, text, flag_values=values)
+    try:
+        define(sys_argv=argv)
+    except flags.Error:  # of --flagfile, which `parse` will raise again
+        define(sys_argv=argv[:1])
     values["config"].parser = _ConfigParser("config")
 
 
@@ -108,8 +134,11 @@ def main(
             raise UsageError(f"unexpected argument {operands[0]!r}; flags look like --name=value")
         return command(values, *operands) or 0
     except (UsageError, *refusals) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {_in_one_line(error)}", file=sys.stderr)
         return 2
+    except OSError as error:  # a file that cannot be read or written; its message names it
+        print(f"{program}: {_in_one_line(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
@@ -119,21 +148,34 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """Parses `argv`, whose first element is the program's name, into `values`; returns the operands.
 
     Raises:
-      UsageError: a flag is unknown or has a bad value.
+      UsageError: a flag is unknown, has a bad value or none, or is given twice.
     """
     try:
-        return values([_EXPONENT.sub(_whole, argument) for argument in argv])[1:]
+        operands = values([_EXPONENT.sub(_whole, argument) for argument in argv])[1:]
     except Exception as error:
         if message := _unknown_override(values, argv):
             raise UsageError(message) from None
         raise _usage_error(error) from None
+    for name in values:
+        _check_given(values[name])
+    return operands
 
 
 def _usage_error(error: Exception) -> UsageError:
     if isinstance(error, flags.Error):
-        # Some errors inside a configuration file arrive as a whole traceback, whose last line says what is wrong.
-        return UsageError(last_line(error))
-    return UsageError(f"the configuration cannot be read: {type(error).__name__}: {last_line(error)}")
+        return UsageError(str(error))
+    return UsageError(f"the configuration cannot be read: {type(error).__name__}: {error}")
+
+
+def _check_given(flag: flags.Flag) -> None:
+    if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
+        raise UsageError(f"--{flag.name} is given {flag.present} times; give it once")
+    if not flag.present or not isinstance(flag.value, str) or flag.name.startswith("config."):
+        return
+    if not flag.value:
+        raise UsageError(f"--{flag.name} is empty; give it a value")
+    if flag.value.startswith("--"):
+        raise UsageError(f"--{flag.name} has no value: {flag.value} follows it")
 
 
 def _unknown_override(values: flags.FlagValues, argv: list[str]) -> str | None:
@@ -185,6 +227,10 @@ def read_config(arguments: list[str]) -> ConfigDict:
 def last_line(error: Exception) -> str:
     """Returns the last line of an error's message."""
     return (str(error).strip().splitlines() or [""])[-1].strip()
+
+
+def _in_one_line(error: Exception) -> str:
+    return "; ".join(line.strip() for line in str(error).strip().splitlines())
 
 
 def use_compilation_cache() -> None:

@@ -102,6 +102,8 @@ class Text:
             raise ConfigError(f"{name}={value!r} is unknown; choose one of {', '.join(self.options)}")
         if not isinstance(value, str):
             raise ConfigError(f"{name}={value!r} is not a name")
+        if not value and self.optional:
+            raise ConfigError(f"{name} is empty; give it a value, or leave it unset")
         return value
 
 

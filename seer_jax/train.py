@@ -18,13 +18,12 @@ from seer_jax.config import RunConfig
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import InvalidTimeStepError
 from seer_jax.fields import ConfigError
-from seer_jax.run import assembly, checkpoint, metrics, plan, resolve, transfer
+from seer_jax.run import assembly, checkpoint, metrics, plan, resolve, rules, transfer
 from seer_jax.run import run_dir as run_dir_lib
 from seer_jax.run.loop import CheckpointSaveError, Loop, NonFiniteError, RunStopped
 from seer_jax.run.records import Receiver, Record
 from seer_jax.seer import handover
 
-_EPISODE_STEPS = 1000  # agent steps of an episode in many tasks
 _REFUSALS = (ConfigError, transfer.TransferError, files.DamagedFileError)
 
 
@@ -84,19 +83,15 @@ def run(
         env.close()
         raise
     try:
-        _warn_of_truncating_checkpoints(config)
+        _print_warnings(config)  # what refuses the run has passed
         return loop.train(stop)
     finally:
         loop.close()
 
 
-def _warn_of_truncating_checkpoints(config: RunConfig) -> None:
-    steps = config.checkpoint_every // config.num_envs
-    if 0 < steps < _EPISODE_STEPS:
-        _warn(
-            f"each checkpoint truncates the running episodes, after {steps:,} steps of an environment; raise"
-            f" checkpoint_every (now {config.checkpoint_every:,}) or lower num_envs (now {config.num_envs})"
-        )
+def _print_warnings(config: RunConfig) -> None:
+    for message in rules.warnings(config):
+        _warn(message)
 
 
 def _warn(message: str) -> None:
@@ -125,6 +120,7 @@ def _train(values: flags.FlagValues) -> int:
     continuation = f"continue with --run_dir={run_dir} --resume"
     try:
         if values.plan:
+            _print_warnings(config)
             plan.show(config)
             return 0
         with cli.signals() as received:

@@ -247,12 +247,6 @@ def test_second_signal_ends_the_process_at_once():
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize(("checkpoint_every", "warned"), [(0, False), (1999, True), (2000, False)])
-def test_checkpoints_that_truncate_most_episodes_are_warned_of(capsys, checkpoint_every, warned):
-    train._warn_of_truncating_checkpoints(resolve(tiny_config(checkpoint_every=checkpoint_every, num_envs=2)))
-    assert ("each checkpoint truncates the running episodes" in capsys.readouterr().err) == warned
-
-
 def test_plan_prints_costs_and_starts_nothing(fake_envs, tmp_path, monkeypatch, capsys):
     shown = []
     monkeypatch.setattr(train.plan, "show", shown.append)

@@ -8,6 +8,7 @@ tables.
 """
 
 import dataclasses
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -39,8 +40,16 @@ def main(argv: list[str]) -> int:
 def _report(values: flags.FlagValues, *paths: str) -> None:
     if not paths:
         raise cli.UsageError("RUN_DIRS are missing: run directories, or files of records")
-    runs = label_arms([records.read(pathlib.Path(path)) for path in paths])
     out = pathlib.Path(values.out)
+    if out.is_dir():
+        raise cli.UsageError(f"--out={out} is a directory; name a file, for example {out / 'report.html'}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cli.UsageError(f"--out={out} cannot be written: {error.strerror}; name another file") from None
+    if values.budget is not None and not math.isfinite(values.budget):
+        raise cli.UsageError(f"--budget={values.budget} is not a finite number")
+    runs = label_arms([records.read(pathlib.Path(path)) for path in paths])
     page.write(
         out,
         runs,

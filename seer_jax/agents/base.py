@@ -5,7 +5,7 @@ the entries of the parts that hold the encoder.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -98,6 +98,7 @@ class Algorithm:
       latent_shape: `config -> (N, L)` of a stored latent; L is 0 if the image is too small for the encoder.
       updates_per_cycle: `agent section -> number` of updates after which the pattern of updates repeats.
       check: raises ConfigError if values of a configuration do not fit together.
+      warnings: returns a line about each choice of a configuration that can run and is probably not meant.
     """
 
     config_class: type[AgentConfig]
@@ -107,6 +108,7 @@ class Algorithm:
     latent_shape: Callable[[RunConfig], tuple[int, int]]
     updates_per_cycle: Callable[[Any], int] = lambda agent: 1
     check: Callable[[RunConfig], None] = lambda config: None
+    warnings: Callable[[RunConfig], Iterable[str]] = lambda config: ()
 
 
 def latents_to_store(agent: Agent, params: Params, obs: jax.Array, key: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ frozen phase there is no contrastive loss.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from seer_jax.agents.curl_networks import ACTOR, CRITIC, Networks, stage_names
 from seer_jax.config import AgentConfig, RunConfig
 from seer_jax.envs import registry
 from seer_jax.fields import ConfigError, flag, integer, real
+from seer_jax.networks import encoders, initializers
 
 _STAGES = ("encoder", "tail")  # parts that the critic's losses train
 _ACTOR_PARTS = ("actor_encoder", "actor_tail", "actor")
@@ -46,8 +47,8 @@ class CurlConfig(AgentConfig):
     updates_per_target_update: int = integer(
         2, "updates of the critic for each update of the targets", low=1, high=8, former="target_update_every"
     )
-    critic_tau: float = real(0.01, "step size of the target Q-functions towards the Q-functions", low=0.0, high=1.0)
-    encoder_tau: float = real(0.05, "step size of the target encoder towards the encoder", low=0.0, high=1.0)
+    critic_tau: float = real(0.01, "step size of the target Q-functions towards the Q-functions", low=1e-6, high=1.0)
+    encoder_tau: float = real(0.05, "step size of the target encoder towards the encoder", low=1e-6, high=1.0)
     initial_temperature: float = real(0.1, "initial weight of the entropy", low=1e-6, high=1e6)
     temperature_learning_rate: float = real(
         1e-4, "Adam learning rate of the logarithm of the temperature", low=0.0, high=1.0
@@ -359,6 +360,31 @@ def _check(config: RunConfig) -> None:
             f"agent.log_std_min={config.agent.log_std_min} is above agent.log_std_max={config.agent.log_std_max};"
             " lower it"
         )
+    channels, inputs = registry.frame_shape(config.env)[-1], registry.view_shape(config.env)[-1]
+    first = encoders.make_encoder(config.encoder.name, initializers.DELTA_ORTHOGONAL).stages[0].module
+    outputs = getattr(first, "features", inputs)  # an encoder in Haiku initializes itself
+    if inputs > outputs:
+        raise ConfigError(
+            f"env.frame_stack={config.env.frame_stack} gives the encoder {inputs} channels, and the first convolution"
+            f" of encoder.name={config.encoder.name}, which agent.name=curl_sac initializes orthogonally, takes at most"
+            f" {outputs}; lower it to at most {outputs // channels}"
+        )
+
+
+def _warnings(config: RunConfig) -> Iterator[str]:
+    assert isinstance(config.agent, CurlConfig)
+    if config.agent.random_steps >= config.total_steps:
+        yield (
+            f"agent.random_steps={config.agent.random_steps} covers all total_steps={config.total_steps}: the policy"
+            " acts in evaluations only; lower it"
+        )
+    if config.agent.discount == 1:
+        yield "agent.discount=1 gives tasks that never terminate unbounded values; lower it, for example to 0.99"
+    if config.env.crop_size == config.env.image_size:
+        yield (
+            f"env.crop_size={config.env.crop_size} is env.image_size: all random crops of an image are equal, also"
+            " those that the contrastive loss compares; lower env.crop_size"
+        )
 
 
 CURL_SAC = base.Algorithm(
@@ -369,4 +395,5 @@ CURL_SAC = base.Algorithm(
     latent_shape=lambda config: make_networks(config, action_size=1).latent_shape,
     updates_per_cycle=_updates_per_cycle,
     check=_check,
+    warnings=_warnings,
 )

@@ -8,7 +8,7 @@ from the ring.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -277,6 +277,32 @@ def _check(config: RunConfig) -> None:
             f"seer.num_copies={config.seer.num_copies}: agent.name=rainbow stores one latent of a row, without"
             " augmentation; set it to 1"
         )
+    if _clips_rewards(config) and config.agent.v_max < 1.0:
+        raise ConfigError(
+            f"agent.v_max={config.agent.v_max} is below 1, the reward of one step with env.clip_rewards; raise it"
+        )
+
+
+def _warnings(config: RunConfig) -> Iterator[str]:
+    agent = config.agent
+    assert isinstance(agent, RainbowConfig)
+    period = agent.target_update_every
+    if config.total_steps // period == config.learn_start // period:
+        yield (
+            f"agent.target_update_every={period} has no multiple between learn_start={config.learn_start} and"
+            f" total_steps={config.total_steps}: the target network never changes; lower it"
+        )
+    if _clips_rewards(config) and agent.discount > 0 and agent.v_max * (1 - agent.discount) > 1 + 1e-6:
+        yield (
+            f"agent.v_max={agent.v_max} is above {1 / (1 - agent.discount):g}, which no return of clipped rewards"
+            f" exceeds with agent.discount={agent.discount}: atoms are unused; lower it"
+        )
+    if agent.noise_std == 0:
+        yield "agent.noise_std=0 leaves the agent without exploration at first; raise it, for example to 0.1"
+
+
+def _clips_rewards(config: RunConfig) -> bool:
+    return getattr(config.env, "clip_rewards", False)  # not every suite has the field
 
 
 def _stage_names(encoder: EncoderConfig) -> tuple[str, ...]:
@@ -294,4 +320,5 @@ RAINBOW = base.Algorithm(
     stage_names=_stage_names,
     latent_shape=_latent_shape,
     check=_check,
+    warnings=_warnings,
 )

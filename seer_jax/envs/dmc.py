@@ -23,6 +23,7 @@ from seer_jax.envs import timestep
 
 QUALITIES = ("full", "fast")
 _FAST_QUALITY = '<quality shadowsize="0" offsamples="0"/>'
+_LARGEST = 1e10  # MuJoCo's largest number; both backends give it as the bound of an actuator that has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,12 @@ def tasks() -> dict[str, str]:
 
 def _identifier(domain: str, task: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in f"{domain}_{task}".split("_")) + "-v1"
+
+
+def has_bounded_actions(task: str) -> bool:
+    """Whether all actuators of a task have bounds, to which actions between -1 and 1 can be scaled; lqr's have none."""
+    space = envpool.make_spec(tasks()[task]).action_space
+    return bool(np.all(np.abs([space.low, space.high]) < _LARGEST))
 
 
 def protocol_items(protocol: Protocol, task: str) -> dict[str, int]:

@@ -33,6 +33,11 @@ def _fill_unset(env: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(env: DmcConfig) -> None:
+    if not dmc.has_bounded_actions(env.task):
+        raise ConfigError(
+            f"env.task={env.task} has actuators without bounds, to which the agent's actions between -1 and 1 cannot be"
+            " scaled; choose a task of another domain"
+        )
     try:
         dmc.require_rendering(env.task, env.camera_id, env.backend)
     except dmc.RenderingError as error:

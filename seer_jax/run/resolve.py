@@ -5,21 +5,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 from flax import traverse_util
 from ml_collections import ConfigDict, config_dict
 
-from seer_jax import fields, replay
+from seer_jax import fields
 from seer_jax.agents.base import Algorithm
 from seer_jax.agents.registry import AGENTS
-from seer_jax.config import LATENT_DTYPES, EncoderConfig, ReplayConfig, RunConfig, SeerConfig
+from seer_jax.config import EncoderConfig, ReplayConfig, RunConfig, SeerConfig
 from seer_jax.envs.registry import SUITES
 from seer_jax.envs.suite import Suite
 from seer_jax.fields import ConfigError
 from seer_jax.networks import encoders, haiku
-from seer_jax.seer import capacity
+from seer_jax.run import rules
 
-_MAX_CYCLE = 8  # updates that are compiled as one program
 Sections = Mapping[str, type]  # the dataclass of each section; that of the run itself has the name ""
 
 
@@ -82,10 +80,11 @@ def resolve(config: ConfigDict) -> RunConfig:
         **{name: section(**values[name]) for name, section in sections.items() if name},
     )
     suite.check(resolved.env)
+    _check_encoder(resolved, algorithm)
     algorithm.check(resolved)
-    resolved = _resolve_encoder(resolved, algorithm)
-    _check_schedule(resolved, algorithm)
-    _check_replay(resolved, algorithm)
+    resolved = _name_frozen_stage(resolved, algorithm)
+    rules.check_schedule(resolved, algorithm)
+    rules.check_replay(resolved, algorithm)
     return resolved
 
 
@@ -131,6 +130,11 @@ def plain_values(config: ConfigDict) -> dict[str, Any]:
             f"the configuration holds a value that is neither number, text nor section: {error}"
         ) from None
     if today := _former_names(values):
+        for former in sorted(today.keys() & values["agent"]):
+            if today[former] in values["agent"]:
+                raise ConfigError(
+                    f"agent.{former} is called agent.{today[former]} now, and both are set; leave one out"
+                )
         values["agent"] = {today.get(name, name): value for name, value in values["agent"].items()}
     return values
 
@@ -186,117 +190,44 @@ def _check(values: dict[str, Any], sections: Sections, *kinds: type, unset_allow
                 held[name] = field.check(full_name, held[name])
 
 
-def _resolve_encoder(config: RunConfig, algorithm: Algorithm) -> RunConfig:
-    """Checks that the encoder accepts these images, and names the stage at which it is split."""
-    name, env, through = config.encoder.name, config.env, config.seer.freeze_through
+def _check_encoder(config: RunConfig, algorithm: Algorithm) -> None:
+    """Raises ConfigError if there is no such encoder, or its images are larger than the frames."""
+    name, env = config.encoder.name, config.env
     if not (name in encoders.ENCODERS or name.startswith(haiku.PREFIX)):
         known = ", ".join(encoders.ENCODERS)
         raise ConfigError(f"encoder.name={name!r} is unknown; choose one of {known}, or {haiku.PREFIX}module:function")
-    if env.crop_size > env.image_size:
-        raise ConfigError(f"env.crop_size={env.crop_size} does not fit into env.image_size={env.image_size}; lower it")
     try:
-        stages = algorithm.stage_names(config.encoder)
-        if through is not None and through not in stages:
-            raise ConfigError(
-                f"seer.freeze_through={through!r} is not a stage of {name}; choose one of {', '.join(stages)}"
-            )
-        whole = _with_freeze_through(config, stages[-1])
-        resolved = _with_freeze_through(config, through or stages[-1])
-        sizes = [algorithm.latent_shape(each)[1] for each in (resolved, whole)]
+        algorithm.stage_names(config.encoder)
     except haiku.HaikuError as error:
         raise ConfigError(str(error)) from None
-    except ConfigError:
-        raise
-    except Exception as error:  # the user's own encoder may raise anything
-        what = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        raise ConfigError(f"encoder.name={name} cannot read {env.crop_size}-pixel images: {what}") from None
-    if 0 in sizes:
+    if env.crop_size > env.image_size:
+        raise ConfigError(f"env.crop_size={env.crop_size} does not fit into env.image_size={env.image_size}; lower it")
+
+
+def _name_frozen_stage(config: RunConfig, algorithm: Algorithm) -> RunConfig:
+    """Names the stage at which the encoder is split; raises ConfigError if the encoder cannot read these images."""
+    name, env, through = config.encoder.name, config.env, config.seer.freeze_through
+    stages = algorithm.stage_names(config.encoder)
+    if through is not None and through not in stages:
+        raise ConfigError(
+            f"seer.freeze_through={through!r} is not a stage of {name}; choose one of {', '.join(stages)}"
+        )
+    whole = _with_freeze_through(config, stages[-1])
+    resolved = _with_freeze_through(config, through or stages[-1])
+    if 0 in (_latent_size(resolved, algorithm), _latent_size(whole, algorithm)):
         raise ConfigError(f"env.crop_size={env.crop_size} is too small for encoder.name={name}; raise it")
     return resolved
 
 
+def _latent_size(config: RunConfig, algorithm: Algorithm) -> int:
+    try:
+        return algorithm.latent_shape(config)[1]
+    except Exception as error:  # the user's own encoder may raise anything
+        what = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        raise ConfigError(
+            f"encoder.name={config.encoder.name} cannot read {config.env.crop_size}-pixel images: {what}"
+        ) from None
+
+
 def _with_freeze_through(config: RunConfig, stage: str) -> RunConfig:
     return dataclasses.replace(config, seer=dataclasses.replace(config.seer, freeze_through=stage))
-
-
-def _check_schedule(config: RunConfig, algorithm: Algorithm) -> None:
-    period = _check_updates(config, algorithm)
-    if config.learn_start + 2 * period > config.total_steps:
-        raise ConfigError(
-            f"learn_start={config.learn_start} is too close to total_steps={config.total_steps}: nothing would be"
-            f" learned; lower it to at most {config.total_steps - 2 * period}"
-        )
-    first_window = (config.agent.n_step + 1) * config.num_envs
-    if config.learn_start < first_window:
-        raise ConfigError(
-            f"learn_start={config.learn_start} comes before the first {config.agent.n_step}-step window of"
-            f" {config.num_envs} environments is complete; raise it to at least {first_window}"
-        )
-    if config.seer.enabled:
-        _check_freeze_step(config, period)
-
-
-def _check_updates(config: RunConfig, algorithm: Algorithm) -> int:
-    """Checks that environments and updates fit; returns the agent steps between two calls of `learn`."""
-    larger, smaller = max(config.num_envs, config.update_every), min(config.num_envs, config.update_every)
-    if larger % smaller:
-        raise ConfigError(
-            f"num_envs={config.num_envs} and update_every={config.update_every}: one must be a multiple of the other"
-        )
-    cycle = algorithm.updates_per_cycle(config.agent)
-    if cycle > _MAX_CYCLE:
-        raise ConfigError(
-            f"the pattern of updates of agent.name={config.agent.name} repeats only after {cycle} updates, which are"
-            f" compiled as one program; let it repeat after at most {_MAX_CYCLE}"
-        )
-    updates_at_once = max(1, config.num_envs // config.update_every)
-    if updates_at_once > cycle and updates_at_once % cycle:
-        raise ConfigError(
-            f"num_envs={config.num_envs} with update_every={config.update_every} makes {updates_at_once} updates due at"
-            f" once, which is not a multiple of the {cycle} after which the pattern of {config.agent.name} repeats;"
-            " choose num_envs accordingly"
-        )
-    return max(config.num_envs, config.update_every * cycle)
-
-
-def _check_freeze_step(config: RunConfig, period: int) -> None:
-    seer = config.seer
-    if seer.freeze_step + 2 * period > config.total_steps:
-        raise ConfigError(
-            f"seer.freeze_step={seer.freeze_step} is past total_steps={config.total_steps}: the encoder would never"
-            " freeze; lower it or set seer.enabled=False"
-        )
-    if seer.freeze_step == 0 and seer.init_from is not None:
-        return
-    if seer.freeze_step < config.learn_start + 2 * period:
-        raise ConfigError(
-            f"seer.freeze_step={seer.freeze_step} is not past learn_start={config.learn_start}: an untrained"
-            f" encoder would freeze; raise it to at least {config.learn_start + 2 * period}, or set it to 0 with"
-            " seer.init_from=RUN_DIR"
-        )
-
-
-def _check_replay(config: RunConfig, algorithm: Algorithm) -> None:
-    needed = replay.min_steps(config.agent.n_step, config.env.frame_stack) * config.num_envs
-    if config.replay.capacity < needed:
-        raise ConfigError(
-            f"replay.capacity={config.replay.capacity} cannot hold one {config.agent.n_step}-step window and frame"
-            f" stack of {config.num_envs} environments ({needed} rows); raise it or lower agent.n_step or num_envs"
-        )
-    if not config.seer.enabled or config.replay.allow_more_memory:
-        return
-    same_bytes = capacity.capacity_in_same_bytes(config)
-    if same_bytes >= config.replay.capacity:
-        return
-    frame, latent = capacity.bytes_per_row(config)
-    itemsize = jnp.dtype(config.replay.latent_dtype).itemsize
-    narrow = [dtype for dtype in LATENT_DTYPES if latent * jnp.dtype(dtype).itemsize <= frame * itemsize]
-    fixes = [f"set replay.latent_dtype={narrow[0]}"] if narrow else []
-    if config.seer.freeze_through != algorithm.stage_names(config.encoder)[-1]:
-        fixes.append(f"freeze up to a later stage than seer.freeze_through={config.seer.freeze_through}")
-    raise ConfigError(
-        f"a {config.replay.latent_dtype} latent of {config.encoder.name} takes {latent:,} bytes, a frame {frame:,}:"
-        f" in the same memory replay.capacity={config.replay.capacity:,} would shrink to {same_bytes:,} at the"
-        f" freeze; {', '.join([*fixes, 'use a smaller encoder'])}, or allow the replay to grow to"
-        f" {config.replay.capacity * latent / 1e9:.2f} GB with replay.allow_more_memory=True"
-    )

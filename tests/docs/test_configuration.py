@@ -11,17 +11,19 @@ import pytest
 from ml_collections import ConfigDict
 
 from docs import configuration
-from docs.configuration_rules import RULES
+from docs.configuration_rules import RULES, WARNINGS
 from seer_jax import config as config_lib
 from seer_jax import fields
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs import dmc
 from seer_jax.envs.registry import SUITES
 from seer_jax.run import resolve as resolve_lib
+from seer_jax.run import rules
 from seer_jax.run.resolve import ConfigError, resolve
 
-# What these functions refuse is no rule between fields: a value alone, a missing name, a field that does not exist.
-FORM = {"plain_values", "_registered", "_complete"}
+# What these functions refuse is no rule between fields: a value alone, a missing name, a field that does not exist, an
+# encoder of the user's own that fails.
+FORM = {"plain_values", "_registered", "_complete", "_latent_size"}
 
 
 def test_page_is_up_to_date():
@@ -50,26 +52,32 @@ def test_page_lists_every_preset_stage_and_suite():
     assert text.count("| `quick` | ") == text.count("| `paper` | ") == 2
 
 
-def refusal(config_file, example):
-    """Returns the error with which an example is refused."""
+def changed(config_file, example):
+    """Returns the configuration of the preset `paper` with the values of an example."""
     values = config_file.get_config().to_dict()
     for name, value in example.items():
         section, _, leaf = name.rpartition(".")
         (values[section] if section else values)[leaf] = value
+    return ConfigDict(values)
+
+
+def refusal(config_file, example):
+    """Returns the error with which an example is refused."""
     with pytest.raises(ConfigError) as caught:
-        resolve(ConfigDict(values))
+        resolve(changed(config_file, example))
     return caught.value
 
 
 @pytest.fixture
 def any_camera(request, monkeypatch):
-    """Lets machines without a renderer resolve configurations of Control; camera 9 does not exist on any."""
+    """Lets any machine resolve and warn like a CPU that renders; camera 9 does not exist on any."""
 
     def require_rendering(task, camera_id, backend):
         if camera_id == 9:
             raise dmc.RenderingError(f"env.camera_id={camera_id} does not show {task}")
 
     monkeypatch.setattr(dmc, "require_rendering", require_rendering)
+    monkeypatch.setattr(rules.jax, "default_backend", lambda: "cpu")
 
 
 def refused_at(config_file, example):
@@ -109,6 +117,7 @@ def checks_between_fields():
     functions = {name: each for name, each in vars(resolve_lib).items() if inspect.isfunction(each)}
     assert functions.keys() >= FORM
     checks = [each for name, each in functions.items() if name not in FORM and each.__module__ == resolve_lib.__name__]
+    checks += [each for each in vars(rules).values() if inspect.isfunction(each) and each.__module__ == rules.__name__]
     checks += [check for suite in SUITES.values() for check in (suite.fill_unset, suite.check)]
     checks += [algorithm.check for algorithm in AGENTS.values()]
     return [check for check in checks if check.__name__ != "<lambda>"]
@@ -125,3 +134,20 @@ def test_rules_of_the_page_are_all_that_the_code_checks(any_camera):
         assert len(places) == 1, f"{rule.meaning} is refused in {file}:{line}"
         reached += places
     assert sorted(reached) == sorted(expected)
+
+
+@pytest.mark.parametrize("rule", WARNINGS, ids=rule_id)
+def test_preset_paper_follows_a_rule_whose_example_is_warned_of_in_one_line(rule, any_camera):
+    assert rules.warnings(resolve(rule.config_file.get_config())) == []
+    (message,) = rules.warnings(resolve(changed(rule.config_file, rule.example)))
+    assert "\n" not in message
+    assert all(name in message for name in rule.example)
+
+
+def test_warnings_of_the_page_are_all_that_the_code_gives(any_camera):
+    """Every `yield` of the functions that warn is reached by the example of exactly one rule."""
+    functions = [rules._warnings, *(algorithm.warnings for algorithm in AGENTS.values())]
+    trees = [ast.parse(inspect.getsource(function)) for function in functions]
+    yields = sum(isinstance(node, ast.Yield) for tree in trees for node in ast.walk(tree))
+    messages = [rules.warnings(resolve(changed(rule.config_file, rule.example))) for rule in WARNINGS]
+    assert len({message.split(" ", 1)[1] for (message,) in messages}) == yields == len(WARNINGS)

@@ -5,8 +5,11 @@ import sys
 import numpy as np
 import pytest
 
+from configs import curl_dmc
 from seer_jax import envs
 from seer_jax.envs import dmc, timestep
+from seer_jax.fields import ConfigError
+from seer_jax.run.resolve import resolve
 
 pytestmark = pytest.mark.skipif(not envs.HAS_EGL, reason="this machine has no EGL to render with")
 
@@ -164,6 +167,29 @@ def test_every_task_of_the_suite_has_a_name_and_an_identifier():
     assert items["cartpole-swingup"] == {"action_repeat": 8, "camera_id": 0}
     assert items["walker-run"] == {"action_repeat": 2, "camera_id": 0}
     assert items["quadruped-run"] == {"action_repeat": 4, "camera_id": 2}
+
+
+@pytest.mark.parametrize("backend", list(dmc.BACKENDS))
+def test_every_task_of_the_suite_plays_within_the_bounds_of_its_actuators_or_is_refused(backend, monkeypatch):
+    """Without pictures, which take most of the time."""
+    if backend == "dm_control":
+        pytest.importorskip("dm_control")
+    monkeypatch.setattr(dmc, "require_rendering", lambda *args: None)
+    monkeypatch.setattr(dmc.BACKENDS[backend], "render", lambda backend: np.zeros((1, 32, 32, 3), np.uint8))
+    for task in dmc.tasks():
+        config = curl_dmc.get_config()
+        config.env.update({"task": task, "backend": backend})
+        if task.startswith("lqr-"):
+            with pytest.raises(ConfigError, match="actuators without bounds"):
+                resolve(config)
+            continue
+        resolve(config)
+        env = make(task, backend=backend, num_envs=1, render_quality="full", action_repeat=2)
+        assert np.abs([env._backend.action_spec.minimum, env._backend.action_spec.maximum]).max() < 10
+        env.reset()
+        for action in (np.ones((1, *env.action_spec.shape)), *random_actions(env, 2)):
+            timestep.check(env.step(action))
+        env.close()
 
 
 def test_machine_without_rendering_raises_with_what_to_install(monkeypatch):

@@ -38,6 +38,7 @@ def tiny_config(**changes):
         "agent.hidden": 8,
         "agent.batch_size": 4,
         "replay.capacity": 300,
+        "replay.latent_dtype": "float32",
         "replay.grow_after_freeze": True,
         "seer.freeze_step": 200,
     }
@@ -63,6 +64,7 @@ def tiny_control_config(**changes):
         "agent.random_steps": 20,
         "encoder.name": "data_efficient",
         "replay.capacity": 100,
+        "replay.latent_dtype": "float32",
         "replay.grow_after_freeze": True,
         "seer.freeze_step": 90,
     }

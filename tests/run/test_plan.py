@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from dm_env import specs
 
-from seer_jax import train
-from seer_jax.envs import registry
+from configs import curl_dmc, rainbow_atari
+from seer_jax import flops, train
+from seer_jax.envs import dmc, registry
 from seer_jax.run import assembly, plan
 from seer_jax.run.resolve import resolve
 from seer_jax.seer.phases import FROZEN, FULL
@@ -34,6 +36,19 @@ def test_planned_bytes_are_those_of_the_arrays(fake_env):
         assert planned.ring_bytes == phase.init_ring().num_bytes
         assert planned.ring_bytes >= planned.capacity * planned.observation_bytes
         assert planned.capacity == phase.ring_spec.capacity
+
+
+@pytest.mark.parametrize(
+    ("config_file", "action_spec"),
+    [(rainbow_atari, specs.DiscreteArray(18)), (curl_dmc, specs.BoundedArray((1,), np.float32, -1.0, 1.0))],
+)
+def test_preset_quick_frees_most_of_the_memory_and_of_the_work_at_the_freeze(config_file, action_spec, monkeypatch):
+    monkeypatch.setattr(dmc, "require_rendering", lambda *args: None)
+    parts = assembly.assemble(resolve(config_file.get_config("quick")), action_spec)
+    full, frozen = plan.sizes(parts)
+    assert frozen.ring_bytes < full.ring_bytes / 4
+    full_macs, frozen_macs = (flops.paper_macs(phase.learner.passes(), 1) for phase in (parts.full, parts.frozen))
+    assert frozen_macs < full_macs / 4
 
 
 @pytest.mark.parametrize(

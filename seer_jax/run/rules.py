@@ -1,0 +1,151 @@
+"""The rules between the fields of a configuration, and what a run is warned of before it starts.
+
+What a field may hold by itself is declared with the field; `seer_jax.run.resolve` checks that, and then these rules.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from seer_jax import fields, replay
+from seer_jax.agents.base import Algorithm
+from seer_jax.agents.registry import AGENTS
+from seer_jax.config import LATENT_DTYPES, ReplayConfig, RunConfig
+from seer_jax.fields import ConfigError
+from seer_jax.networks import encoders
+from seer_jax.networks.initializers import UNIFORM
+from seer_jax.seer import capacity
+
+_MAX_UPDATES = 8  # that are written out as one program
+_EPISODE_STEPS = 1000  # agent steps of an episode in many tasks
+
+
+def check_schedule(config: RunConfig, algorithm: Algorithm) -> None:
+    """Raises ConfigError if nothing would be learned, or the encoder would freeze at a bad time or never."""
+    period = _check_updates(config, algorithm)
+    if config.learn_start + 2 * period > config.total_steps:
+        raise ConfigError(
+            f"learn_start={config.learn_start} is too close to total_steps={config.total_steps}: nothing would be"
+            f" learned; lower it to at most {config.total_steps - 2 * period}"
+        )
+    first_window = (config.agent.n_step + 1) * config.num_envs
+    if config.learn_start < first_window:
+        raise ConfigError(
+            f"learn_start={config.learn_start} comes before the first {config.agent.n_step}-step window of"
+            f" {config.num_envs} environments is complete; raise it to at least {first_window}"
+        )
+    if config.seer.enabled:
+        _check_freeze_step(config, period)
+
+
+def _check_updates(config: RunConfig, algorithm: Algorithm) -> int:
+    """Checks that environments and updates fit; returns the agent steps between two calls of `learn`."""
+    larger, smaller = max(config.num_envs, config.update_every), min(config.num_envs, config.update_every)
+    if larger % smaller:
+        raise ConfigError(
+            f"num_envs={config.num_envs} and update_every={config.update_every}: one must be a multiple of the other"
+        )
+    cycle = algorithm.updates_per_cycle(config.agent)
+    if cycle > _MAX_UPDATES:
+        raise ConfigError(
+            f"the pattern of updates of agent.name={config.agent.name} repeats only after {cycle} updates, which are"
+            f" compiled as one program; let it repeat after at most {_MAX_UPDATES}"
+        )
+    updates_at_once = max(1, config.num_envs // config.update_every)
+    if updates_at_once > cycle and updates_at_once % cycle:
+        raise ConfigError(
+            f"num_envs={config.num_envs} with update_every={config.update_every} makes {updates_at_once} updates due at"
+            f" once, which is not a multiple of the {cycle} after which the pattern of {config.agent.name} repeats;"
+            " choose num_envs accordingly"
+        )
+    return max(config.num_envs, config.update_every * cycle)
+
+
+def _check_freeze_step(config: RunConfig, period: int) -> None:
+    seer = config.seer
+    if seer.freeze_step + 2 * period > config.total_steps:
+        raise ConfigError(
+            f"seer.freeze_step={seer.freeze_step} is past total_steps={config.total_steps}: the encoder would never"
+            " freeze; lower it or set seer.enabled=False"
+        )
+    if seer.freeze_step == 0 and seer.init_from is not None:
+        return
+    if seer.freeze_step < config.learn_start + 2 * period:
+        raise ConfigError(
+            f"seer.freeze_step={seer.freeze_step} is not past learn_start={config.learn_start}: an untrained"
+            f" encoder would freeze; raise it to at least {config.learn_start + 2 * period}, or set it to 0 with"
+            " seer.init_from=RUN_DIR"
+        )
+
+
+def check_replay(config: RunConfig, algorithm: Algorithm) -> None:
+    """Raises ConfigError if the ring is too small for this agent, or the latents take more memory than the frames."""
+    needed = replay.min_steps(config.agent.n_step, config.env.frame_stack) * config.num_envs
+    if config.replay.capacity < needed:
+        raise ConfigError(
+            f"replay.capacity={config.replay.capacity} cannot hold one {config.agent.n_step}-step window and frame"
+            f" stack of {config.num_envs} environments ({needed} rows); raise it or lower agent.n_step or num_envs"
+        )
+    if config.agent.batch_size > config.replay.capacity:
+        raise ConfigError(
+            f"agent.batch_size={config.agent.batch_size} transitions are more than the replay.capacity="
+            f"{config.replay.capacity} rows to draw them from; lower agent.batch_size or raise replay.capacity"
+        )
+    if not config.seer.enabled or config.replay.allow_more_memory:
+        return
+    same_bytes = capacity.capacity_in_same_bytes(config)
+    if same_bytes >= config.replay.capacity:
+        return
+    frame, latent = capacity.bytes_per_row(config)
+    itemsize = jnp.dtype(config.replay.latent_dtype).itemsize
+    narrow = [dtype for dtype in LATENT_DTYPES if latent * jnp.dtype(dtype).itemsize <= frame * itemsize]
+    fixes = [f"set replay.latent_dtype={narrow[0]}"] if narrow else []
+    if config.seer.freeze_through != algorithm.stage_names(config.encoder)[-1]:
+        fixes.append(f"freeze up to a later stage than seer.freeze_through={config.seer.freeze_through}")
+    raise ConfigError(
+        f"a {config.replay.latent_dtype} latent of {config.encoder.name} takes {latent:,} bytes, a frame {frame:,}:"
+        f" in the same memory replay.capacity={config.replay.capacity:,} would shrink to {same_bytes:,} at the"
+        f" freeze; {', '.join([*fixes, 'use a smaller encoder'])}, or allow the replay to grow to"
+        f" {config.replay.capacity * latent / 1e9:.2f} GB with replay.allow_more_memory=True"
+    )
+
+
+def warnings(config: RunConfig) -> list[str]:
+    """Returns a line about each choice of a resolved configuration that can run and is probably not meant.
+
+    `seer_jax.train` prints them before a run starts.
+    """
+    return [*_warnings(config), *AGENTS[config.agent.name].warnings(config)]
+
+
+def _warnings(config: RunConfig) -> Iterator[str]:
+    steps = config.checkpoint_every // config.num_envs
+    if 0 < steps < _EPISODE_STEPS:
+        yield (
+            f"each checkpoint truncates the running episodes, after {steps:,} steps of an environment; raise"
+            f" checkpoint_every (now {config.checkpoint_every:,}) or lower num_envs (now {config.num_envs})"
+        )
+    updates_at_once = config.num_envs // config.update_every
+    if updates_at_once > _MAX_UPDATES and jax.default_backend() == "cpu" and _has_convolution(config):
+        yield (
+            f"num_envs={config.num_envs} with update_every={config.update_every} makes {updates_at_once} updates due at"
+            " once, which the CPU gets as one long program: to compile it takes minutes; lower num_envs to at most"
+            f" {_MAX_UPDATES * config.update_every}, or raise update_every"
+        )
+    if config.agent.batch_size > config.learn_start:
+        yield (
+            f"agent.batch_size={config.agent.batch_size} transitions are more than there are after"
+            f" learn_start={config.learn_start} agent steps: the first updates repeat them; raise learn_start"
+        )
+    if config.agent.discount == 0:
+        yield "agent.discount=0 ignores all rewards after the next step; raise it, for example to 0.99"
+    defaults = fields.defaults_of(ReplayConfig)
+    for name in ("priority_exponent", "importance_start"):
+        value = getattr(config.replay, name)
+        if value != defaults[name] and not config.replay.prioritized:
+            yield f"replay.{name}={value} has no effect without replay.prioritized=True; set that, too"
+
+
+def _has_convolution(config: RunConfig) -> bool:
+    return encoders.make_encoder(config.encoder.name, UNIFORM).has_convolution
