@@ -15,6 +15,7 @@ from experiments.report import records
 from experiments.runner import local_backend, ray_backend
 from experiments.runner.process import Outcome
 from experiments.runner.spec import Run
+from seer_jax.fields import ConfigError
 from seer_jax.run import run_dir
 
 _BACKENDS = {"local": local_backend, "ray": ray_backend}
@@ -46,9 +47,12 @@ def train_all(
       backend: `local` or `ray`.
 
     Raises:
-      ConfigError: a directory holds a finished run of the same name with another configuration.
+      ConfigError: `out` cannot be written, or holds a finished run of the same name with another configuration.
     """
-    (out / "runs").mkdir(parents=True, exist_ok=True)
+    try:
+        (out / "runs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={out} cannot be made: {error.strerror}; name another directory") from None
     outcomes: dict[str, Outcome] = {}
     sources = {run.source for run in runs}
     for stage in ([run for run in runs if run.name in sources], [run for run in runs if run.name not in sources]):
