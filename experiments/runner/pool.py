@@ -13,6 +13,7 @@ from absl import flags
 
 from experiments.report import records
 from experiments.runner import local_backend, ray_backend
+from experiments.runner.display import PoolDisplay
 from experiments.runner.process import Outcome
 from experiments.runner.spec import Run
 from seer_jax.fields import ConfigError
@@ -55,11 +56,17 @@ def train_all(
         raise ConfigError(f"out={out} cannot be made: {error.strerror}; name another directory") from None
     outcomes: dict[str, Outcome] = {}
     sources = {run.source for run in runs}
-    for stage in ([run for run in runs if run.name in sources], [run for run in runs if run.name not in sources]):
-        outcomes |= {run.name: outcome for run in stage if (outcome := _known_outcome(run, out, outcomes)) is not None}
-        unfinished = [run for run in stage if run.name not in outcomes]
-        if unfinished:
-            outcomes |= _BACKENDS[backend].train(unfinished, out, workers)
+    with PoolDisplay(out) as display:
+        display.prepare(runs)
+        for stage in ([run for run in runs if run.name in sources], [run for run in runs if run.name not in sources]):
+            outcomes |= {
+                run.name: outcome for run in stage if (outcome := _known_outcome(run, out, outcomes)) is not None
+            }
+            display.show([], outcomes)
+            unfinished = [run for run in stage if run.name not in outcomes]
+            if unfinished:
+                outcomes |= _BACKENDS[backend].train(unfinished, out, workers, display)
+                display.show([], outcomes)
     return outcomes
 
 

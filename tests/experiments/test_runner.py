@@ -12,7 +12,7 @@ import time
 import pytest
 from flax import traverse_util
 
-from experiments.runner import local_backend, pool
+from experiments.runner import display, local_backend, pool, ray_backend
 from experiments.runner.process import Outcome
 from experiments.runner.spec import Run
 from seer_jax import train
@@ -135,14 +135,25 @@ def test_interrupted_pool_lets_runs_write_their_checkpoints(monkeypatch, tmp_pat
     assert log.read_text().split() == ["started", "saved"]
 
 
-def test_ray_backend_returns_the_outcomes_of_the_local_one(tmp_path):
+def test_ray_backend_returns_the_outcomes_of_the_local_one_and_restores_the_handler(
+    tmp_path, monkeypatch, capsys, recwarn
+):
     ray = pytest.importorskip("ray")
+    monkeypatch.setattr(display, "_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(ray_backend, "_POLL_SECONDS", 0.1)
+    before = signal.getsignal(signal.SIGTERM)
     # The log of the last run is in a directory that does not exist, as for a machine that does not share the directory.
     runs = [FakeRun("a"), FakeRun("bad", code=FAILING), FakeRun("large", memory=10**15), FakeRun("missing/b")]
     try:
         outcomes = pool.train_all(runs, tmp_path, workers=2, backend="ray")
     finally:
         ray.shutdown()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert [str(each.message) for each in recwarn if each.category is RuntimeWarning] == []
+    printed = capsys.readouterr().out
+    assert "0 of 4 runs finished, 2 running: " in printed
+    assert "    a: starting for " in printed
+    assert "2 of 4 runs finished, 2 failed, 0 running: " in printed
     assert outcomes.pop("missing/b").message.startswith("FileNotFoundError: ")
     assert outcomes == {"a": Outcome(0), "bad": Outcome(1, "error message"), "large": Outcome(0)}
 
