@@ -73,7 +73,7 @@ class PoolDisplay:
 
     def __exit__(self, *exception: object) -> None:
         self._live.stop()
-        self._print_lines([])
+        print(f"{self._elapsed()}  {self._counts([])}", flush=True)
 
     def prepare(self, runs: Sequence[Run]) -> None:
         """Reads how many steps the runs will take, and shows the runs for the first time.

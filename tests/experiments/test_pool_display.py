@@ -96,7 +96,7 @@ def test_terminal_shows_a_table_and_at_the_end_one_line(tmp_path, monkeypatch, c
         ["total", "", "5,000/40,000", "10", "0:58:20"],
     ]
     last = capsys.readouterr().out.rstrip().splitlines()[-1]
-    assert last.endswith("2 of 2 runs finished, 0 running: 40,000/40,000 steps, - steps/s, - left")
+    assert last.endswith("0:00:00  2 of 2 runs finished, 0 running")
 
 
 # Writes a line of metrics after a while in which nothing is written, as a run that compiles.

@@ -153,7 +153,7 @@ def test_ray_backend_returns_the_outcomes_of_the_local_one_and_restores_the_hand
     printed = capsys.readouterr().out
     assert "0 of 4 runs finished, 2 running: " in printed
     assert "    a: starting for " in printed
-    assert "2 of 4 runs finished, 2 failed, 0 running: " in printed
+    assert "2 of 4 runs finished, 2 failed, 0 running\n" in printed
     assert outcomes.pop("missing/b").message.startswith("FileNotFoundError: ")
     assert outcomes == {"a": Outcome(0), "bad": Outcome(1, "error message"), "large": Outcome(0)}
 
