@@ -9,6 +9,7 @@ from experiments.report import references, statistics
 from experiments.report.content import Comparison
 from experiments.report.costs import ByPhase, Cost
 from experiments.report.curves import Curve
+from experiments.report.references import Reference
 from seer_jax.envs import atari_scores
 
 Scores = np.ndarray  # [S], one for each seed; NaN where one is not available
@@ -25,6 +26,7 @@ _AGGREGATES_NOTE = (
     " narrow."
 )
 _CUT_SHORT_NOTE = " Scores of evaluations that were cut short are not available, and their seeds are not counted."
+_PUBLISHED_NOTE = "Mean ± standard deviation over seeds. The runs on this page have other budgets."
 _COSTS_NOTE = (
     "Means over seeds of the finished runs; two values are those of the full and of the frozen phase. MAC are"
     " multiply-accumulates, the unit that fits the FLOPs in the paper's figures, and FLOP are those that XLA counts."
@@ -42,12 +44,14 @@ class Table:
       head: a title for each column.
       rows: texts, one for each column.
       note: how to read the table.
+      wraps: whether the page may break the lines of a cell.
     """
 
     title: str
     head: list[str]
     rows: list[list[str]]
     note: str
+    wraps: bool = False
 
     def to_markdown(self) -> str:
         rule = ["---", *["---:"] * (len(self.head) - 1)]
@@ -152,6 +156,17 @@ def _format_interval(statistic: Callable[..., np.ndarray], *arms: np.ndarray) ->
         return estimate
     low, high = statistics.confidence_interval(statistic, *arms)
     return f"{estimate} [{float(low):.3f}, {float(high):.3f}]"
+
+
+def published_table(published: Sequence[Reference]) -> Table:
+    """Returns a row for each published method and setting, with its score on each task; without open-loop policies."""
+    shown = [reference for reference in published if reference.method not in references.OPEN_LOOP_LABELS]
+    tasks = list(dict.fromkeys(reference.task for reference in shown))
+    scores = {(r.label, r.task): f"{r.mean:,.1f}" if r.std is None else f"{r.mean:,.1f} ± {r.std:,.1f}" for r in shown}
+    rows = [
+        [label, *(scores.get((label, task), "") for task in tasks)] for label in dict.fromkeys(r.label for r in shown)
+    ]
+    return Table("Published scores", ["method, setting, source", *tasks], rows, _PUBLISHED_NOTE)
 
 
 def cost_table(costs: Sequence[Cost]) -> Table:
