@@ -47,6 +47,7 @@ def _run(values: flags.FlagValues, *names: str) -> int:
     outcomes = pool.train_all(runs, out, workers=values.workers, backend=values.backend)
     finished = [run for run in runs if not outcomes[run.name].code]
     if finished:
+        print(f"run: writing {out / name}.html, which takes minutes where encoders are analysed", flush=True)
         write_report(name, scale, finished, out)
         print(f"run: {out / name}.html, with .png, .csv and .md beside it; records in {out / 'records' / name}")
     return pool.print_failures(outcomes)

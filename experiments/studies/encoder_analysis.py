@@ -154,12 +154,14 @@ def similarities(copies: ParamsByStep, layers: activations.ActivationsFn, rollou
 
 
 def similarity_image(similarity: Similarities) -> bytes:
-    """Returns a PNG of similarities over agent steps, a line for each layer with a style of its own."""
+    """Returns a PNG of similarities over agent steps, a line for each layer, those of the encoder first."""
     figure = Figure(figsize=(9, max(4.5, 1 + 0.23 * len(similarity))), layout="constrained")
     ax = figure.subplots()
-    for i, (name, values) in enumerate(similarity.items()):
-        ax.plot(*zip(*values, strict=True), label=name, lw=1.3, **styles.nth(i).matplotlib)
-    ax.set(xlabel="agent steps", ylabel="SVCCA with the next copy", ylim=(0, 1.02))
+    for i, name in enumerate(sorted(similarity, key=lambda name: not name.startswith("encoder/"))):
+        steps, values = zip(*similarity[name], strict=True)
+        ax.plot(steps, values, label=name, lw=1.3, **styles.nth(i).matplotlib)
+    ax.set(xlabel="agent steps", ylabel="SVCCA with the next copy")
+    ax.set_ylim(max(0.0, ax.get_ylim()[0]), 1.02)
     ax.grid(alpha=0.3)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), handlelength=4)

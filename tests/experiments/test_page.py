@@ -82,16 +82,17 @@ def test_lines_of_a_plot_have_different_styles_also_without_colours():
     assert figures.arm_styles(curves) == {str(i): styles.nth(i) for i in range(18)}
 
 
-def test_similarities_of_eighteen_layers_are_drawn_with_different_styles(monkeypatch):
+def test_similarities_of_eighteen_layers_have_different_styles_and_begin_with_the_encoder(monkeypatch):
     drawn = []
-    monkeypatch.setattr(
-        Axes, "plot", lambda ax, *args, **style: drawn.append((style["color"], style["ls"], style["marker"]))
-    )
-    monkeypatch.setattr(Axes, "legend", lambda ax, **style: None)
-    layers = [f"encoder/conv{i}" for i in range(9)] + [f"heads/fc{i}" for i in range(9)]
-    png = encoder_analysis.similarity_image({name: [(0, 0.5), (100, 0.7)] for name in layers})
+    monkeypatch.setattr(Axes, "legend", lambda ax, **style: drawn.extend(ax.lines))
+    layers = [f"actor/fc{i}" for i in range(9)] + [f"encoder/conv{i}" for i in range(9)]
+    png = encoder_analysis.similarity_image({name: [(0, 0.9), (100, 0.97)] for name in layers})
     assert png.startswith(b"\x89PNG")
-    assert len(drawn) == len(set(drawn)) == 18
+    assert [line.get_label() for line in drawn] == layers[9:] + layers[:9]
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in drawn}) == 18
+    low, high = drawn[0].axes.get_ylim()
+    assert 0.8 < low < 0.9
+    assert high > 1.0
 
 
 def test_table_of_settings_has_the_fields_in_which_arms_differ():
