@@ -58,7 +58,6 @@ class PoolDisplay:
 
     def __init__(self, out: pathlib.Path) -> None:
         self._out = out
-        self._total_steps: dict[str, int] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._statuses: dict[str, Status] = {}
         self._began: dict[str, float] = {}
@@ -84,7 +83,8 @@ class PoolDisplay:
         print(f"{len(runs)} runs in {self._out / 'runs'}, with the output of each in NAME.log", flush=True)
         self._next = time.monotonic() + self._interval
         for run in runs:
-            self._total_steps[run.name] = run.load(self._out.absolute() / "runs").total_steps
+            total_steps = run.load(self._out.absolute() / "runs").total_steps
+            self._read_status(run.name, Status(0, total_steps))  # of an interrupted run, if there is one
             self.show([], {})
 
     def show(self, running: Collection[str], outcomes: Mapping[str, Outcome]) -> None:
@@ -102,13 +102,14 @@ class PoolDisplay:
             return
         self._next = now + self._interval
         for name in running:
-            self._statuses[name] = read_status(
-                self._out / "runs" / name, self._statuses.get(name, Status(0, self._total_steps[name]))
-            )
+            self._read_status(name, self._statuses[name])
         if self._console.is_terminal:
             self._live.update(self._table(running), refresh=True)
         else:
             self._print_lines(running)
+
+    def _read_status(self, name: str, before: Status) -> None:
+        self._statuses[name] = read_status(self._out / "runs" / name, before)
 
     @property
     def _interval(self) -> float:
@@ -137,18 +138,15 @@ class PoolDisplay:
 
     def _counts(self, running: Collection[str]) -> str:
         failed = sum(outcome.code != 0 for outcome in self._outcomes.values())
-        finished = f"{len(self._outcomes) - failed} of {len(self._total_steps)} runs finished"
+        finished = f"{len(self._outcomes) - failed} of {len(self._statuses)} runs finished"
         return ", ".join([finished, *([f"{failed} failed"] if failed else []), f"{len(running)} running"])
 
     def _total(self, running: Collection[str]) -> Status:
         """Returns the sum over all runs that did not fail; the time left is that at the speed of now."""
-        going_on = {name: steps for name, steps in self._total_steps.items() if not self._failed(name)}
-        done = sum(
-            steps if name in self._outcomes else self._statuses[name].env_steps if name in self._statuses else 0
-            for name, steps in going_on.items()
-        )
+        going_on = {name: status for name, status in self._statuses.items() if not self._failed(name)}
+        done = sum(each.total_steps if name in self._outcomes else each.env_steps for name, each in going_on.items())
         speed = sum(self._statuses[name].steps_per_second or 0.0 for name in running)
-        return Status(done, sum(going_on.values()), None, speed)
+        return Status(done, sum(each.total_steps for each in going_on.values()), None, speed)
 
     def _failed(self, name: str) -> bool:
         return name in self._outcomes and self._outcomes[name].code != 0
@@ -171,19 +169,17 @@ def read_status(directory: pathlib.Path, before: Status) -> Status:
             *lines, _ = f.read().split(b"\n")  # the last one is still being written, or empty
     except OSError:
         return before
-    newest, speed = None, before.steps_per_second
+    status = before
     for line in reversed(lines):
         try:
             record = json.loads(line)
-        except ValueError:  # the first one is cut off
+            if status is before:
+                status = before._replace(env_steps=record["env_steps"], phase=record["phase"])
+            if record["kind"] == "train":
+                return status._replace(steps_per_second=record["steps_per_second"])
+        except (ValueError, KeyError, TypeError):  # the first line is cut off, or a line is damaged
             continue
-        newest = newest or record
-        if record["kind"] == "train":
-            speed = record["steps_per_second"]
-            break
-    if newest is None:
-        return before
-    return Status(newest["env_steps"], before.total_steps, newest["phase"], speed)
+    return status
 
 
 def _in_words(status: Status) -> str:

@@ -39,7 +39,7 @@ def test_status_is_that_of_the_newest_record_and_of_the_newest_measured_speed(tm
     assert read_status(tmp_path / "other", BEFORE) == Status(45, 20_000, "full", None)
     append(tmp_path / "other", f"{json.dumps(train_line(80, 7.5, 'frozen'))}\n")
     append(tmp_path / "other", f"{json.dumps(make_line('episode', 90, None, phase='frozen'))}\n")
-    append(tmp_path / "other", '{"kind": "episode", "env_st')
+    append(tmp_path / "other", '{"kind": "train"}\n[1]\ndamaged\n{"kind": "episode", "env_st')
     assert read_status(tmp_path / "other", BEFORE) == Status(90, 20_000, "frozen", 7.5)
 
 
@@ -66,6 +66,14 @@ def test_lines_have_step_speed_and_time_left_of_running_runs_and_of_all(tmp_path
     )
     assert re.fullmatch(rf"{time_pattern}    a: full, 5,000/20,000 steps, 10 steps/s, 0:25:00 left", first)
     assert re.fullmatch(rf"{time_pattern}    b: starting for {time_pattern}, 0/20,000 steps, - steps/s, - left", second)
+
+
+def test_steps_of_an_interrupted_run_count_before_it_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(display, "_LINE_SECONDS", 0.0)
+    write_run_dir(tmp_path / "runs" / "b", [train_line(5000, 10.0)])
+    with PoolDisplay(tmp_path) as shown:
+        shown.prepare([FakeRun("a"), FakeRun("b")])
+        assert "0 of 2 runs finished, 0 running: 5,000/40,000 steps, - steps/s, - left" in capsys.readouterr().out
 
 
 def test_lines_are_printed_at_a_bounded_rate(tmp_path, capsys):
