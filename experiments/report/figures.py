@@ -45,7 +45,7 @@ def _panel_curve(curve: Curve, style: Style) -> dict[str, Any]:
         **style._asdict(),
         "seeds": curve.seeds,
         "x": {field: curve.x[field].tolist() for field in AXES},
-        "scores": np.where(np.isfinite(curve.scores), curve.scores, None).tolist(),
+        "scores": [[score if np.isfinite(score) else None for score in scores] for scores in curve.scores.tolist()],
         "freeze": curve.freeze,
     }
 

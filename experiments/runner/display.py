@@ -53,11 +53,12 @@ class PoolDisplay:
     """Shows the running runs and a total; a context in which a terminal has a live table.
 
     Args:
+      runs: all that will be shown, each from the call of `add` on.
       out: directory that holds `runs/`.
     """
 
-    def __init__(self, out: pathlib.Path) -> None:
-        self._out = out
+    def __init__(self, runs: Sequence[Run], out: pathlib.Path) -> None:
+        self._num_runs, self._out = len(runs), out
         self._outcomes: dict[str, Outcome] = {}
         self._statuses: dict[str, Status] = {}
         self._began: dict[str, float] = {}
@@ -66,6 +67,8 @@ class PoolDisplay:
         self._start, self._next = time.monotonic(), 0.0
 
     def __enter__(self) -> Self:
+        print(f"{self._num_runs} runs in {self._out / 'runs'}, with the output of each in NAME.log", flush=True)
+        self._next = time.monotonic() + self._interval
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -74,18 +77,15 @@ class PoolDisplay:
         self._live.stop()
         print(f"{self._elapsed()}  {self._counts([])}", flush=True)
 
-    def prepare(self, runs: Sequence[Run]) -> None:
-        """Reads how many steps the runs will take, and shows the runs for the first time.
+    def add(self, run: Run) -> None:
+        """Adds one of the runs to what is shown, with its steps if it was interrupted earlier.
 
         Raises:
-          UsageError, ConfigError: a configuration is invalid.
+          UsageError, ConfigError: its configuration is invalid.
         """
-        print(f"{len(runs)} runs in {self._out / 'runs'}, with the output of each in NAME.log", flush=True)
-        self._next = time.monotonic() + self._interval
-        for run in runs:
-            total_steps = run.load(self._out.absolute() / "runs").total_steps
-            self._read_status(run.name, Status(0, total_steps))  # of an interrupted run, if there is one
-            self.show([], {})
+        total_steps = run.load(self._out.absolute() / "runs").total_steps
+        self._read_status(run.name, Status(0, total_steps))
+        self.show([], {})
 
     def show(self, running: Collection[str], outcomes: Mapping[str, Outcome]) -> None:
         """Shows the runs, unless they were shown a short time ago.
@@ -138,7 +138,7 @@ class PoolDisplay:
 
     def _counts(self, running: Collection[str]) -> str:
         failed = sum(outcome.code != 0 for outcome in self._outcomes.values())
-        finished = f"{len(self._outcomes) - failed} of {len(self._statuses)} runs finished"
+        finished = f"{len(self._outcomes) - failed} of {self._num_runs} runs finished"
         return ", ".join([finished, *([f"{failed} failed"] if failed else []), f"{len(running)} running"])
 
     def _total(self, running: Collection[str]) -> Status:

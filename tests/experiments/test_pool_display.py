@@ -1,11 +1,13 @@
 """What is shown of many runs while they train."""
 
+import contextlib
 import functools
 import json
 import pathlib
 import re
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 import rich.console
@@ -26,6 +28,16 @@ def train_line(env_steps: int, steps_per_second: float | None, phase: str = "ful
 def append(directory: pathlib.Path, text: str) -> None:
     with (directory / "metrics.jsonl").open("a") as f:
         f.write(text)
+
+
+@contextlib.contextmanager
+def displaying(out: pathlib.Path, names: str) -> Iterator[PoolDisplay]:
+    """Gives a display to which fake runs with these names of one letter were added."""
+    runs = [FakeRun(name) for name in names]
+    with PoolDisplay(runs, out) as shown:
+        for run in runs:
+            shown.add(run)
+        yield shown
 
 
 def test_status_is_that_of_the_newest_record_and_of_the_newest_measured_speed(tmp_path):
@@ -51,8 +63,7 @@ def test_status_of_a_long_file_is_read_from_its_end(tmp_path):
 
 def test_lines_have_step_speed_and_time_left_of_running_runs_and_of_all(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(display, "_LINE_SECONDS", 0.0)
-    with PoolDisplay(tmp_path) as shown:
-        shown.prepare([FakeRun(name) for name in "abcde"])
+    with displaying(tmp_path, "abcde") as shown:
         assert capsys.readouterr().out.splitlines()[0] == (
             f"5 runs in {tmp_path / 'runs'}, with the output of each in NAME.log"
         )
@@ -71,14 +82,12 @@ def test_lines_have_step_speed_and_time_left_of_running_runs_and_of_all(tmp_path
 def test_steps_of_an_interrupted_run_count_before_it_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(display, "_LINE_SECONDS", 0.0)
     write_run_dir(tmp_path / "runs" / "b", [train_line(5000, 10.0)])
-    with PoolDisplay(tmp_path) as shown:
-        shown.prepare([FakeRun("a"), FakeRun("b")])
+    with displaying(tmp_path, "ab"):
         assert "0 of 2 runs finished, 0 running: 5,000/40,000 steps, - steps/s, - left" in capsys.readouterr().out
 
 
 def test_lines_are_printed_at_a_bounded_rate(tmp_path, capsys):
-    with PoolDisplay(tmp_path) as shown:
-        shown.prepare([FakeRun("a")])
+    with displaying(tmp_path, "a") as shown:
         for _ in range(100):
             shown.show(["a"], {})
         assert capsys.readouterr().out.count("\n") == 1
@@ -90,8 +99,7 @@ def test_terminal_shows_a_table_and_at_the_end_one_line(tmp_path, monkeypatch, c
     monkeypatch.setattr(display.rich.console, "Console", terminal)
     write_run_dir(tmp_path / "runs" / "a", [train_line(5000, 10.0)])
     monkeypatch.setattr(display, "_TERMINAL_SECONDS", 0.0)
-    with PoolDisplay(tmp_path) as shown:
-        shown.prepare([FakeRun("a"), FakeRun("b")])
+    with displaying(tmp_path, "ab") as shown:
         capsys.readouterr()
         shown.show(["a"], {})
         printed = re.sub(r"\x1b\[[\d;?]*\w", "", capsys.readouterr().out)
