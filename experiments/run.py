@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("scale", None, "smoke (minutes), cpu (hours on 2 cores) or paper.", flag_values=values)
     flags.DEFINE_string("out", None, "Directory; runs/experiments/SCALE unless given.", flag_values=values)
     pool.define_flags(values)
-    return cli.main(argv, __doc__, values, _run, (ConfigError,), takes_operands=True)
+    return cli.main(argv, __doc__, values, _run, (ConfigError, records.RecordsError), takes_operands=True)
 
 
 def _run(values: flags.FlagValues, *names: str) -> int:

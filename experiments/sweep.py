@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_integer("seeds", 1, "Seeds of each combination, from config.seed on.", 1, 10_000, flag_values=values)
     flags.DEFINE_string("out", "runs/sweep", "Directory for all runs.", flag_values=values)
     pool.define_flags(values)
-    return cli.main(argv, __doc__, values, _sweep, (ConfigError,))
+    return cli.main(argv, __doc__, values, _sweep, (ConfigError, records.RecordsError))
 
 
 def _sweep(values: flags.FlagValues) -> int:
