@@ -156,9 +156,9 @@ WARNINGS = (
         {"replay.priority_exponent": 0.6},
     ),
     Rule(
-        "`rainbow`: `agent.target_update_every` is at most `total_steps - learn_start`.",
+        "`rainbow`: `agent.target_update_every` has a multiple after `learn_start` and up to `total_steps`.",
         rainbow_atari,
-        {"agent.target_update_every": 500_000},
+        {"agent.target_update_every": 500_001},
     ),
     Rule(
         "`rainbow`: `agent.v_max` is at most `1 / (1 - agent.discount)` with `env.clip_rewards`.",

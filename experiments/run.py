@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("scale", None, "smoke (minutes), cpu (hours on 2 cores) or paper.", flag_values=values)
     flags.DEFINE_string("out", None, "Directory; runs/experiments/SCALE unless given.", flag_values=values)
     pool.define_flags(values)
-    return cli.main(argv, __doc__, values, _run, (ConfigError,), takes_operands=True)
+    return cli.main(argv, __doc__, values, _run, (ConfigError, records.RecordsError), takes_operands=True)
 
 
 def _run(values: flags.FlagValues, *names: str) -> int:
@@ -47,6 +47,7 @@ def _run(values: flags.FlagValues, *names: str) -> int:
     outcomes = pool.train_all(runs, out, workers=values.workers, backend=values.backend)
     finished = [run for run in runs if not outcomes[run.name].code]
     if finished:
+        print(f"run: writing {out / name}.html, which takes minutes where encoders are analysed", flush=True)
         write_report(name, scale, finished, out)
         print(f"run: {out / name}.html, with .png, .csv and .md beside it; records in {out / 'records' / name}")
     return pool.print_failures(outcomes)

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_integer("seeds", 1, "Seeds of each combination, from config.seed on.", 1, 10_000, flag_values=values)
     flags.DEFINE_string("out", "runs/sweep", "Directory for all runs.", flag_values=values)
     pool.define_flags(values)
-    return cli.main(argv, __doc__, values, _sweep, (ConfigError,))
+    return cli.main(argv, __doc__, values, _sweep, (ConfigError, records.RecordsError))
 
 
 def _sweep(values: flags.FlagValues) -> int:
@@ -124,11 +124,12 @@ def _cells(ends: Sequence[Record]) -> list[str]:
     """Returns number of runs, return, TFLOP, TMAC and steps per second of the finished runs of a combination."""
     if not ends:
         return ["0", "-", "-", "-", "-"]
-    returns = [end["eval_return_mean"] for end in ends]
+    returns = [end["eval_return_mean"] for end in ends if end["eval_return_mean"] is not None]
     spread = f" ± {np.std(returns, ddof=1):,.1f}" if len(returns) > 1 else ""
+    score = f"{np.mean(returns):,.1f}{spread}" if returns else "-"
     totals = [f"{np.mean([end[name] for end in ends]) / 1e12:,.2f}" for name in ("flops_total", "macs_total")]
     speed = np.mean([end[f"{end['phase']}_steps_per_second"] for end in ends])
-    return [str(len(ends)), f"{np.mean(returns):,.1f}{spread}", *totals, f"{speed:,.0f}"]
+    return [str(len(ends)), score, *totals, f"{speed:,.0f}"]
 
 
 if __name__ == "__main__":

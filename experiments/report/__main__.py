@@ -2,21 +2,23 @@
 
 python -m experiments.report RUN_DIRS... [--out=report.html] [--title=TEXT] [--x=macs_total] [--budget=15e12]
 
-RUN_DIRS are run directories, of finished or unfinished runs, or files of records as in experiments/results/runs/.
-The page report.html needs no network. Beside it are report.png and report.csv with the curves and report.md with the
-tables.
+RUN_DIRS are run directories, of finished or unfinished runs, directories that hold run directories, as a sweep makes,
+or files of records as in experiments/results/runs/. Damaged runs, and files that are no runs, are skipped with a line
+each. The page report.html needs no network. Beside it are report.png and report.csv with the curves and report.md with
+the tables.
 """
 
 import dataclasses
 import math
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 from matplotlib.ticker import EngFormatter
 
-from experiments.report import curves, page, records
+from experiments.report import curves, discovery, page, records
 from experiments.report.content import Comparison
 from experiments.report.records import RunRecords
 from seer_jax import cli
@@ -43,22 +45,21 @@ def _report(values: flags.FlagValues, *paths: str) -> None:
     out = pathlib.Path(values.out)
     if out.is_dir():
         raise cli.UsageError(f"--out={out} is a directory; name a file, for example {out / 'report.html'}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cli.UsageError(f"--out={out} cannot be written: {error.strerror}; name another file") from None
     if values.budget is not None and not math.isfinite(values.budget):
         raise cli.UsageError(f"--budget={values.budget} is not a finite number")
-    runs = label_arms([records.read(pathlib.Path(path)) for path in paths])
-    page.write(
-        out,
-        runs,
-        title=values.title,
-        command=f"python -m experiments.report {' '.join(paths)}",
-        x=values.x,
-        comparisons=[_comparison(values.x, values.budget)],
-        videos=[video for path in paths for video in sorted((pathlib.Path(path) / "videos").glob("*.mp4"))],
-    )
+    runs = discovery.read_all([pathlib.Path(path) for path in paths])
+    try:
+        page.write(
+            out,
+            label_arms([*runs.values()]),
+            title=values.title,
+            command=f"python -m experiments.report {shlex.join(paths)}",
+            x=values.x,
+            comparisons=[_comparison(values.x, values.budget)],
+            videos=[video for path in runs for video in sorted((path / "videos").glob("*.mp4"))],
+        )
+    except OSError as error:
+        raise cli.UsageError(f"--out={out} cannot be written: {error.strerror}; name another file") from None
     print(f"report: {out}, with .png, .csv and .md beside it")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.report.records import RecordsError, RunRecords
+from seer_jax.envs import atari_scores
 from seer_jax.run.records import Record
 
 # Fields of an evaluation that may be on the x axis, and the label of that axis.
@@ -28,7 +29,8 @@ class Curve:
       arm: label of what was trained.
       seeds: of the runs, in the order of the rows of `x` and `scores`.
       x: `[S, P]` values of each field of `AXES`.
-      scores: `[S, P]` mean returns of the evaluations.
+      scores: `[S, P]` mean returns of the evaluations; NaN where one has none.
+      human_normalized: `[S, P]` the same as human-normalised scores; NaN where they are not available.
       freeze: mean over seeds of each field of `AXES` at the freeze; None if no run froze its encoder.
     """
 
@@ -37,6 +39,7 @@ class Curve:
     seeds: list[int]
     x: dict[str, np.ndarray]
     scores: np.ndarray
+    human_normalized: np.ndarray
     freeze: dict[str, float] | None
 
     def mean_x(self, field: str) -> np.ndarray:
@@ -53,7 +56,7 @@ class Curve:
         """Sample standard deviation of the scores over seeds, `[P]`; 0 for a single seed."""
         return self.scores.std(axis=0, ddof=1) if len(self.scores) > 1 else np.zeros(self.scores.shape[1])
 
-    def scores_at(self, field: str, value: float | None) -> np.ndarray:
+    def scores_at(self, field: str, value: float | None, *, human_normalized: bool = False) -> np.ndarray:
         """Returns the score of each seed's evaluation nearest to `value` of a field of `AXES`.
 
         A seed is left out if its run ended earlier than `value` by more than the distance of its last two evaluations.
@@ -61,16 +64,18 @@ class Curve:
         Args:
           field: of `AXES`.
           value: of the field; None takes the last evaluation of every seed.
+          human_normalized: whether to return human-normalised scores.
 
         Returns:
-          `[at most S]` scores.
+          `[at most S]` scores; NaN where one is not available.
         """
+        scores = self.human_normalized if human_normalized else self.scores
         if value is None:
-            return self.scores[:, -1]
+            return scores[:, -1]
         x = self.x[field]
         reached = x[:, -1] + np.diff(x, axis=1, prepend=0.0)[:, -1] >= value
         nearest = np.abs(x - value).argmin(axis=1)
-        return np.take_along_axis(self.scores, nearest[:, None], axis=1)[reached, 0]
+        return np.take_along_axis(scores, nearest[:, None], axis=1)[reached, 0]
 
 
 def learning_curves(runs: Sequence[RunRecords]) -> list[Curve]:
@@ -105,10 +110,17 @@ def _curve(task: str, arm: str, runs: Sequence[RunRecords]) -> Curve:
         arm=arm,
         seeds=[run.seed for run in runs],
         x={field: np.array([[line[field] for line in lines] for lines in rows], float) for field in AXES},
-        scores=np.array([[line["eval_return_mean"] for line in lines] for lines in rows]),
+        scores=np.array([[line["eval_return_mean"] for line in lines] for lines in rows], float),
+        human_normalized=np.array([[_human_normalized(task, line) for line in lines] for lines in rows], float),
         freeze={field: float(np.mean([line[field] for line in freezes])) for field in AXES} if freezes else None,
     )
 
 
 def _with_replay_used(line: Record) -> Record:
     return line | {"replay_used": line["replay_bytes"] * line["replay_size"] / line["replay_capacity"]}
+
+
+def _human_normalized(task: str, line: Record) -> float | None:
+    """Returns the human-normalised score of an evaluation; None, as in its line, for one that was cut short."""
+    score = line["eval_return_mean"]
+    return line.get("human_normalized", None if score is None else atari_scores.human_normalized(task, score))

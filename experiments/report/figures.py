@@ -1,55 +1,62 @@
 """Learning curves as figures: the data of the interactive page, and a static image."""
 
-import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from experiments.report import styles
 from experiments.report.curves import AXES, Curve
 from experiments.report.references import OPEN_LOOP_LABELS, Reference
+from experiments.report.styles import Style
 
-# Colours that are distinguishable with every kind of colour vision (Okabe and Ito 2008), baseline first.
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
-_DASHES = ("solid", "dashdot")  # names that both Matplotlib and Plotly know
+_OPEN_LOOP_DASHES = {"Random": "dash", "No force": "dashdot"}  # Plotly's names of the patterns
 _PANEL_INCHES = (4.6, 3.4)
 
-Styles = dict[str, tuple[str, str]]  # colour and dash, by arm
 
-
-def styles(curves: Sequence[Curve]) -> Styles:
-    """Returns a colour and a dash for each arm, the same on every task; from the 17th arm on they repeat."""
-    arms = dict.fromkeys(curve.arm for curve in curves)
-    return dict(zip(arms, itertools.cycle((color, dash) for dash in _DASHES for color in _COLORS), strict=False))
+def arm_styles(curves: Sequence[Curve]) -> dict[str, Style]:
+    """Returns the style of each arm, the same on every task."""
+    return {arm: styles.nth(i) for i, arm in enumerate(dict.fromkeys(curve.arm for curve in curves))}
 
 
 def panels(curves: Sequence[Curve], references: Sequence[Reference]) -> list[dict[str, Any]]:
-    """Returns what the page draws for each task, ready for JSON: curves over every axis, freezes, published scores."""
-    by_arm = styles(curves)
+    """Returns what the page draws for each task, ready for JSON: curves over every axis, freezes, published scores.
+
+    Values are those of every evaluation of every seed; None stands for scores that are not available.
+    """
+    by_arm = arm_styles(curves)
     return [
         {
             "task": task,
-            "curves": [_panel_curve(curve, *by_arm[curve.arm]) for curve in curves if curve.task == task],
-            "references": [{"label": r.label, "mean": r.mean, "std": r.std} for r in references if r.task == task],
+            "curves": [_panel_curve(curve, by_arm[curve.arm]) for curve in curves if curve.task == task],
+            "references": [_panel_reference(reference) for reference in references if reference.task == task],
         }
         for task in dict.fromkeys(curve.task for curve in curves)
     ]
 
 
-def _panel_curve(curve: Curve, color: str, dash: str) -> dict[str, Any]:
+def _panel_curve(curve: Curve, style: Style) -> dict[str, Any]:
     return {
         "arm": curve.arm,
-        "color": color,
-        "dash": dash,
+        **style._asdict(),
         "seeds": curve.seeds,
-        "x": {field: curve.mean_x(field).tolist() for field in AXES},
-        "mean": curve.mean.tolist(),
-        "low": (curve.mean - curve.std).tolist(),
-        "high": (curve.mean + curve.std).tolist(),
+        "x": {field: curve.x[field].tolist() for field in AXES},
+        "scores": [[score if np.isfinite(score) else None for score in scores] for scores in curve.scores.tolist()],
         "freeze": curve.freeze,
+    }
+
+
+def _panel_reference(reference: Reference) -> dict[str, Any]:
+    return {
+        "name": OPEN_LOOP_LABELS.get(reference.method, reference.label),
+        "openLoop": reference.method in OPEN_LOOP_LABELS,
+        "dash": _OPEN_LOOP_DASHES.get(reference.method, "dash"),
+        "mean": reference.mean,
+        "std": reference.std,
     }
 
 
@@ -62,7 +69,7 @@ def draw(path: pathlib.Path, curves: Sequence[Curve], references: Sequence[Refer
       references: scores to compare with; those of open-loop policies are drawn.
       x: field of `AXES`.
     """
-    tasks, by_arm = list(dict.fromkeys(curve.task for curve in curves)), styles(curves)
+    tasks, by_arm = list(dict.fromkeys(curve.task for curve in curves)), arm_styles(curves)
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     size = columns * _PANEL_INCHES[0], rows * _PANEL_INCHES[1] + 0.5
@@ -89,14 +96,13 @@ def draw(path: pathlib.Path, curves: Sequence[Curve], references: Sequence[Refer
     figure.savefig(path, dpi=120)
 
 
-def _draw_curves(ax: Axes, curves: Sequence[Curve], by_arm: Styles, x: str) -> None:
+def _draw_curves(ax: Axes, curves: Sequence[Curve], by_arm: Mapping[str, Style], x: str) -> None:
     for curve in curves:
-        color, dash = by_arm[curve.arm]
-        steps = curve.mean_x(x)
-        ax.plot(steps, curve.mean, color=color, ls=dash, label=curve.arm)
-        ax.fill_between(steps, curve.mean - curve.std, curve.mean + curve.std, color=color, alpha=0.2, lw=0)
+        style, steps = by_arm[curve.arm], curve.mean_x(x)
+        ax.plot(steps, curve.mean, label=curve.arm, **style.matplotlib)
+        ax.fill_between(steps, curve.mean - curve.std, curve.mean + curve.std, color=style.color, alpha=0.2, lw=0)
         if curve.freeze is not None:
-            ax.axvline(curve.freeze[x], color=color, ls=":", lw=1)
+            ax.axvline(curve.freeze[x], color=style.color, ls=":", lw=1)
 
 
 def _draw_references(ax: Axes, references: Sequence[Reference]) -> None:

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Sequence
 
 import jinja2
+import markupsafe
 import plotly.offline
 from PIL import Image, PngImagePlugin
 
@@ -19,6 +20,7 @@ from experiments.report.costs import mean_costs
 from experiments.report.curves import AXES, Curve, learning_curves
 from experiments.report.records import RunRecords
 from experiments.report.references import Reference
+from experiments.report.settings import settings_table
 from experiments.report.tables import Table
 
 _TEMPLATE = pathlib.Path(__file__).with_suffix(".html.jinja")
@@ -60,42 +62,53 @@ def write(
         raise records.RecordsError("none of the runs has an evaluation; train longer, or set eval_every lower")
     published = references.read({curve.task for curve in curves})
     score_tables = [table for comparison in comparisons for table in tables.score_tables(curves, comparison)]
-    costs = mean_costs(runs)
-    cost_tables = [tables.cost_table(costs)] if costs else []
+    costs, settings = mean_costs(runs), settings_table(runs)
+    other_tables = [*([tables.cost_table(costs)] if costs else []), *([settings] if settings else [])]
     path.parent.mkdir(parents=True, exist_ok=True)
+    figures.draw(path.with_suffix(".png"), curves, published, x)
     path.write_text(
         _template().render(
             title=title,
             note=note,
             command=command,
             first_axis=x,
+            figure=_png_url(path.with_suffix(".png").read_bytes()),
             score_tables=score_tables,
-            cost_tables=cost_tables,
+            other_tables=other_tables,
+            published=tables.published_table(published),
             sections=[(s.title, s.text, [(caption, _png_url(png)) for caption, png in s.images]) for s in sections],
             videos=[(str(video), _video_url(video)) for video in videos if _is_small(video)],
             **_curve_values(curves, published),
             **_run_values(runs),
         )
     )
-    figures.draw(path.with_suffix(".png"), curves, published, x)
     _write_csv(path.with_suffix(".csv"), curves)
     _write_section_images(path, sections)
-    path.with_suffix(".md").write_text(_markdown([*score_tables, *cost_tables], sections))
+    path.with_suffix(".md").write_text(_markdown([*score_tables, *other_tables], sections))
 
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["breakable"] = _breakable
     return environment.from_string(_TEMPLATE.read_text())
+
+
+def _breakable(text: str) -> markupsafe.Markup:
+    """Lets a browser break the lines of a dotted name after each part of it."""
+    return markupsafe.Markup(re.sub(r"(?<=[a-z])([._])(?=[a-z])", r"\1<wbr>", str(markupsafe.escape(text))))
 
 
 def _curve_values(curves: Sequence[Curve], published: Sequence[Reference]) -> dict[str, object]:
     """Returns what the template shows of the curves, by name."""
+    data = json.dumps({"panels": figures.panels(curves, published), "axes": AXES}, allow_nan=False)
     return {
         "plotly": plotly.offline.get_plotlyjs(),
+        "css": _TEMPLATE.with_name("page.css").read_text(),
+        "javascript": _TEMPLATE.with_name("page.js").read_text(),
         "axes": AXES,
-        "panels": json.dumps(figures.panels(curves, published)).replace("</", "<\\/"),
+        "data": data.replace("</", "<\\/"),
         "tasks": list(dict.fromkeys(curve.task for curve in curves)),
     }
 

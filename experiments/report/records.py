@@ -16,6 +16,18 @@ from seer_jax.run.records import Record
 Kind = Literal["train", "episode", "eval", "freeze", "checkpoint", "end"]
 _KEPT_KINDS = ("train", "eval", "freeze", "end")  # episodes and checkpoints are too many
 _AGENT_LABELS = {"rainbow": "Rainbow", "curl_sac": "CURL"}
+# Fields that a report reads of every evaluation and freeze, and of a manifest.
+_LINE_FIELDS = (
+    "env_steps",
+    "frames",
+    "macs_total",
+    "flops_total",
+    "seconds",
+    "replay_bytes",
+    "replay_size",
+    "replay_capacity",
+)
+_MANIFEST_FIELDS = ("packages", "git_commit", "devices")
 
 
 class RecordsError(ValueError):
@@ -97,19 +109,31 @@ def read(path: pathlib.Path, arm: str | None = None) -> RunRecords:
       arm: label of the run; None takes the label from the file, or makes one from the configuration in a directory.
 
     Raises:
-      RecordsError: `path` is neither.
+      RecordsError: `path` is neither, or a file in the directory is damaged.
     """
     try:
         if path.is_dir():
             config = resolve.plain_values(run_dir.read_config(path))
             manifest: Any = run_dir.read_manifest(path)
             lines = run_dir.read_records(path / run_dir.METRICS_FILE)
-            return RunRecords(path.name, arm or _default_arm(config), config, manifest, lines)
-        head, *lines = run_dir.read_records(path)
-        config = resolve.plain_values(resolve.stored_config(head["config"]))
-        return RunRecords(head["name"], arm or head["arm"], config, head["manifest"], lines)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordsError(f"{path} is neither a run directory nor a file of records ({error})") from None
+            run = RunRecords(path.name, arm or _default_arm(config), config, manifest, lines)
+        else:
+            head, *lines = run_dir.read_records(path) or [{}]
+            config = resolve.plain_values(resolve.stored_config(head["config"]))
+            run = RunRecords(head["name"], arm or head["arm"], config, head["manifest"], lines)
+        _check_fields(run)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        what = "is a damaged run" if path.is_dir() else "is neither a run directory nor a file of records"
+        raise RecordsError(f"{path} {what} ({reason})") from None
+    return run
+
+
+def _check_fields(run: RunRecords) -> None:
+    """Raises KeyError or TypeError if the records lack a field that reports read."""
+    _ = run.task, run.seed, [run.manifest[field] for field in _MANIFEST_FIELDS]
+    for line in (*run.of_kind("eval"), *run.of_kind("freeze")):
+        _ = [line[field] for field in _LINE_FIELDS]
 
 
 def differing_fields(runs: Sequence[RunRecords]) -> list[tuple[str, list[Any]]]:

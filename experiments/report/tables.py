@@ -9,11 +9,13 @@ from experiments.report import references, statistics
 from experiments.report.content import Comparison
 from experiments.report.costs import ByPhase, Cost
 from experiments.report.curves import Curve
+from experiments.report.references import Reference
 from seer_jax.envs import atari_scores
 
-Scores = np.ndarray  # [S], one for each seed
+Scores = np.ndarray  # [S], one for each seed; NaN where one is not available
 ScoresByArm = Mapping[tuple[str, str], Scores]  # by task and arm
 
+_NOT_AVAILABLE = "not available"
 _SCORES_NOTE = (
     "Mean ± sample standard deviation over seeds of the mean return of an evaluation; the number of seeds is in"
     " brackets. Evaluations that only some seeds of an arm reached are left out."
@@ -23,6 +25,8 @@ _AGGREGATES_NOTE = (
     " hold 95% intervals of a stratified bootstrap over seeds, where there are several; with few seeds they are too"
     " narrow."
 )
+_CUT_SHORT_NOTE = " Scores of evaluations that were cut short are not available, and their seeds are not counted."
+_PUBLISHED_NOTE = "Mean ± standard deviation over seeds. The runs on this page have other budgets."
 _COSTS_NOTE = (
     "Means over seeds of the finished runs; two values are those of the full and of the frozen phase. MAC are"
     " multiply-accumulates, the unit that fits the FLOPs in the paper's figures, and FLOP are those that XLA counts."
@@ -40,12 +44,14 @@ class Table:
       head: a title for each column.
       rows: texts, one for each column.
       note: how to read the table.
+      wraps: whether the page may break the lines of a cell.
     """
 
     title: str
     head: list[str]
     rows: list[list[str]]
     note: str
+    wraps: bool = False
 
     def to_markdown(self) -> str:
         rule = ["---", *["---:"] * (len(self.head) - 1)]
@@ -64,12 +70,16 @@ def score_tables(curves: Sequence[Curve], comparison: Comparison) -> list[Table]
     if not arms:
         return []
     tasks = list(dict.fromkeys(curve.task for curve in curves if curve.arm in arms))
-    scores = {(curve.task, curve.arm): curve.scores_at(comparison.x, comparison.budget) for curve in curves}
+    at = (comparison.x, comparison.budget)
+    scores = {(curve.task, curve.arm): curve.scores_at(*at) for curve in curves}
     tables = [_by_task(comparison.title, tasks, arms, scores)]
     if all(task in atari_scores.REFERENCE_SCORES for task in tasks):
-        normalized = _human_normalized(tasks, arms, scores)
-        if any(values.size > 1 for values in normalized.values()):  # there is something to aggregate
-            tables.append(_aggregates(comparison.title, normalized))
+        normalized = {(curve.task, curve.arm): curve.scores_at(*at, human_normalized=True) for curve in curves}
+        by_arm = _by_seed_and_task(tasks, arms, normalized)
+        if any(values.size != 1 for values in by_arm.values()):  # there is something to aggregate
+            missing = any(np.isnan(values).any() for values in normalized.values())
+            note = _AGGREGATES_NOTE + (_CUT_SHORT_NOTE if missing else "")
+            tables.append(_aggregates(comparison.title, by_arm, note))
     return tables
 
 
@@ -97,43 +107,46 @@ def _format_scores(scores: Scores | None) -> str:
         return ""
     if not len(scores):
         return "not reached"
+    scores = scores[np.isfinite(scores)]
+    if not len(scores):
+        return _NOT_AVAILABLE
     mean, std = (float(value[0]) for value in statistics.mean_and_std(scores[:, None]))
     return f"{mean:,.1f} (1)" if np.isnan(std) else f"{mean:,.1f} ± {std:,.1f} ({len(scores)})"
 
 
-def _human_normalized(tasks: Sequence[str], arms: Sequence[str], scores: ScoresByArm) -> dict[str, np.ndarray]:
-    """Returns human-normalised scores `[num_seeds, num_tasks]` of each arm that has a score on every task.
+def _by_seed_and_task(tasks: Sequence[str], arms: Sequence[str], scores: ScoresByArm) -> dict[str, np.ndarray]:
+    """Returns scores `[num_seeds, num_tasks]` of each arm whose runs were evaluated on every task.
 
-    The statistics need as many seeds on every task: later ones of a task with more seeds are cut.
+    The statistics need as many seeds on every task: later ones of a task with more seeds are cut, so that there may be
+    none where scores are not available.
     """
-    normalized = {}
+    found = {}
     for arm in arms:
         by_task = [scores[task, arm] for task in tasks if (task, arm) in scores]
-        num_seeds = min(map(len, by_task), default=0)
-        if len(by_task) < len(tasks) or not num_seeds:
-            continue
-        columns = [
-            [atari_scores.human_normalized(task, score) for score in column[:num_seeds]]
-            for task, column in zip(tasks, by_task, strict=True)
-        ]
-        normalized[arm] = np.array(columns).T
-    return normalized
+        if len(by_task) == len(tasks) and all(map(len, by_task)):
+            available = [column[np.isfinite(column)] for column in by_task]
+            num_seeds = min(map(len, available))
+            found[arm] = np.array([column[:num_seeds] for column in available]).T
+    return found
 
 
-def _aggregates(title: str, normalized: Mapping[str, np.ndarray]) -> Table:
-    baseline = next(iter(normalized))
+def _aggregates(title: str, by_arm: Mapping[str, np.ndarray], note: str) -> Table:
+    baseline = next((arm for arm, values in by_arm.items() if values.size), next(iter(by_arm)))
     rows = []
-    for arm, values in normalized.items():
+    for arm, values in by_arm.items():
+        if not values.size:
+            rows.append([arm, *[_NOT_AVAILABLE] * 5])
+            continue
         row = [arm, f"{values.shape[0]} x {values.shape[1]}"]
         for statistic in (statistics.interquartile_mean, statistics.median, statistics.mean):
             row.append(_format_interval(statistic, values))
-        improvement = _format_interval(statistics.probability_of_improvement, values, normalized[baseline])
+        improvement = _format_interval(statistics.probability_of_improvement, values, by_arm[baseline])
         rows.append([*row, "" if arm == baseline else improvement])
     return Table(
         title=f"{title}, human-normalised, over all tasks",
         head=["arm", "seeds x tasks", "interquartile mean", "median", "mean", f"P(better than {baseline})"],
         rows=rows,
-        note=_AGGREGATES_NOTE,
+        note=note,
     )
 
 
@@ -143,6 +156,17 @@ def _format_interval(statistic: Callable[..., np.ndarray], *arms: np.ndarray) ->
         return estimate
     low, high = statistics.confidence_interval(statistic, *arms)
     return f"{estimate} [{float(low):.3f}, {float(high):.3f}]"
+
+
+def published_table(published: Sequence[Reference]) -> Table:
+    """Returns a row for each published method and setting, with its score on each task; without open-loop policies."""
+    shown = [reference for reference in published if reference.method not in references.OPEN_LOOP_LABELS]
+    tasks = list(dict.fromkeys(reference.task for reference in shown))
+    scores = {(r.label, r.task): f"{r.mean:,.1f}" if r.std is None else f"{r.mean:,.1f} ± {r.std:,.1f}" for r in shown}
+    rows = [
+        [label, *(scores.get((label, task), "") for task in tasks)] for label in dict.fromkeys(r.label for r in shown)
+    ]
+    return Table("Published scores", ["method, setting, source", *tasks], rows, _PUBLISHED_NOTE)
 
 
 def cost_table(costs: Sequence[Cost]) -> Table:

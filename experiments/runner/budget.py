@@ -7,6 +7,7 @@ import jax
 from seer_jax import flops
 from seer_jax.config import RunConfig
 from seer_jax.envs import registry
+from seer_jax.fields import ConfigError
 from seer_jax.run import assembly
 from seer_jax.seer.phases import Phase
 
@@ -14,23 +15,28 @@ from seer_jax.seer.phases import Phase
 def steps_within(config: RunConfig, budget: float) -> int:
     """Returns the agent steps after which a run has spent its budget; compiles nothing.
 
-    A budget with SEER must exceed the cost of the full phase: otherwise the result is below `seer.freeze_step`, and
-    resolving the configuration with it fails.
-
     Args:
       config: the configuration; its `total_steps` is not used.
       budget: multiply-accumulates of acting and learning.
+
+    Raises:
+      ConfigError: the run has SEER, and the full phase alone spends the budget.
     """
-    env = registry.make_env(config, training=True)
+    env, seer = registry.make_env(config, training=True), config.seer
     try:
         parts = assembly.assemble(config, env.action_spec)
     finally:
         env.close()
-    full = _macs_per_step(parts.full)
-    if not config.seer.enabled:
-        return config.learn_start + math.ceil(budget / full)
-    left = budget - (config.seer.freeze_step - config.learn_start) * full
-    return config.seer.freeze_step + math.ceil(left / _macs_per_step(parts.frozen))
+    per_step = _macs_per_step(parts.full)
+    if not seer.enabled:
+        return config.learn_start + math.ceil(budget / per_step)
+    full = (seer.freeze_step - config.learn_start) * per_step
+    if budget <= full:
+        raise ConfigError(
+            f"budget={budget:.3g} multiply-accumulates is not more than the full phase alone costs, {full:.3g} up to"
+            f" seer.freeze_step={seer.freeze_step}: raise the budget, or lower seer.freeze_step"
+        )
+    return seer.freeze_step + math.ceil((budget - full) / _macs_per_step(parts.frozen))
 
 
 def _macs_per_step(phase: Phase) -> float:

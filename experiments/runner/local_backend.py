@@ -12,6 +12,7 @@ from types import FrameType
 
 import psutil
 
+from experiments.runner.display import PoolDisplay
 from experiments.runner.process import ROOT, Outcome, log_path, read_outcome
 from experiments.runner.spec import Run
 
@@ -33,7 +34,7 @@ class _Running:
     cores: list[int]
 
 
-def train(runs: Sequence[Run], out: pathlib.Path, workers: int | None) -> dict[str, Outcome]:
+def train(runs: Sequence[Run], out: pathlib.Path, workers: int | None, display: PoolDisplay) -> dict[str, Outcome]:
     """Trains the runs and returns how each ended, by name.
 
     A run whose estimated memory exceeds what this machine has is trained alone. An interrupt or SIGTERM is passed on to
@@ -43,9 +44,13 @@ def train(runs: Sequence[Run], out: pathlib.Path, workers: int | None) -> dict[s
       runs: with different names.
       out: directory that holds `runs/`.
       workers: largest number of processes at a time; None takes the number of cores.
+      display: shows the runs.
     """
     free_cores = _split_cores(min(len(runs), workers or len(_cores())))
-    waiting = [_Waiting(run, run.estimate_memory()) for run in runs]
+    waiting: list[_Waiting] = []
+    for run in runs:
+        waiting.append(_Waiting(run, run.estimate_memory()))
+        display.show([], {})
     running: dict[str, _Running] = {}
     outcomes: dict[str, Outcome] = {}
     with _stop_on_exit(running):
@@ -54,6 +59,7 @@ def train(runs: Sequence[Run], out: pathlib.Path, workers: int | None) -> dict[s
                 outcomes[ended.run.name] = read_outcome(ended.process.returncode, log_path(ended.run, out))
                 free_cores.append(ended.cores)
                 del running[ended.run.name]
+            display.show(running, outcomes)
             fitting = _first_that_fits(waiting, running)
             if free_cores and fitting is not None:
                 waiting.remove(fitting)

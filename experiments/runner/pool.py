@@ -7,12 +7,13 @@ others.
 import contextlib
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from absl import flags
 
 from experiments.report import records
 from experiments.runner import local_backend, ray_backend
+from experiments.runner.display import PoolDisplay
 from experiments.runner.process import Outcome
 from experiments.runner.spec import Run
 from seer_jax.fields import ConfigError
@@ -55,11 +56,20 @@ def train_all(
         raise ConfigError(f"--out={out} cannot be written: {error.strerror}; name another directory") from None
     outcomes: dict[str, Outcome] = {}
     sources = {run.source for run in runs}
-    for stage in ([run for run in runs if run.name in sources], [run for run in runs if run.name not in sources]):
-        outcomes |= {run.name: outcome for run in stage if (outcome := _known_outcome(run, out, outcomes)) is not None}
-        unfinished = [run for run in stage if run.name not in outcomes]
-        if unfinished:
-            outcomes |= _BACKENDS[backend].train(unfinished, out, workers)
+    with PoolDisplay(runs, out) as display:
+        finished = set()
+        for run in runs:
+            finished |= {run.name} if is_finished(run, out) else set()
+            display.add(run)
+        for stage in ([run for run in runs if run.name in sources], [run for run in runs if run.name not in sources]):
+            for run in stage:
+                if (outcome := _known_outcome(run, finished, outcomes)) is not None:
+                    outcomes[run.name] = outcome
+            display.show([], outcomes)
+            unfinished = [run for run in stage if run.name not in outcomes]
+            if unfinished:
+                outcomes |= _BACKENDS[backend].train(unfinished, out, workers, display)
+        display.show([], outcomes)
     return outcomes
 
 
@@ -85,9 +95,9 @@ def is_finished(run: Run, out: pathlib.Path) -> bool:
     return False
 
 
-def _known_outcome(run: Run, out: pathlib.Path, outcomes: Mapping[str, Outcome]) -> Outcome | None:
+def _known_outcome(run: Run, finished: Collection[str], outcomes: Mapping[str, Outcome]) -> Outcome | None:
     """Returns the outcome of a run that is finished, or cannot start because its source failed; None for others."""
     source = outcomes.get(run.source) if run.source is not None else None
     if source is not None and source.code:
         return Outcome(source.code, f"{run.source}, which it starts from, failed")
-    return Outcome(0) if is_finished(run, out) else None
+    return Outcome(0) if run.name in finished else None

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
-from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
+from experiments.report import styles
 from experiments.report.content import Section
 from seer_jax import files, replay
 from seer_jax.agents import base
@@ -154,18 +155,17 @@ def similarities(copies: ParamsByStep, layers: activations.ActivationsFn, rollou
 
 
 def similarity_image(similarity: Similarities) -> bytes:
-    """Returns a PNG of similarities over agent steps: layers from dark to light, those of the heads dashed."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    """Returns a PNG of similarities over agent steps, a line for each layer, those of the encoder first."""
+    figure = Figure(figsize=(9, max(4.5, 1 + 0.23 * len(similarity))), layout="constrained")
     ax = figure.subplots()
-    encoder = [name for name in similarity if name.startswith("encoder/")]
-    heads = [name for name in similarity if name not in encoder]
-    for names, dash, colors in ((encoder, "solid", "viridis"), (heads, "dashed", "autumn")):
-        for name, color in zip(names, colormaps[colors](np.linspace(0.0, 0.9, len(names))), strict=True):
-            steps, values = zip(*similarity[name], strict=True)
-            ax.plot(steps, values, marker=".", ls=dash, color=color, label=name)
-    ax.set(xlabel="agent steps", ylabel="SVCCA with the next copy", ylim=(0, 1.02))
+    for i, name in enumerate(sorted(similarity, key=lambda name: not name.startswith("encoder/"))):
+        steps, values = zip(*similarity[name], strict=True)
+        ax.plot(steps, values, label=name, lw=1.3, **styles.nth(i).matplotlib)
+    ax.set(xlabel="agent steps", ylabel="SVCCA with the next copy")
+    ax.set_ylim(max(0.0, ax.get_ylim()[0]), 1.02)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), handlelength=4)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)
     return out.getvalue()

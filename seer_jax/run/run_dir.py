@@ -80,9 +80,19 @@ def read_records(path: pathlib.Path) -> list[Record]:
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: a line is not a record.
+      ValueError: a line is not a record; the message names it.
     """
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    records, lines = [], path.read_text().rstrip("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and "kind" in record:
+            records.append(record)
+        elif number < len(lines) or line.endswith("}"):
+            raise ValueError(f"line {number} of {path.name} is not a record")
+    return records
 
 
 def foreign_code(config: ConfigDict, trusted: ConfigDict | None) -> str | None:

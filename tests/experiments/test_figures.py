@@ -17,9 +17,9 @@ def out(tmp_path_factory):
     return tmp_path_factory.mktemp("experiments")
 
 
-def train_in_this_process(runs, out, workers):
+def train_in_this_process(runs, out, workers, display):
     """Replaces `local_backend.train`, whose processes would each import and trace everything again."""
-    del workers
+    del workers, display
     for each in runs:
         train.run(each.load(out / "runs"), out / "runs" / each.name, resume=True)
     return {each.name: Outcome(0) for each in runs}

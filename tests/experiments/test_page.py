@@ -1,20 +1,20 @@
-"""The page of a report, its figures, its command, and the page in a browser."""
+"""The page of a report, its figures and its command."""
 
 import io
-import shutil
+from itertools import pairwise
 
 import numpy as np
-import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.report import __main__ as command
-from experiments.report import figures, page
+from experiments.report import figures, page, styles
 from experiments.report.content import Section
 from experiments.report.curves import AXES, learning_curves
+from experiments.report.settings import settings_table
+from experiments.studies import encoder_analysis
 from tests.helpers.record_factories import make_line, make_records, write_run_dir
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def test_command_without_evaluated_runs_is_refused(tmp_path, capsys):
@@ -73,11 +73,46 @@ def test_runs_with_other_settings_get_arms_of_their_own():
     assert arms == ["A, seer.freeze_step=100", "A, seer.freeze_step=100", "A, seer.freeze_step=200", "A"]
 
 
-def test_seventeen_arms_have_sixteen_distinct_styles():
-    curves = learning_curves([make_records(str(i), {100: 1.0}) for i in range(17)])
-    styles = figures.styles(curves)
-    assert len(set(styles.values())) == 16
-    assert styles["16"] == styles["0"]
+def test_lines_of_a_plot_have_different_styles_also_without_colours():
+    lines = [styles.nth(i) for i in range(140)]
+    assert len(set(lines)) == 140
+    assert len({(line.dash, line.marker) for line in lines[:18]}) >= 11
+    assert all(first.color != second.color and first.marker != second.marker for first, second in pairwise(lines))
+    curves = learning_curves([make_records(str(i), {100: 1.0}) for i in range(18)])
+    assert figures.arm_styles(curves) == {str(i): styles.nth(i) for i in range(18)}
+
+
+def test_similarities_of_eighteen_layers_have_different_styles_and_begin_with_the_encoder(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "legend", lambda ax, **style: drawn.extend(ax.lines))
+    layers = [f"actor/fc{i}" for i in range(9)] + [f"encoder/conv{i}" for i in range(9)]
+    png = encoder_analysis.similarity_image({name: [(0, 0.9), (100, 0.97)] for name in layers})
+    assert png.startswith(b"\x89PNG")
+    assert [line.get_label() for line in drawn] == layers[9:] + layers[:9]
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in drawn}) == 18
+    low, high = drawn[0].axes.get_ylim()
+    assert 0.8 < low < 0.9
+    assert high > 1.0
+
+
+def test_table_of_settings_has_the_fields_in_which_arms_differ():
+    runs = [make_records(arm, {1: 1.0}, seed=seed) for arm in ("A", "B") for seed in (0, 1)]
+    assert settings_table(runs) is None
+    for run, steps in zip(runs, (10, 20, 10, 20), strict=True):
+        run.config["total_steps"] = steps  # different for seeds, and the same for arms
+    assert settings_table(runs) is None
+    runs[2].config["total_steps"] = 30
+    for run in runs[:2]:
+        run.config["seer"] = {"enabled": False}
+        run.config["replay"] = {"latent_dtype": "float16"}
+    table = settings_table(runs)
+    assert table is not None
+    assert table.head == ["field", "A", "B"]
+    assert table.rows == [
+        ["replay.latent_dtype", "float16", ""],
+        ["seer.enabled", "false", "true"],
+        ["total_steps", "10, 20", "30, 20"],
+    ]
 
 
 def test_legend_of_a_figure_has_the_arms_of_all_tasks(tmp_path, monkeypatch):
@@ -88,73 +123,15 @@ def test_legend_of_a_figure_has_the_arms_of_all_tasks(tmp_path, monkeypatch):
     assert shown == ["A", "B"]
 
 
-@pytest.fixture(scope="module")
-def written_page(tmp_path_factory):
-    """A page with two tasks, a freeze, an image and a video."""
-    directory = tmp_path_factory.mktemp("page")
-    (directory / "video.mp4").write_bytes(b"12")
+def test_image_of_a_section_is_written_with_its_description(tmp_path):
     png = io.BytesIO()
-    Image.fromarray(np.zeros((4, 900, 3), np.uint8)).save(png, format="png")
+    Image.fromarray(np.zeros((4, 9, 3), np.uint8)).save(png, format="png")
     page.write(
-        directory / "page.html",
-        [
-            make_records("Rainbow", {100: 1.0, 200: 2.0}),
-            make_records("Rainbow + SEER", {100: 1.0, 220: 3.0}, freeze=150),
-            make_records("Rainbow", {100: 1.0, 200: 2.0}, task="qbert"),
-        ],
+        tmp_path / "page.html",
+        [make_records("A", {100: 1.0})],
         title="Title",
-        command="python -m experiments.report a b",
+        command="python -m experiments.report a",
         sections=[Section("A section", "Text.", [("caption", png.getvalue())])],
-        videos=[directory / "video.mp4"],
     )
-    return directory / "page.html"
-
-
-def test_image_of_a_section_is_written_with_its_description(written_page):
-    with Image.open(written_page.with_name("page-a-section-1.png")) as image:
+    with Image.open(tmp_path / "page-a-section-1.png") as image:
         assert (image.info["Title"], image.info["Description"]) == ("A section, caption", "Text.")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("this machine has no Chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        offline = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=offline)
-        yield browser
-        browser.close()
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_page_in_a_browser_needs_no_network_and_fits_the_window(browser, written_page, width):
-    tab = browser.new_page(viewport={"width": width, "height": 900})
-    errors, requests = [], []
-    tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    tab.on("request", lambda request: requests.append(request.url))
-    tab.goto(written_page.as_uri())
-    tab.wait_for_selector("#plot0 .scatterlayer .trace", state="attached")
-    ticks = set()
-    for field in AXES:
-        tab.select_option("#axis", field)
-        ticks.add(tab.locator("#plot0 .xaxislayer-above").text_content())
-    assert len(ticks) == len(AXES)
-    tab.locator("#published summary").click()
-    traces = tab.locator("#plot0 .scatterlayer .trace")
-    before = traces.count()
-    tab.locator("#references input").first.click()
-    assert traces.count() != before
-    for summary in tab.locator("details summary").all()[1:]:
-        summary.click()
-    overflowing = tab.evaluate(
-        "[...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > innerWidth + 1"
-        " && !e.closest('.scroll, pre')).map((e) => e.tagName + '.' + e.className)"
-    )
-    assert overflowing == []
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert errors == []
-    assert [url for url in requests if not url.startswith("data:")] == [written_page.as_uri()]
-    tab.close()

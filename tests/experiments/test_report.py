@@ -147,6 +147,36 @@ def test_aggregates_leave_out_arms_without_a_score_on_every_task():
     assert [row[0] for row in aggregate.rows] == ["A"]
 
 
+def test_scores_of_evaluations_that_were_cut_short_are_not_available_in_aggregates():
+    """Their line has a mean return, and null as the human-normalised score."""
+    runs = [
+        make_records(arm, {100: 1598.0}, task=task, seed=seed)
+        for arm in ("A", "B", "C")
+        for task in ("krull", "qbert")
+        for seed in (0, 1)
+    ]
+    for run in runs:
+        for line in run.of_kind("eval"):
+            cut_short = run.arm == "A" or (run.arm == "B" and (run.task, run.seed) == ("krull", 1))
+            line |= {"human_normalized": None if cut_short else 0.25}
+    by_task, aggregate = score_tables(learning_curves(runs), Comparison())
+    assert by_task.rows[0][1] == "1,598.0 ± 0.0 (2)"
+    assert aggregate.rows == [
+        ["A", *["not available"] * 5],
+        ["B", "1 x 2", "0.250", "0.250", "0.250", ""],
+        ["C", "2 x 2", *["0.250 [0.250, 0.250]"] * 3, "0.500"],
+    ]
+    assert aggregate.head[-1] == "P(better than B)"
+    assert "cut short" in aggregate.note
+
+
+def test_evaluation_without_a_return_is_shown_as_not_available():
+    runs = [make_records("A", {100: None}), make_records("A", {100: 5.0}, seed=1), make_records("B", {100: None})]
+    by_task, aggregate = score_tables(learning_curves(runs), Comparison())
+    assert by_task.rows == [["krull", "5.0 (1)", "not available", "1,598.0"]]
+    assert [row[1] for row in aggregate.rows] == ["1 x 1", "not available"]
+
+
 def test_budget_that_no_seed_reached_is_not_a_score():
     curves = learning_curves([make_records("A", {100: 1.0, 200: 2.0}), make_records("B", {100: 3.0, 400: 4.0})])
     (by_task,) = score_tables(curves, Comparison(x="env_steps", budget=390))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ import time
 import pytest
 from flax import traverse_util
 
-from experiments.runner import local_backend, pool
+from experiments.runner import display, local_backend, pool, ray_backend
 from experiments.runner.process import Outcome
 from experiments.runner.spec import Run
 from seer_jax import train
@@ -111,6 +112,12 @@ def test_finished_run_of_another_configuration_is_refused(tmp_path):
         pool.train_all([run], tmp_path)
 
 
+def test_directory_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"/file/out cannot be made: Not a directory; name another directory"):
+        pool.train_all([FakeRun("a")], tmp_path / "file" / "out")
+
+
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_interrupted_pool_lets_runs_write_their_checkpoints(monkeypatch, tmp_path, number, raised):
     log, sent = tmp_path / "runs" / "a.log", []
@@ -128,14 +135,25 @@ def test_interrupted_pool_lets_runs_write_their_checkpoints(monkeypatch, tmp_pat
     assert log.read_text().split() == ["started", "saved"]
 
 
-def test_ray_backend_returns_the_outcomes_of_the_local_one(tmp_path):
+def test_ray_backend_returns_the_outcomes_of_the_local_one_and_restores_the_handler(
+    tmp_path, monkeypatch, capsys, recwarn
+):
     ray = pytest.importorskip("ray")
+    monkeypatch.setattr(display, "_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(ray_backend, "_POLL_SECONDS", 0.1)
+    before = signal.getsignal(signal.SIGTERM)
     # The log of the last run is in a directory that does not exist, as for a machine that does not share the directory.
     runs = [FakeRun("a"), FakeRun("bad", code=FAILING), FakeRun("large", memory=10**15), FakeRun("missing/b")]
     try:
         outcomes = pool.train_all(runs, tmp_path, workers=2, backend="ray")
     finally:
         ray.shutdown()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert [str(each.message) for each in recwarn if each.category is RuntimeWarning] == []
+    printed = capsys.readouterr().out
+    assert "0 of 4 runs finished, 2 running: " in printed
+    assert "    a: starting for " in printed
+    assert "2 of 4 runs finished, 2 failed, 0 running\n" in printed
     assert outcomes.pop("missing/b").message.startswith("FileNotFoundError: ")
     assert outcomes == {"a": Outcome(0), "bad": Outcome(1, "error message"), "large": Outcome(0)}
 
@@ -154,14 +172,27 @@ def test_command_of_a_run_resumes_it_from_its_source(tmp_path):
     ]
 
 
+def tiny_overrides() -> dict:
+    tiny = traverse_util.flatten_dict(tiny_config().to_dict(), sep=".")
+    return {name: value for name, value in tiny.items() if value is not None}
+
+
 @pytest.mark.parametrize("enabled", [False, True])
 def test_run_with_a_budget_ends_when_it_is_spent(fake_envs, tmp_path, enabled):
-    tiny = traverse_util.flatten_dict(tiny_config().to_dict(), sep=".")
-    overrides = {name: value for name, value in tiny.items() if value is not None}
-    overrides |= {"seer.enabled": enabled, "checkpoint_every": 0}
+    overrides = tiny_overrides() | {"seer.enabled": enabled, "checkpoint_every": 0}
     budget = 1e9 if enabled else 1.5e9  # with SEER it is spent in the frozen phase
     run = Run("", "", "configs/rainbow_atari.py:quick", overrides, budget=budget)
     end = train.run(run.load(), tmp_path / "run")
     assert end["phase"] == ("frozen" if enabled else "full")
     # Acting before learning and the handover are not in the estimate; in so small a run they are a large part.
     assert 1.0 <= end["macs_total"] / budget < 1.15, end
+
+
+def test_budget_that_the_full_phase_exceeds_is_refused_with_its_cost(fake_envs):
+    run = Run("", "", "configs/rainbow_atari.py:quick", tiny_overrides(), budget=1e6)
+    with pytest.raises(ConfigError, match=r"^budget=1e\+06 multiply-accumulates is not more than .* alone") as refused:
+        run.load()
+    assert str(refused.value).endswith(" up to seer.freeze_step=200: raise the budget, or lower seer.freeze_step")
+    (cost,) = re.findall(r"costs, (\S+) up to", str(refused.value))
+    rounded_up = dataclasses.replace(run, budget=1.01 * float(cost))
+    assert rounded_up.load().total_steps > 200

@@ -77,3 +77,18 @@ def test_sweep_prints_results_in_80_columns_and_the_runs_that_failed(monkeypatch
     assert max(map(len, lines)) <= 80
     assert [line for line in lines if "4000" in line and "float32" in line and "2 " in line and "150.0 ± 70.7" in line]
     assert [line for line in lines if "8000" in line and "float16" in line and "0 " in line]
+
+
+def test_sweep_whose_run_is_damaged_ends_with_one_line(monkeypatch, tmp_path, capsys):
+    def train_all(runs, out, **where):
+        del where
+        for run in runs:
+            write_run_dir(out / "runs" / run.name, [])
+            (out / "runs" / run.name / "metrics.jsonl").write_text('{"kind": "tr\n{"kind": "end"}\n')
+        return {run.name: Outcome(0) for run in runs}
+
+    monkeypatch.setattr(pool, "train_all", train_all)
+    assert sweep.main(["sweep", f"--config={CONFIG}", f"--out={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "s0 is a damaged run (line 1 of metrics.jsonl is not a record)" in error
+    assert error.count("\n") == 1

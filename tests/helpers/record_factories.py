@@ -41,7 +41,12 @@ def make_line(kind: str, env_steps: int, score: float | None, **fields: Any) -> 
 
 
 def make_records(
-    arm: str, score_by_step: Mapping[int, float], *, task: str = "krull", seed: int = 0, freeze: int | None = None
+    arm: str,
+    score_by_step: Mapping[int, float | None],
+    *,
+    task: str = "krull",
+    seed: int = 0,
+    freeze: int | None = None,
 ) -> RunRecords:
     """Returns the records of a finished run.
 
