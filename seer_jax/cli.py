@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import jax
@@ -196,19 +197,44 @@ def use_compilation_cache() -> None:
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """Yields a list that receives the first SIGTERM or SIGINT; a second one ends the process at once."""
+    """Yields a list that receives the first SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT ends the process.
+
+    A SIGHUP that is ignored already, as by `nohup`, stays ignored. After another one, nothing is printed on a terminal
+    until the context is left: it may be closed, and printing would raise an error. There may be several, from the shell
+    and from the kernel.
+    """
     received: list[int] = []
+    terminals = [number for number in (1, 2) if os.isatty(number)]
+    with contextlib.ExitStack() as stack:
 
-    def receive(number: int, frame) -> None:
-        del frame
-        received.append(number)
-        for each in caught:
-            signal.signal(each, signal.SIG_DFL)
+        def receive(number: int, frame: FrameType | None) -> None:
+            del frame
+            if number == signal.SIGHUP:
+                while terminals:
+                    stack.callback(_restore_terminal, *_silence_terminal(terminals.pop()))
+            if not received:
+                received.append(number)
+                for each in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(each, signal.SIG_DFL)
 
-    caught = (signal.SIGTERM, signal.SIGINT)
-    before = {each: signal.signal(each, receive) for each in caught}
-    try:
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:
+                stack.callback(signal.signal, each, signal.signal(each, receive))
         yield received
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+
+
+def _silence_terminal(descriptor: int) -> tuple[int, int]:
+    """Makes a descriptor discard what is written to it; returns it and a copy of what it was."""
+    copy, nothing = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, descriptor)
+    os.close(nothing)
+    return descriptor, copy
+
+
+def _restore_terminal(descriptor: int, copy: int) -> None:
+    """Undoes `_silence_terminal`, unless the terminal is closed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.isatty(copy):
+        os.dup2(copy, descriptor)
+    os.close(copy)

@@ -1,6 +1,7 @@
 """The command that trains: its arguments, its errors in one line, and its signals; `run/test_loop.py` has runs."""
 
 import json
+import pathlib
 import signal
 
 import pytest
@@ -103,7 +104,8 @@ def test_usual_names_of_a_game_are_understood(task, game, monkeypatch):
     monkeypatch.setattr(train, "run", lambda config, run_dir, **kwargs: seen.append((config.env.task, run_dir)))
     assert train.main(["train", CONFIG, f"--config.env.task={task}"]) == 0
     assert seen[0][0] == game
-    assert seen[0][1].startswith(f"runs/{game}-")
+    assert seen[0][1].startswith(f"runs/{game}-rainbow-s0-")
+    assert not pathlib.Path(seen[0][1]).exists()  # nothing was written into it
 
 
 @pytest.mark.parametrize(

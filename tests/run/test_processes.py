@@ -1,0 +1,121 @@
+"""Real processes that train: their directories, their locks and the signals that end them."""
+
+import fcntl
+import os
+import signal
+import sys
+import termios
+
+import pytest
+
+from seer_jax import cli
+from seer_jax.run import run_dir
+from tests.helpers.processes import Process, train_game
+
+ENDLESS = {"total_steps": 10_000_000}
+
+
+def test_processes_that_start_at_once_without_run_dir_train_in_directories_of_their_own(tmp_path):
+    seeds = [0, 0, 0, 1]
+    started = [train_game(tmp_path / f"{i}.log", cwd=tmp_path, seed=seed) for i, seed in enumerate(seeds)]
+    assert [process.wait() for process in started] == [0, 0, 0, 0], [process.output for process in started]
+    names = [f"runs/{path.name}" for path in (tmp_path / "runs").iterdir()]
+    assert len(names) == 4
+    assert sum("krull-rainbow-s0-" in name for name in names) == 3
+    assert sum("krull-rainbow-s1-" in name for name in names) == 1
+    for process in started:
+        lines = process.output.splitlines()
+        assert lines[0] == lines[-1]
+        name = lines[0].removeprefix("run directory: ")
+        names.remove(name)
+        assert run_dir.read_records(tmp_path / name / "metrics.jsonl")[-1]["kind"] == "end"
+        assert not (tmp_path / name / "lock").exists()
+
+
+@pytest.fixture
+def train_here(tmp_path):
+    """Returns a function that starts processes on one directory, whose name has a space; they end with the test."""
+    started = []
+
+    def start(*arguments, **options):
+        log = tmp_path / f"{len(started)}.log"
+        started.append(train_game(log, "--run_dir=a run", *arguments, cwd=tmp_path, **ENDLESS, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def test_directory_of_a_run_belongs_to_one_process_until_it_ends(tmp_path, train_here):
+    directory = tmp_path / "a run"
+
+    def lines():
+        return (directory / "metrics.jsonl").read_text().count('"kind": "train"')
+
+    def wait_for_lines(process, number):
+        process.wait_until(lambda: (directory / "metrics.jsonl").exists() and lines() >= number)
+
+    first = train_here()
+    wait_for_lines(first, 2)
+
+    for refused in (train_here(), train_here("--resume")):
+        assert refused.wait() == 2
+        (line,) = refused.output.splitlines()
+        assert line.startswith(
+            f"train: run_dir={directory} is in use by pid {first.pid} on {os.uname().nodename} since "
+        )
+    first.kill()
+    assert (directory / "lock").exists()
+
+    resumed = train_here("--resume")
+    resumed.wait_until(lambda: "\nphase" in resumed.output)
+    resumed.send(signal.SIGHUP)
+    assert resumed.wait() == 128 + signal.SIGHUP
+    assert resumed.output.splitlines()[-1] == "train: stopped; continue with --run_dir='a run' --resume"
+    assert run_dir.read_records(directory / "metrics.jsonl")[-1]["kind"] == "checkpoint"
+    assert not (directory / "lock").exists()
+
+    ignoring = train_here("--resume", ignore_hangup=True)
+    ignoring.wait_until(lambda: "\nphase" in ignoring.output)
+    before = lines()
+    ignoring.send(signal.SIGHUP)
+    wait_for_lines(ignoring, before + 2)
+    directory.rename(tmp_path / "moved")
+    assert ignoring.wait() == 1
+    assert ignoring.output.splitlines()[-1].startswith(f"train: run_dir={directory} is gone: it was removed, moved")
+    assert not directory.exists()
+
+
+def _print_through_a_hangup(terminal, printing):
+    """Prints on a terminal of its own until a signal, and then some more."""
+    os.setsid()
+    descriptor = os.open(terminal, os.O_RDWR)
+    fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
+    os.dup2(descriptor, 1)
+    with cli.signals() as received:
+        printing.touch()
+        while not received:
+            print("before", flush=True)
+        for _ in range(100):
+            print("after", flush=True)
+        signal.raise_signal(signal.SIGHUP)
+    print("stopped", flush=True)
+    print("printed everything", file=sys.stderr)
+    return 128 + received[0]
+
+
+def test_process_whose_terminal_is_closed_ends_as_after_a_signal(tmp_path):
+    ours, its = os.openpty()
+    printing = tmp_path / "printing"
+    arguments = (os.ttyname(its), printing)
+    process = Process(_print_through_a_hangup, arguments, tmp_path / "log", cwd=tmp_path)
+    process.wait_until(printing.exists)
+    os.close(its)
+    os.read(ours, 1000)
+    os.close(ours)
+    try:
+        assert process.wait() == 128 + signal.SIGHUP, process.output
+        assert process.output == "printed everything\n"
+    finally:
+        process.kill()
