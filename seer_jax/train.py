@@ -69,29 +69,24 @@ def run(
     directory = run_dir_lib.locate(run_dir)
     with lock.hold(directory, _warn) as check_run_dir:
         try:
-            with contextlib.closing(
-                _make_loop(config, directory, check_run_dir, resume=resume, receivers=receivers, arguments=arguments)
-            ) as loop:
-                print(f"run directory: {run_dir}", flush=True)
-                _warn_of_truncating_checkpoints(config)
-                end = loop.train(stop)
+            end = _run_in(directory, config, resume, stop, receivers, arguments, check_run_dir)
         except Exception:
             check_run_dir()  # without the directory, any other error follows from its loss
             raise
-    print(f"run directory: {run_dir}", flush=True)
+    print(f"run directory: {directory}", flush=True)
     return end
 
 
-def _make_loop(
-    config: RunConfig,
+def _run_in(
     directory: pathlib.Path,
-    check_run_dir: Callable[[], None],
-    *,
+    config: RunConfig,
     resume: bool,
+    stop: Callable[[], bool],
     receivers: Sequence[Receiver],
     arguments: Sequence[str],
-) -> Loop:
-    """Returns the loop of a run that starts or continues in `directory`, which this process has locked."""
+    check_run_dir: Callable[[], None],
+) -> Record:
+    """Does what `run` does, in a directory that is locked; `check_run_dir` is as `lock.hold` yields it."""
     saved, started = None, resume and run_dir_lib.is_started(directory)
     if started:
         run_dir_lib.check_same(config, directory)
@@ -107,8 +102,9 @@ def _make_loop(
         if not started:
             if resume:
                 run_dir_lib.clear_unstarted(directory)
+            check_run_dir()
             run_dir_lib.start(config, directory, arguments)
-        return Loop(
+        loop = Loop(
             parts,
             env,
             directory,
@@ -121,6 +117,12 @@ def _make_loop(
     except BaseException:
         env.close()
         raise
+    try:
+        print(f"run directory: {directory}", flush=True)
+        _warn_of_truncating_checkpoints(config)
+        return loop.train(stop)
+    finally:
+        loop.close()
 
 
 def _warn_of_truncating_checkpoints(config: RunConfig) -> None:

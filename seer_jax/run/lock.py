@@ -9,11 +9,11 @@ import pathlib
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from seer_jax.fields import ConfigError
 
-LOCK_FILE = "lock"  # in the directory of a run, while a process trains in it
+LOCK_FILE = "seer_jax.lock"  # in the directory of a run, while a process trains in it
 _ATTEMPTS = 100  # other processes may remove files and empty directories at the same moment
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that cannot lock
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)  # of files that are not there any more
@@ -41,20 +41,29 @@ def hold(directory: pathlib.Path, warn: Callable[[str], None]) -> Iterator[Calla
     Raises:
       ConfigError: another process has locked it, or it cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(made(directory))
-            path = directory / LOCK_FILE
-            descriptor, owner = _lock(path, warn)
-        except OSError as error:
-            raise unwritable(directory, error) from None
-        stack.callback(_release, descriptor, path, owner)
+    made: list[pathlib.Path] = []
+    try:
+        made = make(directory)
+        path = directory / LOCK_FILE
+        descriptor, owner = _lock(path, warn)
+    except OSError as error:
+        remove_empty(made)
+        raise unwritable(directory, error) from None
+    except ConfigError:
+        remove_empty(made)
+        raise
+    try:
         yield functools.partial(_check, path, owner)
+    finally:
+        if _is_owned(path, owner):  # what is there otherwise belongs to others
+            with contextlib.suppress(OSError):
+                path.unlink()
+            remove_empty(made)
+        os.close(descriptor)
 
 
-@contextlib.contextmanager
-def made(directory: pathlib.Path, *, exist_ok: bool = True) -> Iterator[None]:
-    """Makes a directory and its parents; on leaving, removes those that did not exist before and are empty.
+def make(directory: pathlib.Path, *, exist_ok: bool = True) -> list[pathlib.Path]:
+    """Makes a directory and its parents; returns those that did not exist before, the innermost first.
 
     Args:
       directory: to make.
@@ -63,20 +72,23 @@ def made(directory: pathlib.Path, *, exist_ok: bool = True) -> Iterator[None]:
     Raises:
       OSError: it cannot be made.
     """
-    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    made_here = not exist_ok or not directory.exists()
+    missing = [directory] * made_here + [path for path in directory.parents if not path.exists()]
     for attempt in range(_ATTEMPTS):
         try:
             directory.mkdir(parents=True, exist_ok=exist_ok)
             break
-        except FileNotFoundError:  # another process removed an empty parent, as is done below
+        except FileNotFoundError:  # another process called `remove_empty` on a parent
             if attempt == _ATTEMPTS - 1:
                 raise
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # it is not empty
-            for path in missing:
-                path.rmdir()
+    return missing
+
+
+def remove_empty(directories: Iterable[pathlib.Path]) -> None:
+    """Removes directories, the innermost first, up to the first one that is not empty."""
+    with contextlib.suppress(OSError):
+        for directory in directories:
+            directory.rmdir()
 
 
 def unwritable(directory: pathlib.Path, error: OSError) -> ConfigError:
@@ -95,8 +107,7 @@ def _lock(path: pathlib.Path, warn: Callable[[str], None]) -> tuple[int, bytes]:
             _flock(descriptor, path.parent, warn)
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
             owner = f"pid {os.getpid()} on {socket.gethostname()} since {since} UTC\n{uuid.uuid4().hex}\n".encode()
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, owner, 0)
+            _write(descriptor, path, owner)
         except BaseException:
             os.close(descriptor)
             raise
@@ -122,6 +133,15 @@ def _flock(descriptor: int, directory: pathlib.Path, warn: Callable[[str], None]
         warn(f"the file system of {directory} cannot lock files ({error.strerror}); start no second process on it")
 
 
+def _write(descriptor: int, path: pathlib.Path, owner: bytes) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, owner, 0)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def _is_owned(path: pathlib.Path, owner: bytes) -> bool:
     """Returns whether the lock file has this content. Numbers of inodes are used again and differ on some systems."""
     try:
@@ -136,10 +156,3 @@ def _check(path: pathlib.Path, owner: bytes) -> None:
             f"run_dir={path.parent} is gone: it was removed, moved or replaced during the run, and nothing more is"
             " written; if it was moved, continue with its new name and --resume"
         )
-
-
-def _release(descriptor: int, path: pathlib.Path, owner: bytes) -> None:
-    if _is_owned(path, owner):
-        with contextlib.suppress(OSError):
-            path.unlink()
-    os.close(descriptor)

@@ -56,20 +56,22 @@ def new(config: RunConfig) -> Iterator[pathlib.Path]:
     """
     task, moment = config.env.task.replace("/", "_"), time.strftime("%Y%m%d-%H%M%S")
     name = f"{task}-{config.agent.name}-s{config.seed}-{moment}"
-    with contextlib.ExitStack() as stack:
-        for number in itertools.count(1):
-            run_dir = _PARENT / (name if number == 1 else f"{name}-{number}")
-            try:
-                stack.enter_context(lock.made(run_dir, exist_ok=False))
-                break
-            except OSError as error:
-                if not isinstance(error, FileExistsError) or not _PARENT.is_dir():
-                    raise lock.unwritable(run_dir, error) from None
+    for number in itertools.count(1):
+        run_dir = _PARENT / (name if number == 1 else f"{name}-{number}")
+        try:
+            made = lock.make(run_dir, exist_ok=False)
+            break
+        except OSError as error:
+            if not isinstance(error, FileExistsError) or not _PARENT.is_dir():
+                raise lock.unwritable(run_dir, error) from None
+    try:
         yield run_dir
+    finally:
+        lock.remove_empty(made)
 
 
 def start(config: RunConfig, run_dir: pathlib.Path, arguments: Sequence[str]) -> None:
-    """Makes the directory and writes the configuration and the manifest.
+    """Writes the configuration and the manifest into the directory, which is made if its parent exists.
 
     Args:
       config: the configuration.
@@ -84,7 +86,7 @@ def start(config: RunConfig, run_dir: pathlib.Path, arguments: Sequence[str]) ->
             raise ConfigError(
                 f"run_dir={run_dir} already exists; name a new directory, or go on with the run in it with --resume"
             )
-        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir(exist_ok=True)
         files.write_file(run_dir / MANIFEST_FILE, _json(_manifest(config, arguments)))
         # Written last: with this file the directory is that of a run.
         files.write_file(run_dir / CONFIG_FILE, _json(config.to_dict()))

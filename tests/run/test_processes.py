@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import pathlib
 import signal
 import sys
 import termios
@@ -9,7 +10,7 @@ import termios
 import pytest
 
 from seer_jax import cli
-from seer_jax.run import run_dir
+from seer_jax.run import lock, run_dir
 from tests.helpers.processes import Process, train_game
 
 ENDLESS = {"total_steps": 10_000_000}
@@ -19,17 +20,16 @@ def test_processes_that_start_at_once_without_run_dir_train_in_directories_of_th
     seeds = [0, 0, 0, 1]
     started = [train_game(tmp_path / f"{i}.log", cwd=tmp_path, seed=seed) for i, seed in enumerate(seeds)]
     assert [process.wait() for process in started] == [0, 0, 0, 0], [process.output for process in started]
-    names = [f"runs/{path.name}" for path in (tmp_path / "runs").iterdir()]
-    assert len(names) == 4
-    assert sum("krull-rainbow-s0-" in name for name in names) == 3
-    assert sum("krull-rainbow-s1-" in name for name in names) == 1
-    for process in started:
+    printed = []
+    for process, seed in zip(started, seeds, strict=True):
         lines = process.output.splitlines()
         assert lines[0] == lines[-1]
-        name = lines[0].removeprefix("run directory: ")
-        names.remove(name)
-        assert run_dir.read_records(tmp_path / name / "metrics.jsonl")[-1]["kind"] == "end"
-        assert not (tmp_path / name / "lock").exists()
+        directory = pathlib.Path(lines[0].removeprefix("run directory: "))
+        assert directory.name.startswith(f"krull-rainbow-s{seed}-")
+        assert run_dir.read_records(directory / "metrics.jsonl")[-1]["kind"] == "end"
+        assert not (directory / lock.LOCK_FILE).exists()
+        printed.append(directory)
+    assert sorted(printed) == sorted((tmp_path / "runs").iterdir())
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_directory_of_a_run_belongs_to_one_process_until_it_ends(tmp_path, train
             f"train: run_dir={directory} is in use by pid {first.pid} on {os.uname().nodename} since "
         )
     first.kill()
-    assert (directory / "lock").exists()
+    assert (directory / lock.LOCK_FILE).exists()
 
     resumed = train_here("--resume")
     resumed.wait_until(lambda: "\nphase" in resumed.output)
@@ -74,7 +74,7 @@ def test_directory_of_a_run_belongs_to_one_process_until_it_ends(tmp_path, train
     assert resumed.wait() == 128 + signal.SIGHUP
     assert resumed.output.splitlines()[-1] == "train: stopped; continue with --run_dir='a run' --resume"
     assert run_dir.read_records(directory / "metrics.jsonl")[-1]["kind"] == "checkpoint"
-    assert not (directory / "lock").exists()
+    assert not (directory / lock.LOCK_FILE).exists()
 
     ignoring = train_here("--resume", ignore_hangup=True)
     ignoring.wait_until(lambda: "\nphase" in ignoring.output)

@@ -14,7 +14,7 @@ from tests.helpers.runs import tiny_config
 
 def test_started_directory_holds_configuration_and_manifest(tmp_path):
     config = resolve(tiny_config(seed=3))
-    directory = tmp_path / "runs" / "mine"
+    directory = tmp_path / "mine"
     assert not run_dir.is_started(directory)
     run_dir.start(config, directory, ["--config=configs/rainbow_atari.py"])
     assert run_dir.is_started(directory)
