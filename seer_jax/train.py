@@ -102,7 +102,6 @@ def _run_in(
         if not started:
             if resume:
                 run_dir_lib.clear_unstarted(directory)
-            check_run_dir()
             run_dir_lib.start(config, directory, arguments)
         loop = Loop(
             parts,

@@ -93,7 +93,7 @@ def remove_empty(directories: Iterable[pathlib.Path]) -> None:
 
 def unwritable(directory: pathlib.Path, error: OSError) -> ConfigError:
     """Returns the error about a directory that cannot be used for a run, for the reason that `error` has."""
-    if directory.exists() and not directory.is_dir():
+    if os.path.exists(directory) and not os.path.isdir(directory):  # unlike those of pathlib, these raise nothing
         return ConfigError(f"run_dir={directory} is not a directory; name another")
     return ConfigError(f"run_dir={directory} cannot be written: {error.strerror}; name another")
 

@@ -71,22 +71,21 @@ def new(config: RunConfig) -> Iterator[pathlib.Path]:
 
 
 def start(config: RunConfig, run_dir: pathlib.Path, arguments: Sequence[str]) -> None:
-    """Writes the configuration and the manifest into the directory, which is made if its parent exists.
+    """Writes the configuration and the manifest.
 
     Args:
       config: the configuration.
-      run_dir: does not exist yet, or is empty apart from a lock.
+      run_dir: a directory that is empty, apart from its lock.
       arguments: arguments of the command line that gave the configuration, if there was one.
 
     Raises:
       ConfigError: it cannot be used; nothing in it was changed.
     """
     try:
-        if run_dir.exists() and any(path.name != lock.LOCK_FILE for path in run_dir.iterdir()):
+        if any(path.name != lock.LOCK_FILE for path in run_dir.iterdir()):
             raise ConfigError(
                 f"run_dir={run_dir} already exists; name a new directory, or go on with the run in it with --resume"
             )
-        run_dir.mkdir(exist_ok=True)
         files.write_file(run_dir / MANIFEST_FILE, _json(_manifest(config, arguments)))
         # Written last: with this file the directory is that of a run.
         files.write_file(run_dir / CONFIG_FILE, _json(config.to_dict()))

@@ -111,7 +111,10 @@ def test_finished_run_of_another_configuration_is_refused(tmp_path):
         pool.train_all([run], tmp_path)
 
 
-@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)],
+)
 def test_interrupted_pool_lets_runs_write_their_checkpoints(monkeypatch, tmp_path, number, raised):
     log, sent = tmp_path / "runs" / "a.log", []
 
