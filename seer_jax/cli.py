@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
+from seer_jax import output
 from seer_jax.run import resolve
 
 # A field of the configuration given as 1e6: an integer if its value is whole.
@@ -80,6 +81,7 @@ def shipped_configs() -> list[str]:
     return sorted(path.stem for path in _SHIPPED_CONFIGS.glob("*.py") if path.stem != "__init__")
 
 
+@output.lossy()
 def main(
     argv: list[str],
     doc: str | None,
@@ -199,42 +201,24 @@ def use_compilation_cache() -> None:
 def signals() -> Iterator[list[int]]:
     """Yields a list that receives the first SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT ends the process.
 
-    A SIGHUP that is ignored already, as by `nohup`, stays ignored. After another one, nothing is printed on a terminal
-    until the context is left: it may be closed, and printing would raise an error. There may be several, from the shell
-    and from the kernel.
+    A SIGHUP that is ignored already, as by `nohup`, stays ignored. Further ones do nothing: when a terminal is closed,
+    the shell and the kernel may both send one.
     """
     received: list[int] = []
-    terminals = [number for number in (1, 2) if os.isatty(number)]
-    with contextlib.ExitStack() as stack:
 
-        def receive(number: int, frame: FrameType | None) -> None:
-            del frame
-            if number == signal.SIGHUP:
-                while terminals:
-                    stack.callback(_restore_terminal, *_silence_terminal(terminals.pop()))
-            if not received:
-                received.append(number)
-                for each in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(each, signal.SIG_DFL)
+    def receive(number: int, frame: FrameType | None) -> None:
+        del frame
+        if not received:
+            received.append(number)
+            for each in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(each, signal.SIG_DFL)
 
-        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:
-                stack.callback(signal.signal, each, signal.signal(each, receive))
+    caught = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        caught.append(signal.SIGHUP)
+    before = {each: signal.signal(each, receive) for each in caught}
+    try:
         yield received
-
-
-def _silence_terminal(descriptor: int) -> tuple[int, int]:
-    """Makes a descriptor discard what is written to it; returns it and a copy of what it was."""
-    copy, nothing = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, descriptor)
-    os.close(nothing)
-    return descriptor, copy
-
-
-def _restore_terminal(descriptor: int, copy: int) -> None:
-    """Undoes `_silence_terminal`, unless the terminal is closed."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if os.isatty(copy):
-        os.dup2(copy, descriptor)
-    os.close(copy)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
