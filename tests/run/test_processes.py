@@ -16,22 +16,6 @@ from tests.helpers.processes import Process, train_game
 ENDLESS = {"total_steps": 10_000_000}
 
 
-def test_processes_that_start_at_once_without_run_dir_train_in_directories_of_their_own(tmp_path):
-    seeds = [0, 0, 0, 1]
-    started = [train_game(tmp_path / f"{i}.log", cwd=tmp_path, seed=seed) for i, seed in enumerate(seeds)]
-    assert [process.wait() for process in started] == [0, 0, 0, 0], [process.output for process in started]
-    printed = []
-    for process, seed in zip(started, seeds, strict=True):
-        lines = process.output.splitlines()
-        assert lines[0] == lines[-1]
-        directory = pathlib.Path(lines[0].removeprefix("run directory: "))
-        assert directory.name.startswith(f"krull-rainbow-s{seed}-")
-        assert run_dir.read_records(directory / "metrics.jsonl")[-1]["kind"] == "end"
-        assert not (directory / lock.LOCK_FILE).exists()
-        printed.append(directory)
-    assert sorted(printed) == sorted((tmp_path / "runs").iterdir())
-
-
 @pytest.fixture
 def train_here(tmp_path):
     """Returns a function that starts processes on one directory, whose name has a space; they end with the test."""
@@ -85,6 +69,22 @@ def test_directory_of_a_run_belongs_to_one_process_until_it_ends(tmp_path, train
     assert ignoring.wait() == 1
     assert ignoring.output.splitlines()[-1].startswith(f"train: run_dir={directory} is gone: it was removed, moved")
     assert not directory.exists()
+
+
+def test_processes_that_start_at_once_without_run_dir_train_in_directories_of_their_own(tmp_path):
+    seeds = [0, 0, 0, 1]
+    started = [train_game(tmp_path / f"{i}.log", cwd=tmp_path, seed=seed) for i, seed in enumerate(seeds)]
+    assert [process.wait() for process in started] == [0, 0, 0, 0], [process.output for process in started]
+    printed = []
+    for process, seed in zip(started, seeds, strict=True):
+        lines = process.output.splitlines()
+        assert lines[0] == lines[-1]
+        directory = pathlib.Path(lines[0].removeprefix("run directory: "))
+        assert directory.name.startswith(f"krull-rainbow-s{seed}-")
+        assert run_dir.read_records(directory / "metrics.jsonl")[-1]["kind"] == "end"
+        assert not (directory / lock.LOCK_FILE).exists()
+        printed.append(directory)
+    assert sorted(printed) == sorted((tmp_path / "runs").iterdir())
 
 
 def _print_through_a_hangup(terminal, printing):
