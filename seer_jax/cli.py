@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
+from seer_jax import output
 from seer_jax.run import resolve
 
 # A field of the configuration given as 1e6: an integer if its value is whole.
@@ -105,6 +107,7 @@ def shipped_configs() -> list[str]:
     return sorted(path.stem for path in _SHIPPED_CONFIGS.glob("*.py") if path.stem != "__init__")
 
 
+@output.lossy()
 def main(
     argv: list[str],
     doc: str | None,
@@ -242,16 +245,23 @@ def use_compilation_cache() -> None:
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """Yields a list that receives the first SIGTERM or SIGINT; a second one ends the process at once."""
+    """Yields a list that receives the first SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT ends the process.
+
+    A SIGHUP that is ignored already, as by `nohup`, stays ignored. Further ones do nothing: when a terminal is closed,
+    the shell and the kernel may both send one.
+    """
     received: list[int] = []
 
-    def receive(number: int, frame) -> None:
+    def receive(number: int, frame: FrameType | None) -> None:
         del frame
-        received.append(number)
-        for each in caught:
-            signal.signal(each, signal.SIG_DFL)
+        if not received:
+            received.append(number)
+            for each in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(each, signal.SIG_DFL)
 
-    caught = (signal.SIGTERM, signal.SIGINT)
+    caught = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        caught.append(signal.SIGHUP)
     before = {each: signal.signal(each, receive) for each in caught}
     try:
         yield received

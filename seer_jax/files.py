@@ -35,10 +35,12 @@ def write_file(path: pathlib.Path, content: bytes) -> None:
 def save_tree(directory: pathlib.Path, tree: Any) -> None:
     """Writes a tree of arrays into `directory`, replacing an earlier one in one step.
 
+    The directory is made if it does not exist; its parents are not, so that a removed run does not appear again.
+
     Raises:
       OSError: it could not be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(exist_ok=True)
     write_file(directory / TREE_FILE, serialization.to_bytes(jax.device_get(tree)))
 
 
@@ -83,13 +85,13 @@ class ChunkStream:
     """Chunks of named arrays on disk, written once in order and read back in the same order.
 
     Args:
-      directory: holds the chunks; it is made if it does not exist.
+      directory: holds the chunks; it is made if it does not exist, in a parent that does.
     """
 
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory
         self._count = 0
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
 
     def append(self, **arrays: np.ndarray) -> None:
         """Writes the next chunk and waits until it is on disk; raises OSError if it cannot be written."""

@@ -4,9 +4,10 @@ python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FI
 python -m seer_jax.train --run_dir=DIR --resume    # continues the run in DIR from its newest checkpoint
 """
 
+import contextlib
 import pathlib
+import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 import rich.console
@@ -18,7 +19,7 @@ from seer_jax.config import RunConfig
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import InvalidTimeStepError
 from seer_jax.fields import ConfigError
-from seer_jax.run import assembly, checkpoint, metrics, plan, resolve, rules, transfer
+from seer_jax.run import assembly, checkpoint, lock, metrics, plan, resolve, rules, transfer
 from seer_jax.run import run_dir as run_dir_lib
 from seer_jax.run.loop import CheckpointSaveError, Loop, NonFiniteError, RunStopped
 from seer_jax.run.records import Receiver, Record
@@ -40,7 +41,8 @@ def run(
 
     Args:
       config: a configuration like those in `configs/`, or one that `resolve` returned.
-      run_dir: a directory that does not exist yet, or is empty, unless a run is resumed.
+      run_dir: a directory that does not exist yet, or is empty, unless a run is resumed. It is locked while this
+        function runs.
       resume: continue the run that `run_dir` holds from its newest checkpoint; without one, start it.
       stop: called before each step; True makes the run write a checkpoint and stop.
       receivers: each is called with every record, a dictionary like a line of `metrics.jsonl`.
@@ -50,7 +52,8 @@ def run(
       The record of kind `end` in `metrics.jsonl`.
 
     Raises:
-      ConfigError: config or run_dir cannot be used, or the run needs more memory than there is; nothing was written.
+      ConfigError: config or run_dir cannot be used, the latter also because another process trains in it, or the run
+        needs more memory than there is; nothing was written.
       TransferError: the encoder of `seer.init_from` cannot be used.
       DamagedFileError: there are checkpoints, and none of them can be used.
       RunStopped: `stop` returned True.
@@ -59,9 +62,30 @@ def run(
       HandoverError: frames could not become latents.
       CheckpointSaveError: the last checkpoint cannot be written.
       WriteError: metrics cannot be written.
+      RunDirectoryLostError: `run_dir` was removed, moved or replaced during the run.
     """
     config = config if isinstance(config, RunConfig) else resolve.resolve(config)
-    directory = pathlib.Path(run_dir)
+    directory = run_dir_lib.locate(run_dir)
+    with lock.hold(directory, _warn) as check_run_dir:
+        try:
+            end = _run_in(directory, config, resume, stop, receivers, arguments, check_run_dir)
+        except Exception:
+            check_run_dir()  # without the directory, any other error follows from its loss
+            raise
+    print(f"run directory: {directory}", flush=True)
+    return end
+
+
+def _run_in(
+    directory: pathlib.Path,
+    config: RunConfig,
+    resume: bool,
+    stop: Callable[[], bool],
+    receivers: Sequence[Receiver],
+    arguments: Sequence[str],
+    check_run_dir: Callable[[], None],
+) -> Record:
+    """Does what `run` does, in a directory that is locked; `check_run_dir` is as `lock.hold` yields it."""
     saved, started = None, resume and run_dir_lib.is_started(directory)
     if started:
         run_dir_lib.check_same(config, directory)
@@ -78,11 +102,21 @@ def run(
             if resume:
                 run_dir_lib.clear_unstarted(directory)
             run_dir_lib.start(config, directory, arguments)
-        loop = Loop(parts, env, directory, encoder=encoder, saved=saved, receivers=receivers, warn=_warn)
+        loop = Loop(
+            parts,
+            env,
+            directory,
+            encoder=encoder,
+            saved=saved,
+            receivers=receivers,
+            warn=_warn,
+            check_run_dir=check_run_dir,
+        )
     except BaseException:
         env.close()
         raise
     try:
+        print(f"run directory: {directory}", flush=True)
         _print_warnings(config)  # what refuses the run has passed
         return loop.train(stop)
     finally:
@@ -116,26 +150,30 @@ def main(argv: list[str] | None = None) -> int:
 def _train(values: flags.FlagValues) -> int:
     config = _config(values)
     cli.use_compilation_cache()
-    run_dir = values.run_dir or f"runs/{config.env.task}-{time.strftime('%Y%m%d-%H%M%S')}"
-    continuation = f"continue with --run_dir={run_dir} --resume"
     try:
         if values.plan:
             _print_warnings(config)
             plan.show(config)
             return 0
-        with cli.signals() as received:
-            try:
-                arguments = _config_arguments(values["config"])
-                run(config, run_dir, resume=values.resume, stop=lambda: bool(received), arguments=arguments)
-            except RunStopped:
-                print(f"train: stopped; {continuation}", file=sys.stderr)
-                return 128 + received[0]
+        with run_dir_lib.new(config) if values.run_dir is None else contextlib.nullcontext(values.run_dir) as run_dir:
+            return _train_in(str(run_dir), config, values)
     except plan.OutOfMemoryError as error:
         console = rich.console.Console(stderr=True)
         for table in error.tables:
             console.print(table)
         raise
-    except (NonFiniteError, InvalidTimeStepError) as error:
+
+
+def _train_in(run_dir: str, config: RunConfig, values: flags.FlagValues) -> int:
+    continuation = f"continue with --run_dir={shlex.quote(run_dir)} --resume"
+    arguments = _config_arguments(values["config"])
+    try:
+        with cli.signals() as received:
+            run(config, run_dir, resume=values.resume, stop=lambda: bool(received), arguments=arguments)
+    except RunStopped:
+        print(f"train: stopped; {continuation}", file=sys.stderr)
+        return 128 + received[0]
+    except (NonFiniteError, InvalidTimeStepError, lock.RunDirectoryLostError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
     except (handover.HandoverError, metrics.WriteError, CheckpointSaveError) as error:
@@ -152,7 +190,7 @@ def _config(values: flags.FlagValues) -> RunConfig:
         return resolve.resolve(cli.loaded(values.config))
     if not values.resume:
         raise cli.UsageError("--config=FILE is missing, for example --config=rainbow_atari")
-    config = run_dir_lib.read_config(pathlib.Path(values.run_dir))
+    config = run_dir_lib.read_config(run_dir_lib.locate(values.run_dir))
     if code := run_dir_lib.foreign_code(config, trusted=None):
         raise cli.UsageError(
             f"--run_dir={values.run_dir} runs code of yours, {code}; if you trust it, add its --config"

@@ -1,6 +1,7 @@
 """The command that trains: its arguments, its errors in one line, and its signals; `run/test_loop.py` has runs."""
 
 import json
+import pathlib
 import signal
 
 import pytest
@@ -103,7 +104,8 @@ def test_usual_names_of_a_game_are_understood(task, game, monkeypatch):
     monkeypatch.setattr(train, "run", lambda config, run_dir, **kwargs: seen.append((config.env.task, run_dir)))
     assert train.main(["train", CONFIG, f"--config.env.task={task}"]) == 0
     assert seen[0][0] == game
-    assert seen[0][1].startswith(f"runs/{game}-")
+    assert seen[0][1].startswith(f"runs/{game}-rainbow-s0-")
+    assert not pathlib.Path(seen[0][1]).exists()  # nothing was written into it
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,52 @@ def test_directory_that_cannot_be_written_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert train.main(["train", CONFIG, f"--run_dir={tmp_path / 'file' / 'run'}"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "message"),
+    [
+        ("", "run_dir is empty; name a directory"),
+        ("two\nlines", r"run_dir='two\nlines' holds a character that cannot be printed; name another"),
+        ("bytes\udcff", r"run_dir='bytes\udcff' holds a character that cannot be printed; name another"),
+        ("file", "run_dir={here}/file is not a directory; name another"),
+        ("file/run", "run_dir={here}/file/run cannot be written: Not a directory; name another"),
+        ("/dev/full", "run_dir=/dev/full is not a directory; name another"),
+        ("/dev/full/run", "run_dir=/dev/full/run cannot be written: Not a directory; name another"),
+        ("dangling", "run_dir={here}/dangling cannot be written: File exists; name another"),
+        ("x" * 300, f"run_dir={{here}}/{'x' * 300} cannot be written: File name too long; name another"),
+        ("/proc/run", "run_dir=/proc/run cannot be written: No such file or directory; name another"),
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+@pytest.mark.parametrize("arguments", [[f"{CONFIG}:quick"], [f"{CONFIG}:quick", "--resume"], ["--resume"]], ids=len)
+def test_impossible_directory_is_refused_in_one_line(tmp_path, monkeypatch, capsys, run_dir, message, arguments):
+    arguments = [each.replace("configs", str(pathlib.Path("configs").absolute())) for each in arguments]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    assert train.main(["train", f"--run_dir={run_dir}", *arguments]) == 2
+    error = only_error_line(capsys)
+    if "holds no config.json" not in error or arguments != ["--resume"]:
+        assert error == f"train: {message.format(here=tmp_path)}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file"]
+
+
+def test_working_directory_that_is_gone_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    config = pathlib.Path("configs/rainbow_atari.py").absolute()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    assert train.main(["train", f"--config={config}:quick", "--run_dir=run"]) == 2
+    assert "run_dir=run is relative to a working directory that is gone" in only_error_line(capsys)
+
+
+def test_refused_run_without_run_dir_leaves_no_directory(tmp_path, monkeypatch, capsys):
+    config = pathlib.Path("configs/rainbow_atari.py").absolute()
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["train", f"--config={config}:quick", "--config.seer.init_from=nowhere"]) == 2
+    assert "nowhere" in only_error_line(capsys)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_machine_without_egl_is_refused_before_anything_starts(monkeypatch, tmp_path, capsys):
@@ -245,6 +293,15 @@ def test_second_signal_ends_the_process_at_once():
         signal.raise_signal(signal.SIGTERM)
         assert received == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+def test_hangups_after_the_first_signal_do_not_end_the_process():
+    before = signal.getsignal(signal.SIGHUP)
+    with cli.signals() as received:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGHUP)
+        assert received == [signal.SIGHUP]
+    assert signal.getsignal(signal.SIGHUP) == before
 
 
 def test_plan_prints_costs_and_starts_nothing(fake_envs, tmp_path, monkeypatch, capsys):

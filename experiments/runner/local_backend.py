@@ -37,8 +37,8 @@ class _Running:
 def train(runs: Sequence[Run], out: pathlib.Path, workers: int | None, display: PoolDisplay) -> dict[str, Outcome]:
     """Trains the runs and returns how each ended, by name.
 
-    A run whose estimated memory exceeds what this machine has is trained alone. An interrupt or SIGTERM is passed on to
-    all processes, which write their checkpoints, and then leaves this function as an exception.
+    A run whose estimated memory exceeds what this machine has is trained alone. An interrupt, SIGTERM or SIGHUP is
+    passed on to all processes, which write their checkpoints, and then leaves this function as an exception.
 
     Args:
       runs: with different names.
@@ -97,22 +97,33 @@ def _start(waiting: _Waiting, out: pathlib.Path, cores: list[int]) -> _Running:
 
 @contextlib.contextmanager
 def _stop_on_exit(running: Mapping[str, _Running]) -> Iterator[None]:
-    """Raises SystemExit on SIGTERM; on leaving the context, lets what still runs write its checkpoint and exit."""
+    """Raises SystemExit on SIGTERM or SIGHUP; on leaving, lets what still runs write its checkpoint and exit.
+
+    A SIGHUP that is ignored already, as by `nohup`, stays ignored.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         del frame
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a shell and the kernel may both send it
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    caught = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+    before = {each: signal.signal(each, leave) for each in caught}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-        processes = [each.process for each in running.values()]
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(_CHECKPOINT_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        try:
+            _stop([each.process for each in running.values()])
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(_CHECKPOINT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -85,7 +85,7 @@ def save(
     """Writes a checkpoint and removes all but the newest two.
 
     Args:
-      directory: holds all checkpoints of a run.
+      directory: holds all checkpoints of a run; it is made if it does not exist, in a parent that does.
       number: number of this one; higher is newer.
       progress: counters of the run, for JSON.
       trees: trees of arrays by name.
@@ -95,7 +95,7 @@ def save(
     Raises:
       OSError: it could not be written; earlier ones are intact.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(exist_ok=True)
     target = directory / f"{number:06d}"
     partial = directory / f"{target.name}{files.PARTIAL}"
     for leftover in directory.glob(f"*{files.PARTIAL}"):

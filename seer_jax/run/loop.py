@@ -50,6 +50,7 @@ class Loop:
       saved: checkpoint of this run to continue from; None starts from the first step.
       receivers: each is called with every record.
       warn: receives one line about a failure that does not end the run.
+      check_run_dir: raises an error if the directory is not that of the run any more; called before each write.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class Loop:
         saved: checkpoint.Checkpoint | None,
         receivers: Sequence[Receiver],
         warn: Callable[[str], None],
+        check_run_dir: Callable[[], None],
     ) -> None:
+        self._check_run_dir = check_run_dir
         self._parts, self._config, self._env, self._run_dir, self._warn = parts, parts.config, env, run_dir, warn
         k_agent, k_actor, self._k_eval, self._k_freeze = jax.random.split(jax.random.PRNGKey(self._config.seed), 4)
         self._timestep = env.reset()
@@ -190,6 +193,7 @@ class Loop:
         }
 
     def _freeze(self) -> None:
+        self._check_run_dir()
         run, progress, parts = self._state, self._progress, self._parts
         began, rows_before = progress.clock.elapsed, progress.rows
         run.train, run.ring = handover.freeze(
@@ -200,7 +204,7 @@ class Loop:
             snapshot_dir=self._run_dir / checkpoint.DIRECTORY / SNAPSHOT_DIRECTORY,
             key=self._k_freeze,
             memory_bytes=plan.device_memory(),
-            warn=self._warn,
+            warn=self._warn_of_failed_write,
         )
         jax.block_until_ready(run.ring)
         seconds = progress.clock.elapsed - began
@@ -262,11 +266,13 @@ class Loop:
 
     def _keep_params(self) -> None:
         """Keeps a copy of the parameters for later analysis; the run itself does not need it."""
-        env_steps = self._progress.env_steps
+        env_steps, directory = self._progress.env_steps, self._run_dir / PARAMS_DIRECTORY
+        self._check_run_dir()
         try:
-            files.save_tree(self._run_dir / PARAMS_DIRECTORY / f"{env_steps:09d}", {"params": self._state.train.params})
+            directory.mkdir(exist_ok=True)
+            files.save_tree(directory / f"{env_steps:09d}", {"params": self._state.train.params})
         except OSError as error:
-            self._warn(f"no copy of the parameters after {env_steps:,} steps ({error.strerror})")
+            self._warn_of_failed_write(f"no copy of the parameters after {env_steps:,} steps ({error.strerror})")
 
     def _save(self, *, last: bool = False) -> None:
         """Writes a checkpoint; earlier ones stay until it is complete.
@@ -279,6 +285,7 @@ class Loop:
           NonFiniteError: there is nothing good to save.
         """
         self._raise_if_not_finite()
+        self._check_run_dir()
         try:
             state.save(self._state, self._parts, self._run_dir, metrics_bytes=self._metrics.sync())
         except OSError as error:
@@ -287,9 +294,13 @@ class Loop:
             )
             if last:
                 raise CheckpointSaveError(message) from None
-            self._warn(message)
+            self._warn_of_failed_write(message)
             return
         self._write("checkpoint", {})
+
+    def _warn_of_failed_write(self, message: str) -> None:
+        self._check_run_dir()  # without the directory no write succeeds, and the run ends
+        self._warn(message)
 
     def _end(self) -> Record:
         progress = self._progress
@@ -304,6 +315,7 @@ class Loop:
         return record
 
     def _write(self, kind: str, fields: Record) -> Record:
+        self._check_run_dir()
         return self._records.write(kind, self._progress, fields)
 
     def close(self) -> None:

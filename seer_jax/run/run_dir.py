@@ -1,10 +1,13 @@
 """The directory of a run: made once, and read again by everything that needs the run later."""
 
+import contextlib
 import importlib.metadata
+import itertools
 import json
 import pathlib
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,35 +19,80 @@ from seer_jax.config import RunConfig
 from seer_jax.envs.registry import SUITES
 from seer_jax.fields import ConfigError
 from seer_jax.networks import haiku
-from seer_jax.run import resolve
+from seer_jax.run import lock, resolve
 from seer_jax.run.records import Record
 
 CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.json", "manifest.json", "metrics.jsonl"
+_PARENT = pathlib.Path("runs")  # of directories that no user named
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
 
 
+def locate(run_dir: str | pathlib.Path) -> pathlib.Path:
+    """Returns the absolute path of a directory, which a later change of the working directory does not change.
+
+    Raises:
+      ConfigError: the name is empty, messages that hold it would not be one line, or there is no working directory.
+    """
+    if not str(run_dir):
+        raise ConfigError("run_dir is empty; name a directory")
+    if not str(run_dir).isprintable():
+        raise ConfigError(f"run_dir={str(run_dir)!r} holds a character that cannot be printed; name another")
+    try:
+        return pathlib.Path(run_dir).absolute()
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir={run_dir} is relative to a working directory that is gone: {error.strerror}"
+        ) from None
+
+
+@contextlib.contextmanager
+def new(config: RunConfig) -> Iterator[pathlib.Path]:
+    """Makes an empty directory for a run, named by task, algorithm, seed and time, that no other process gets.
+
+    On leaving, it is removed if it is still empty.
+
+    Raises:
+      ConfigError: it cannot be made.
+    """
+    task, moment = config.env.task.replace("/", "_"), time.strftime("%Y%m%d-%H%M%S")
+    name = f"{task}-{config.agent.name}-s{config.seed}-{moment}"
+    for number in itertools.count(1):
+        run_dir = _PARENT / (name if number == 1 else f"{name}-{number}")
+        try:
+            made = lock.make(run_dir, exist_ok=False)
+            break
+        except OSError as error:
+            if not isinstance(error, FileExistsError) or not _PARENT.is_dir():
+                raise lock.unwritable(run_dir, error) from None
+    try:
+        yield run_dir
+    finally:
+        lock.remove_empty(made)
+
+
 def start(config: RunConfig, run_dir: pathlib.Path, arguments: Sequence[str]) -> None:
-    """Makes the directory and writes the configuration and the manifest.
+    """Writes the configuration and the manifest.
 
     Args:
       config: the configuration.
-      run_dir: does not exist yet, or is empty.
+      run_dir: a directory that is empty, apart from its lock.
       arguments: arguments of the command line that gave the configuration, if there was one.
 
     Raises:
       ConfigError: it cannot be used; nothing in it was changed.
     """
     try:
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        if any(path.name != lock.LOCK_FILE for path in run_dir.iterdir()):
             raise ConfigError(
                 f"run_dir={run_dir} already exists; name a new directory, or go on with the run in it with --resume"
             )
-        run_dir.mkdir(parents=True, exist_ok=True)
         files.write_file(run_dir / MANIFEST_FILE, _json(_manifest(config, arguments)))
         # Written last: with this file the directory is that of a run.
         files.write_file(run_dir / CONFIG_FILE, _json(config.to_dict()))
     except OSError as error:
-        raise ConfigError(f"run_dir={run_dir} cannot be written: {error.strerror}; name another") from None
+        with contextlib.suppress(OSError):
+            clear_unstarted(run_dir)
+        raise lock.unwritable(run_dir, error) from None
 
 
 def is_started(run_dir: pathlib.Path) -> bool:

@@ -45,7 +45,7 @@ def freeze(
       frozen: the phase that begins; its ring has at least as many rows.
       state: training state of the full phase.
       ring: the image ring; its memory is freed.
-      snapshot_dir: receives the state before the freeze, and all rows.
+      snapshot_dir: receives the state before the freeze, and all rows; it and its parent are made if they do not exist.
       key: PRNG key of the augmentation of stored latents.
       memory_bytes: memory of the device; if both rings fit into it, a snapshot is not required.
       warn: receives one line if there is no snapshot.
@@ -100,6 +100,7 @@ def _through_disk(
       OSError: not all could be written; the ring is intact.
     """
     shutil.rmtree(directory, ignore_errors=True)  # of a handover that was interrupted
+    directory.parent.mkdir(exist_ok=True)
     files.save_tree(directory, state)
     snapshot = files.ChunkStream(directory)
     for chunk in _read_chunks(spec, ring):

@@ -114,11 +114,14 @@ def test_finished_run_of_another_configuration_is_refused(tmp_path):
 
 def test_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"/file/out cannot be made: Not a directory; name another directory"):
+    with pytest.raises(ConfigError, match=r"/file/out cannot be written: Not a directory; name another directory"):
         pool.train_all([FakeRun("a")], tmp_path / "file" / "out")
 
 
-@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)],
+)
 def test_interrupted_pool_lets_runs_write_their_checkpoints(monkeypatch, tmp_path, number, raised):
     log, sent = tmp_path / "runs" / "a.log", []
 

@@ -13,8 +13,7 @@ from tests.helpers.runs import tiny_config
 
 
 def test_started_directory_holds_configuration_and_manifest(tmp_path):
-    config = resolve(tiny_config(seed=3))
-    directory = tmp_path / "runs" / "mine"
+    config, directory = resolve(tiny_config(seed=3)), tmp_path
     assert not run_dir.is_started(directory)
     run_dir.start(config, directory, ["--config=configs/rainbow_atari.py"])
     assert run_dir.is_started(directory)
@@ -44,25 +43,25 @@ def test_files_of_an_interrupted_start_are_removed_and_nothing_else(tmp_path):
 
 
 def test_other_configuration_is_refused_with_the_values_of_both(tmp_path):
-    run_dir.start(resolve(tiny_config()), tmp_path / "run", [])
+    run_dir.start(resolve(tiny_config()), tmp_path, [])
     other = resolve(tiny_config(agent__hidden=4, seed=1))
     with pytest.raises(ConfigError, match=r"agent\.hidden=8 there and 4 here, seed=0 there and 1 here"):
-        run_dir.check_same(other, tmp_path / "run")
+        run_dir.check_same(other, tmp_path)
 
 
 def test_fields_that_a_directory_does_not_name_have_their_defaults(tmp_path):
     """As those of a later version, in a directory of an earlier one."""
     config = resolve(tiny_config())
-    run_dir.start(config, tmp_path / "run", [])
-    path = tmp_path / "run" / "config.json"
+    run_dir.start(config, tmp_path, [])
+    path = tmp_path / "config.json"
     values = json.loads(path.read_text())
     del values["on_nan"], values["agent"]["eval_epsilon"]
     path.write_text(json.dumps(values))
-    run_dir.check_same(config, tmp_path / "run")
+    run_dir.check_same(config, tmp_path)
     values["agent"]["eval_epsilon"] = 0.5
     path.write_text(json.dumps(values))
     with pytest.raises(ConfigError, match=r"agent\.eval_epsilon=0\.5 there and 0\.001 here"):
-        run_dir.check_same(config, tmp_path / "run")
+        run_dir.check_same(config, tmp_path)
 
 
 def test_fields_that_runs_of_earlier_versions_lack_have_the_values_of_those_versions(tmp_path, monkeypatch):
@@ -86,14 +85,14 @@ def test_fields_that_runs_of_earlier_versions_lack_have_the_values_of_those_vers
 def test_directory_with_former_names_of_fields_holds_the_same_configuration(tmp_path, monkeypatch):
     monkeypatch.setattr("seer_jax.envs.dmc.require_rendering", lambda *args: None)
     config = resolve(curl_dmc.get_config())
-    run_dir.start(config, tmp_path / "run", [])
-    path = tmp_path / "run" / "config.json"
+    run_dir.start(config, tmp_path, [])
+    path = tmp_path / "config.json"
     values = json.loads(path.read_text())
     values["agent"]["actor_update_every"] = values["agent"].pop("updates_per_actor_update")
     values["agent"]["target_update_every"] = values["agent"].pop("updates_per_target_update")
     path.write_text(json.dumps(values))
-    run_dir.check_same(config, tmp_path / "run")
-    assert resolve(run_dir.read_config(tmp_path / "run")) == config
+    run_dir.check_same(config, tmp_path)
+    assert resolve(run_dir.read_config(tmp_path)) == config
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[1]", "3"])
