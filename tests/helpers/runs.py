@@ -103,6 +103,8 @@ _HOST_FIELDS = {
     "eval_every": 1,
     "eval_episodes": 1,
     "checkpoint_every": 0,
+    "checkpoints_kept": 2,
+    "keep_best": False,
     "params_every": 0,
     "on_nan": "stop",
 }
