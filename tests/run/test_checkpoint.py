@@ -10,6 +10,7 @@ import pytest
 
 from seer_jax import files, replay
 from seer_jax.run import checkpoint, saved_ring
+from tests.helpers.runs import contents
 
 ADD = jax.jit(replay.add, static_argnums=0)
 UPDATE = jax.jit(replay.update_priorities, static_argnums=0)
@@ -188,6 +189,99 @@ def test_state_is_read_although_the_rows_are_damaged(tmp_path):
     assert progress == {"env_steps": 5}
     with pytest.raises(checkpoint.CheckpointError, match="can be read"):
         checkpoint.newest(tmp_path, lambda message: None)
+
+
+@pytest.fixture
+def small_disk(monkeypatch, tmp_path):
+    """A function that limits how many bytes of rows fit under `tmp_path`, by an error as of a full disk."""
+    append, limit = files.ChunkStream.append, [np.inf]
+
+    def limited(chunks, **arrays):
+        append(chunks, **arrays)
+        if sum(path.stat().st_size for path in tmp_path.rglob("rows-*")) > limit[0]:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.ChunkStream, "append", limited)
+    return lambda bytes_of_rows: limit.__setitem__(0, bytes_of_rows)
+
+
+def save_all(directory, numbers, **changes):
+    """Saves a ring and `x`, filled with the number, as each of these checkpoints."""
+    spec, _, ring = small_ring(5)
+    for number in numbers:
+        trees = {"x": np.full(3, number, np.float32)}
+        checkpoint.save(directory, number, progress={"number": number}, trees=trees, spec=spec, ring=ring, **changes)
+
+
+def names_in(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_checkpoint_without_room_for_its_ring_keeps_its_state_and_the_newest_complete_one(tmp_path, small_disk):
+    save_all(tmp_path, (1, 2))
+    small_disk(0)
+    with pytest.raises(checkpoint.StateOnlyError, match="No space left"):
+        save_all(tmp_path, (3,))
+    assert names_in(tmp_path) == ["000002", "000003-state"]
+    trees, progress = checkpoint.load_newest_state(tmp_path)
+    assert (trees["x"].tolist(), progress) == ([3.0, 3.0, 3.0], {"number": 3})
+    warned = []
+    assert checkpoint.newest(tmp_path, warned.append).progress == {"number": 2}
+    (message,) = warned
+    assert "000003-state holds no ring, for which the disk had no room; using the one before it" in message
+    small_disk(np.inf)
+    save_all(tmp_path, (3,))
+    assert names_in(tmp_path) == ["000002", "000003"]
+
+
+def test_older_checkpoint_gives_way_after_the_state_of_the_new_one_is_safe(tmp_path, small_disk, monkeypatch):
+    save_all(tmp_path, (1, 2))
+    small_disk(sum(path.stat().st_size for path in tmp_path.rglob("rows-*")))
+    removed, remove = [], checkpoint.remove
+    monkeypatch.setattr(
+        checkpoint, "remove", lambda path: (removed.append((path.name, names_in(tmp_path))), remove(path))
+    )
+    save_all(tmp_path, (3,))
+    assert removed == [
+        ("000001", ["000001", "000002", "000003-state"]),
+        ("000003-state", ["000002", "000003", "000003-state"]),
+    ]
+    assert checkpoint.newest(tmp_path, pytest.fail).progress == {"number": 3}
+
+
+def test_state_that_does_not_fit_leaves_earlier_checkpoints_intact(tmp_path, monkeypatch):
+    save_all(tmp_path, (1, 2))
+    before = contents(tmp_path)
+
+    def failing(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_file", failing)
+    with pytest.raises(OSError, match="No space left") as raised:
+        save_all(tmp_path, (3,))
+    assert not isinstance(raised.value, checkpoint.StateOnlyError)
+    assert contents(tmp_path) == before
+
+
+def test_state_alone_cannot_be_resumed_from(tmp_path, small_disk):
+    small_disk(0)
+    with pytest.raises(checkpoint.StateOnlyError):
+        save_all(tmp_path, (1,))
+    assert checkpoint.load_newest_state(tmp_path)[1] == {"number": 1}
+    with pytest.raises(checkpoint.CheckpointError, match=r"000001-state holds no ring, .* no earlier checkpoint"):
+        checkpoint.newest(tmp_path, pytest.fail)
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path, kept):
+    save_all(tmp_path, range(1, 6), kept=kept)
+    assert names_in(tmp_path) == ["000003", "000004", "000005"][-kept:]
+
+
+def test_newest_of_a_million_checkpoints_is_the_one_of_the_highest_number(tmp_path):
+    save_all(tmp_path, (999_999, 1_000_000, 1_000_001))
+    assert names_in(tmp_path) == ["1000000", "1000001"]
+    assert checkpoint.newest(tmp_path, pytest.fail).progress == {"number": 1_000_001}
 
 
 def test_checksum_of_parameters_depends_on_values_names_shapes_and_dtypes():

@@ -5,6 +5,7 @@ import json
 import pathlib
 import pickle
 import re
+import resource
 import shutil
 import sys
 
@@ -16,8 +17,10 @@ from seer_jax import evaluate, files, replay, train
 from seer_jax.envs import dmc
 from seer_jax.run import checkpoint, metrics
 from seer_jax.run import resolve as resolve_lib
+from seer_jax.run.loop import Loop
 from tests.helpers.runs import (
     compiled_once,
+    contents,
     fake_games,
     only_error_line,
     records,
@@ -45,7 +48,13 @@ def whole(tmp_path_factory):
 
 
 def resumable_config(checkpoint_every=90):
-    return tiny_config(checkpoint_every=checkpoint_every, replay__prioritized=True, replay__latent_dtype="bfloat16")
+    """With copies of each latent, which make the ring larger than the training state."""
+    return tiny_config(
+        checkpoint_every=checkpoint_every,
+        replay__prioritized=True,
+        replay__latent_dtype="bfloat16",
+        seer__num_copies=8,
+    )
 
 
 def test_prioritized_replay_and_half_precision_latents_run_through_the_freeze(whole):
@@ -149,6 +158,43 @@ def test_run_whose_last_checkpoint_fails_does_not_end_until_it_is_resumed(
     assert untimed(run_dir) == untimed(whole)
 
 
+def test_disk_without_room_for_the_ring_at_the_end_leaves_the_agent(fake_envs, whole, tmp_path, monkeypatch, capsys):
+    """A limit on the size of files takes the disk's place: the training state fits, the ring does not."""
+    run_dir, limits, vector_step = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE), Loop.vector_step
+    newest = checkpoint.newest(whole / checkpoint.DIRECTORY, pytest.fail).directory
+    state, rows = ((newest / name).stat().st_size for name in (files.TREE_FILE, "rows-00000.npz"))
+    room = (state + rows) // 2
+    assert room > state + 40_000
+
+    def step(loop, **arguments):
+        vector_step(loop, **arguments)
+        if loop._progress.env_steps >= 390:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+
+    monkeypatch.setattr(resolve_lib, "resolve", lambda config, real=resolve_lib.resolve: real(resumable_config()))
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "vector_step", step)
+        try:
+            assert train.main(["train", "--config=configs/rainbow_atari.py", f"--run_dir={run_dir}"]) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (
+        "(File too large); the training state alone is saved, for evaluate and seer.init_from; earlier ones are intact;"
+        f" continue with --run_dir={run_dir} --resume" in capsys.readouterr().err
+    )
+    assert records(run_dir)[-1]["kind"] == "eval"
+    (saved, progress), (expected, _) = (
+        checkpoint.load_newest_state(directory / checkpoint.DIRECTORY) for directory in (run_dir, whole)
+    )
+    assert progress["env_steps"] >= 400
+    jax.tree.map(np.testing.assert_array_equal, saved["train"], expected["train"])
+    assert evaluate.main(["evaluate", f"--run_dir={run_dir}"]) == 0
+    assert f"after {progress['env_steps']} agent steps" in capsys.readouterr().out
+    assert train.main(["train", "--resume", f"--run_dir={run_dir}"]) == 0
+    assert "-state holds no ring, for which the disk had no room; using the one before it" in capsys.readouterr().err
+    assert untimed(run_dir) == untimed(whole)
+
+
 def test_metrics_that_cannot_be_written_end_a_run_that_can_be_resumed(fake_envs, whole, tmp_path, monkeypatch, capsys):
     """The disk fills up when the first training step is to be logged."""
     write = metrics.MetricsWriter.write
@@ -178,10 +224,6 @@ def refuse_checkpoints_of(whole, run_dir, config, capsys):
         errors.append(only_error_line(capsys))
         assert contents(run_dir) == before
     return errors
-
-
-def contents(directory):
-    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_checkpoints_with_another_encoder_are_refused(fake_envs, whole, tmp_path, capsys):
