@@ -5,7 +5,6 @@ import json
 import pathlib
 import pickle
 import re
-import resource
 import shutil
 import sys
 
@@ -15,9 +14,8 @@ import pytest
 
 from seer_jax import evaluate, files, replay, train
 from seer_jax.envs import dmc
-from seer_jax.run import checkpoint, metrics
+from seer_jax.run import checkpoint, evaluation, metrics, saved_ring
 from seer_jax.run import resolve as resolve_lib
-from seer_jax.run.loop import Loop
 from tests.helpers.runs import (
     compiled_once,
     contents,
@@ -47,14 +45,9 @@ def whole(tmp_path_factory):
     return directory
 
 
-def resumable_config(checkpoint_every=90):
-    """With copies of each latent, which make the ring larger than the training state."""
-    return tiny_config(
-        checkpoint_every=checkpoint_every,
-        replay__prioritized=True,
-        replay__latent_dtype="bfloat16",
-        seer__num_copies=8,
-    )
+def resumable_config(checkpoint_every=90, **changes):
+    replay = {"replay__prioritized": True, "replay__latent_dtype": "bfloat16"}
+    return tiny_config(checkpoint_every=checkpoint_every, **replay, **changes)
 
 
 def test_prioritized_replay_and_half_precision_latents_run_through_the_freeze(whole):
@@ -159,29 +152,21 @@ def test_run_whose_last_checkpoint_fails_does_not_end_until_it_is_resumed(
 
 
 def test_disk_without_room_for_the_ring_at_the_end_leaves_the_agent(fake_envs, whole, tmp_path, monkeypatch, capsys):
-    """A limit on the size of files takes the disk's place: the training state fits, the ring does not."""
-    run_dir, limits, vector_step = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE), Loop.vector_step
-    newest = checkpoint.newest(whole / checkpoint.DIRECTORY, pytest.fail).directory
-    state, rows = ((newest / name).stat().st_size for name in (files.TREE_FILE, "rows-00000.npz"))
-    room = (state + rows) // 2
-    assert room > state + 40_000
+    """`test_checkpoint.py` has the same with a limit of the operating system."""
+    run_dir, save = tmp_path / "run", saved_ring.save
 
-    def step(loop, **arguments):
-        vector_step(loop, **arguments)
-        if loop._progress.env_steps >= 390:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    def failing(directory, spec, ring):
+        if directory.name == "000005.partial":
+            raise OSError(28, "No space left on device")
+        save(directory, spec, ring)
 
     monkeypatch.setattr(resolve_lib, "resolve", lambda config, real=resolve_lib.resolve: real(resumable_config()))
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "vector_step", step)
-        try:
-            assert train.main(["train", "--config=configs/rainbow_atari.py", f"--run_dir={run_dir}"]) == 1
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (
-        "(File too large); the training state alone is saved, for evaluate and seer.init_from; earlier ones are intact;"
-        f" continue with --run_dir={run_dir} --resume" in capsys.readouterr().err
-    )
+        patch.setattr(saved_ring, "save", failing)
+        assert train.main(["train", "--config=configs/rainbow_atari.py", f"--run_dir={run_dir}"]) == 1
+    error = capsys.readouterr().err
+    assert "(No space left on device); the training state alone is saved, for evaluate and seer.init_from;" in error
+    assert f"earlier ones are intact; continue with --run_dir={run_dir} --resume" in error
     assert records(run_dir)[-1]["kind"] == "eval"
     (saved, progress), (expected, _) = (
         checkpoint.load_newest_state(directory / checkpoint.DIRECTORY) for directory in (run_dir, whole)
@@ -193,6 +178,37 @@ def test_disk_without_room_for_the_ring_at_the_end_leaves_the_agent(fake_envs, w
     assert train.main(["train", "--resume", f"--run_dir={run_dir}"]) == 0
     assert "-state holds no ring, for which the disk had no room; using the one before it" in capsys.readouterr().err
     assert untimed(run_dir) == untimed(whole)
+
+
+def test_best_state_stays_right_when_a_run_is_killed_and_resumed(fake_envs, tmp_path, monkeypatch, capsys):
+    """Killed between its best evaluation and the next checkpoint; resumed, that evaluation is worse, as it may be on
+    another machine."""
+    run_dir, scores = tmp_path / "run", {100: 2.0, 200: 5.0, 300: 1.0, 400: 2.0}
+    config = resumable_config(keep_best=True, eval_every=100)
+
+    def play(act, params, env, key, **arguments):
+        return evaluation.Episodes(np.full(2, scores[env._pool // 10 * 10]), np.ones(2, int))
+
+    def assert_best_is_after(steps):
+        assert evaluate.main(["evaluate", f"--run_dir={run_dir}", "--best"]) == 0
+        assert f"after {steps}" in capsys.readouterr().out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "play", play)
+        run_killed_after(config, run_dir, 125, monkeypatch)
+        assert len([*(run_dir / "best").iterdir()]) == 2
+    assert_best_is_after(20)
+    scores[200] = 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "play", play)
+        train.run(config, run_dir, resume=True)
+    (kept,) = (run_dir / "best").iterdir()
+    assert_best_is_after(10)
+    saved, progress = checkpoint.load_newest_state(run_dir / "best")
+    assert (int(kept.name), progress["eval_return_mean"]) == (progress["env_steps"], 2.0)
+    evaluated = [line for line in records(run_dir) if line["kind"] == "eval"]
+    assert progress["env_steps"] == evaluated[0]["env_steps"]
+    assert set(saved["train"]["params"]) == {"encoder", "heads", "tail"}
 
 
 def test_metrics_that_cannot_be_written_end_a_run_that_can_be_resumed(fake_envs, whole, tmp_path, monkeypatch, capsys):
