@@ -148,7 +148,11 @@ def records(directory):
 
 
 def untimed(directory):
-    return [{k: v for k, v in record.items() if not k.endswith(TIMES)} for record in records(directory)]
+    return [untimed_record(record) for record in records(directory)]
+
+
+def untimed_record(record):
+    return {k: v for k, v in record.items() if not k.endswith(TIMES)}
 
 
 def contents(directory):
