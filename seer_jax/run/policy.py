@@ -99,18 +99,19 @@ class Policy:
         return np.asarray(action)
 
 
-def load_policy(directory: str | pathlib.Path, trusted: ConfigDict | None = None) -> Policy:
+def load_policy(directory: str | pathlib.Path, trusted: ConfigDict | None = None, *, best: bool = False) -> Policy:
     """Returns the evaluation policy of a run's newest checkpoint.
 
     Args:
       directory: directory of the run.
       trusted: configuration whose file has registered agents, suites or encoders of the user's; None without any.
+      best: take the parameters of the best evaluation instead, which runs with `keep_best=True` keep.
 
     Raises:
       ConfigError: the configuration cannot be used here, or imports code that `trusted` does not name.
       DamagedFileError: there are no parameters that can be read.
     """
-    saved = read_saved(pathlib.Path(directory), trusted)
+    saved = read_saved(pathlib.Path(directory), trusted, best=best)
     env = registry.make_env(saved.config, training=False)  # its actions are the agent's
     try:
         agent, params = saved.make_agent(env.action_spec)
