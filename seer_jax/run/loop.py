@@ -173,6 +173,8 @@ class Loop:
 
     def _renew_envs(self) -> None:
         self._progress.pool += 1
+        if self._progress.env_steps >= self._config.total_steps:
+            return  # the run ends; one that goes on longer makes them when it resumes
         self._env.close()
         self._env = registry.make_env(self._config, training=True, pool=self._progress.pool)
         self._timestep = self._env.reset()
