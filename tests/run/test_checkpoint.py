@@ -94,6 +94,13 @@ def test_ring_that_overwrote_nothing_is_restored_into_a_larger_one(tmp_path, tim
     assert_rows_equal(larger, restored, larger, from_the_start)
 
 
+def test_sums_of_many_priorities_are_restored_exactly(tmp_path):
+    """They are computed anew from the priorities, in a ring of several blocks that was overwritten."""
+    spec, row, ring = small_ring(300, num_steps=260)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, spec=spec, ring=ring)
+    assert_rings_equal(spec, saved.restore({}, spec, row)[1], ring)
+
+
 def test_ring_that_overwrote_rows_does_not_fit_into_a_larger_one(tmp_path):
     spec, row, ring = small_ring(9)
     saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, spec=spec, ring=ring)
