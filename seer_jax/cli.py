@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 from absl import flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 from ml_collections.config_flags import config_flags
 
 from seer_jax import output
@@ -183,20 +183,29 @@ def _check_given(flag: flags.Flag) -> None:
 
 def _unknown_override(values: flags.FlagValues, argv: list[str]) -> str | None:
     """Returns the sentence about the first `--config.FIELD` whose field the configuration file does not have."""
-    names = [match[1] for argument in argv if (match := _OVERRIDE.match(argument))]
-    if not names or "config" not in values:
+    if not _overridden(argv) or "config" not in values:
         return None
     without = [argument for argument in argv if not _OVERRIDE.match(argument)]
     try:
         config = read_config([argument for argument in without if argument.startswith("--config=")])
     except Exception:  # the file itself cannot be read, which is another error
         return None
+    return _unknown_field(argv, config)
+
+
+def _unknown_field(argv: list[str], config: ConfigDict) -> str | None:
+    """Returns the sentence about the first `--config.FIELD` in `argv` whose field `config` does not have."""
     known = list(resolve.flat(config.to_dict()))
     sections = {name.rpartition(".")[0] for name in known}
-    unknown = [name for name in names if name not in known and name not in sections]
+    unknown = [name for name in _overridden(argv) if name not in known and name not in sections]
     if not unknown:
         return None
     return f"--config.{unknown[0]}: {resolve.unknown_field(unknown[0], config)}"
+
+
+def _overridden(argv: list[str]) -> list[str]:
+    """Returns the dotted names of the fields that a command line sets."""
+    return [match[1] for argument in argv if (match := _OVERRIDE.match(argument))]
 
 
 def _whole(match: re.Match) -> str:
@@ -225,6 +234,41 @@ def read_config(arguments: list[str]) -> ConfigDict:
     define_config(values, argv, "")
     parse(values, argv)
     return loaded(values.config)
+
+
+def take_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Splits a command line without `--config` into all else and its `--config.FIELD=VALUE`, for `override`.
+
+    Returns:
+      The other arguments, and the overrides; all arguments and none if there is a `--config`.
+    """
+    others, overrides = list[str](), list[str]()
+    for argument in argv:
+        if argument == "--config" or argument.startswith("--config="):
+            return argv, []
+        needs_value = bool(overrides) and overrides[-1].startswith("--config.") and "=" not in overrides[-1]
+        is_value = needs_value and not argument.startswith("--")
+        (overrides if is_value or _OVERRIDE.match(argument) else others).append(argument)
+    return others, overrides
+
+
+def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """Returns a configuration with the values of `--config.FIELD=VALUE` arguments.
+
+    Raises:
+      UsageError: there is no such field, or it cannot have that value.
+    """
+    if message := _unknown_field(overrides, config):
+        raise UsageError(message)
+    values, argv = make_flags(), ["config", *overrides]
+    typed = {
+        name: config_dict.placeholder(str) for name, value in resolve.flat(config.to_dict()).items() if value is None
+    }
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(typed)  # only names can be unset
+    config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=argv)
+    parse(values, argv)
+    return values.config
 
 
 def last_line(error: Exception) -> str:

@@ -94,6 +94,10 @@ class RunConfig:
     eval_every: int = integer(10_000, "agent steps between two evaluations", low=1)
     eval_episodes: int = integer(10, "episodes of an evaluation", low=1, high=1000)
     checkpoint_every: int = integer(50_000, "agent steps between two checkpoints; 0 writes the last one only")
+    checkpoints_kept: int = integer(
+        2, "checkpoints that stay on the disk; the older ones are for damage", low=1, high=1000
+    )
+    keep_best: bool = flag(False, "keep the training state of the best evaluation in best/, for `evaluate --best`")
     params_every: int = integer(0, "agent steps between two copies of the parameters in params/; 0 keeps none")
     on_nan: str = text("stop", "reaction to a loss or a parameter that is not finite", options=("stop", "ignore"))
     env: EnvConfig

@@ -1,6 +1,6 @@
 """The command that evaluates a run: plays whole episodes with its newest parameters.
 
-python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--video] [--config=FILE]
+python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--best] [--video] [--config=FILE]
 
 --config names the run's configuration file if that file holds code of yours: an agent, a suite, a Haiku encoder.
 """
@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     flags.DEFINE_integer(
         "episodes", None, "Episodes to play; the run's eval_episodes unless given.", 1, 1000, flag_values=values
     )
+    flags.DEFINE_bool("best", False, "Play with the parameters that keep_best=True keeps.", flag_values=values)
     cli.define_config(values, argv, "The run's configuration, if it holds code of yours.")
     flags.DEFINE_bool("video", False, "Write videos/episode.mp4 of the first episode.", flag_values=values)
     return cli.main(argv, __doc__, values, _evaluate)
@@ -51,7 +52,7 @@ def _evaluate(values: flags.FlagValues) -> None:
     if not (run_dir / "config.json").is_file():
         raise cli.UsageError(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
     trusted = None if values.config is None else cli.loaded(values.config)
-    saved = _read_saved(run_dir, trusted)
+    saved = _read_saved(run_dir, trusted, best=values.best)
     config = dataclasses.replace(saved.config, eval_episodes=values.episodes or saved.config.eval_episodes)
     if values.video:
         _make_video_dir(run_dir)
@@ -79,9 +80,9 @@ def _make_video_dir(run_dir: pathlib.Path) -> None:
         raise cli.UsageError(f"--video cannot write into {run_dir}: {error.strerror}") from None
 
 
-def _read_saved(run_dir: pathlib.Path, trusted: ConfigDict | None) -> policy.SavedRun:
+def _read_saved(run_dir: pathlib.Path, trusted: ConfigDict | None, *, best: bool) -> policy.SavedRun:
     try:
-        return policy.read_saved(run_dir, trusted)
+        return policy.read_saved(run_dir, trusted, best=best)
     except files.DamagedFileError as error:
         raise cli.UsageError(f"--run_dir={run_dir} has no parameters: {error}") from None
     except ConfigError as error:

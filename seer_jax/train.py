@@ -2,9 +2,11 @@
 
 python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FIELD=VALUE] [--run_dir=DIR] [--plan]
 python -m seer_jax.train --run_dir=DIR --resume    # continues the run in DIR from its newest checkpoint
+python -m seer_jax.train --run_dir=DIR --resume --config.total_steps=N    # and goes on to N agent steps
 """
 
 import contextlib
+import functools
 import pathlib
 import shlex
 import sys
@@ -19,7 +21,7 @@ from seer_jax.config import RunConfig
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import InvalidTimeStepError
 from seer_jax.fields import ConfigError
-from seer_jax.run import assembly, checkpoint, lock, metrics, plan, resolve, rules, transfer
+from seer_jax.run import assembly, continuation, lock, metrics, plan, resolve, rules, transfer
 from seer_jax.run import run_dir as run_dir_lib
 from seer_jax.run.loop import CheckpointSaveError, Loop, NonFiniteError, RunStopped
 from seer_jax.run.records import Receiver, Record
@@ -43,7 +45,8 @@ def run(
       config: a configuration like those in `configs/`, or one that `resolve` returned.
       run_dir: a directory that does not exist yet, or is empty, unless a run is resumed. It is locked while this
         function runs.
-      resume: continue the run that `run_dir` holds from its newest checkpoint; without one, start it.
+      resume: continue the run that `run_dir` holds from its newest checkpoint; without one, start it. `config` may
+        differ from that of the run in the fields `continuation.CHANGEABLE`.
       stop: called before each step; True makes the run write a checkpoint and stop.
       receivers: each is called with every record, a dictionary like a line of `metrics.jsonl`.
       arguments: arguments of the command line that gave `config`, for the run's manifest.
@@ -55,7 +58,7 @@ def run(
       ConfigError: config or run_dir cannot be used, the latter also because another process trains in it, or the run
         needs more memory than there is; nothing was written.
       TransferError: the encoder of `seer.init_from` cannot be used.
-      DamagedFileError: there are checkpoints, and none of them can be used.
+      DamagedFileError: there were checkpoints, and none of them can be used.
       RunStopped: `stop` returned True.
       NonFiniteError: a loss or a parameter is not finite, and `on_nan` is stop.
       InvalidTimeStepError: an environment sent a value that cannot be learned from.
@@ -86,10 +89,10 @@ def _run_in(
     check_run_dir: Callable[[], None],
 ) -> Record:
     """Does what `run` does, in a directory that is locked; `check_run_dir` is as `lock.hold` yields it."""
-    saved, started = None, resume and run_dir_lib.is_started(directory)
+    saved, changed, started = None, {}, resume and run_dir_lib.is_started(directory)
     if started:
-        run_dir_lib.check_same(config, directory)
-        saved = checkpoint.newest(directory / checkpoint.DIRECTORY, _warn)
+        changed = continuation.changes(config, directory)
+        saved = continuation.find_checkpoint(directory, changed, _warn)
     source = pathlib.Path(config.seer.init_from) if config.seer.init_from is not None and saved is None else None
     if source is not None:
         transfer.check(config, source)
@@ -118,6 +121,12 @@ def _run_in(
     try:
         print(f"run directory: {directory}", flush=True)
         _print_warnings(config)  # what refuses the run has passed
+        if changed:
+            done = saved.progress["env_steps"] if saved else 0
+            continuation.record_changes(config, directory, changed, env_steps=done, arguments=arguments)
+            _warn(
+                "goes on with " + ", ".join(f"{name}={now} (was {before})" for name, (before, now) in changed.items())
+            )
         return loop.train(stop)
     finally:
         loop.close()
@@ -138,17 +147,17 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
       The exit code.
     """
-    argv = sys.argv if argv is None else argv
+    argv, overrides = cli.take_overrides(sys.argv if argv is None else argv)
     values = cli.make_flags()
     cli.define_config(values, argv, "Configuration of the run.")
     flags.DEFINE_string("run_dir", None, "New directory for all files of the run.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Continue the run in run_dir, if there is one.", flag_values=values)
     flags.DEFINE_bool("plan", False, "Print the costs of the run and stop.", flag_values=values)
-    return cli.main(argv, __doc__, values, _train, _REFUSALS)
+    return cli.main(argv, __doc__, values, functools.partial(_train, overrides=overrides), _REFUSALS)
 
 
-def _train(values: flags.FlagValues) -> int:
-    config = _config(values)
+def _train(values: flags.FlagValues, overrides: list[str]) -> int:
+    config = _config(values, overrides)
     cli.use_compilation_cache()
     try:
         if values.plan:
@@ -156,7 +165,7 @@ def _train(values: flags.FlagValues) -> int:
             plan.show(config)
             return 0
         with run_dir_lib.new(config) if values.run_dir is None else contextlib.nullcontext(values.run_dir) as run_dir:
-            return _train_in(str(run_dir), config, values)
+            return _train_in(str(run_dir), config, values, overrides)
     except plan.OutOfMemoryError as error:
         console = rich.console.Console(stderr=True)
         for table in error.tables:
@@ -164,26 +173,26 @@ def _train(values: flags.FlagValues) -> int:
         raise
 
 
-def _train_in(run_dir: str, config: RunConfig, values: flags.FlagValues) -> int:
-    continuation = f"continue with --run_dir={shlex.quote(run_dir)} --resume"
-    arguments = _config_arguments(values["config"])
+def _train_in(run_dir: str, config: RunConfig, values: flags.FlagValues, overrides: list[str]) -> int:
+    go_on = f"continue with --run_dir={shlex.quote(run_dir)} --resume"
+    arguments = overrides or _config_arguments(values["config"])
     try:
         with cli.signals() as received:
             run(config, run_dir, resume=values.resume, stop=lambda: bool(received), arguments=arguments)
     except RunStopped:
-        print(f"train: stopped; {continuation}", file=sys.stderr)
+        print(f"train: stopped; {go_on}", file=sys.stderr)
         return 128 + received[0]
-    except (NonFiniteError, InvalidTimeStepError, lock.RunDirectoryLostError) as error:
+    except (NonFiniteError, InvalidTimeStepError, CheckpointSaveError, lock.RunDirectoryLostError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
-    except (handover.HandoverError, metrics.WriteError, CheckpointSaveError) as error:
-        print(f"train: {error}; {continuation}", file=sys.stderr)
+    except (handover.HandoverError, metrics.WriteError) as error:
+        print(f"train: {error}; {go_on}", file=sys.stderr)
         return 1
     return 0
 
 
-def _config(values: flags.FlagValues) -> RunConfig:
-    """Returns the configuration that the command line gives, or that of the run to resume."""
+def _config(values: flags.FlagValues, overrides: list[str]) -> RunConfig:
+    """Returns the configuration that the command line gives, or that of the run to resume with `overrides`."""
     if values.resume and values.run_dir is None:
         raise cli.UsageError("--resume needs --run_dir=DIR, the directory of the run to continue")
     if values.config is not None:
@@ -195,7 +204,8 @@ def _config(values: flags.FlagValues) -> RunConfig:
         raise cli.UsageError(
             f"--run_dir={values.run_dir} runs code of yours, {code}; if you trust it, add its --config"
         )
-    return resolve.resolve(config)
+    resolved = resolve.resolve(config)
+    return resolve.resolve(cli.override(ConfigDict(resolved.to_dict()), overrides)) if overrides else resolved
 
 
 def _config_arguments(flag: flags.Flag) -> list[str]:

@@ -62,20 +62,21 @@ def write(spec: RingSpec, ring: Ring, begin: jax.Array | int, rows: Rows) -> Rin
     return ring.replace(rows=jax.tree.map(put, ring.rows, rows))
 
 
-def restore(spec: RingSpec, ring: Ring, index: Index, priorities: np.ndarray) -> Ring:
-    """Returns a ring whose times 0 to M - 1 were written with the rows of another ring, oldest first.
+def restore(spec: RingSpec, ring: Ring, index: Index, priorities: np.ndarray, *, begin: int = 0) -> Ring:
+    """Returns a ring whose newest M times, from `begin` on, were written with the rows of another ring.
 
     Args:
       spec: static part of the ring.
       ring: a new ring that holds the rows.
       index: index of the other ring.
-      priorities: `[M, E]` priorities of these rows.
+      priorities: `[M, E]` priorities of these rows, oldest first.
+      begin: the oldest time.
     """
-    padded = np.zeros((spec.num_steps, spec.num_envs), np.float32)
-    padded[: len(priorities)] = priorities
-    written, max_priority = jnp.asarray(len(priorities), jnp.int32), jnp.asarray(index.max_priority)
+    placed = np.zeros((spec.num_steps, spec.num_envs), np.float32)
+    placed[(begin + np.arange(len(priorities))) % spec.num_steps] = priorities
+    written, max_priority = jnp.asarray(begin + len(priorities), jnp.int32), jnp.asarray(index.max_priority)
     moved = ring.index.replace(written=written, max_priority=max_priority)
-    return ring.replace(index=set_all_priorities(spec, moved, jnp.asarray(padded)))
+    return ring.replace(index=set_all_priorities(spec, moved, jnp.asarray(placed)))
 
 
 def free(ring: Ring) -> None:

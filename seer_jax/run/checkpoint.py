@@ -1,9 +1,11 @@
 """Checkpoints of a run: everything that it needs to continue exactly.
 
 A checkpoint is a directory that gets its name when it is complete and on disk; the previous one stays until then. Its
-manifest holds a checksum of each file.
+manifest holds a checksum of each file. Where the disk has no room for the ring, a checkpoint holds the trees alone
+(`NUMBER-state`): enough to act and to evaluate, not enough to continue.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -16,38 +18,45 @@ import jax.numpy as jnp
 import numpy as np
 
 from seer_jax import files, replay
+from seer_jax.run import saved_ring
 
-FORMAT = 2
+FORMAT = 3
 DIRECTORY = "checkpoints"  # in the directory of a run
 MANIFEST_FILE = "manifest.json"
-_KEPT = 2  # checkpoints: if the newest is damaged there is another
-_CHUNK_ROWS = 4096  # rows, over all environments, in a file of a checkpoint
-_SLOT_ORDER_FORMAT = 1  # its rows are in the order of the ring's slots, those of later formats in the order of time
+_EARLIER_FORMATS = (1, 2)  # their trees can be read, their runs cannot be continued
+_STATE_ONLY = "-state"  # suffix of a checkpoint without a ring
+_RING = "ring"  # name of the ring's counters among the trees
 
 
 class CheckpointError(files.DamagedFileError):
     """A checkpoint cannot be used; the message says why."""
 
 
+class EarlierFormatError(CheckpointError):
+    """A checkpoint of an earlier version, whose run this version cannot continue."""
+
+
+class StateOnlyError(OSError):
+    """The disk had no room for a checkpoint; its trees alone were saved."""
+
+
 class Checkpoint(NamedTuple):
-    """A complete checkpoint.
+    """A checkpoint.
 
     Attributes:
       directory: holds it.
       progress: counters of the run, as `save` was given them.
-      format: version of its layout.
     """
 
     directory: pathlib.Path
     progress: dict[str, Any]
-    format: int = FORMAT
 
     def restore(self, like: dict[str, Any], spec: replay.RingSpec, row: replay.Rows) -> tuple[Any, replay.Ring]:
         """Puts trees and ring on the device, the ring chunk by chunk.
 
         Args:
           like: shapes of the trees that were saved.
-          spec: static part of the ring.
+          spec: static part of the ring; of another capacity than the saved one if that had overwritten nothing.
           row: shapes of the rows of one time.
 
         Returns:
@@ -56,21 +65,10 @@ class Checkpoint(NamedTuple):
         Raises:
           DamagedFileError: something of another shape or type was saved.
         """
-        empty = jax.eval_shape(lambda: replay.init(spec, row))
-        trees = files.fit_tree(like | {"ring": empty.index}, files.load_tree(self.directory))
+        counters = jax.eval_shape(lambda: saved_ring.counters(replay.init(spec, row)))
+        trees = files.fit_tree(like | {_RING: counters}, files.load_tree(self.directory))
         trees = jax.tree.map(jnp.array, trees)  # copies: arrays that NumPy owns cannot be donated
-        ring = replay.init(spec, row).replace(index=trees.pop("ring"))
-        write = jax.jit(replay.write, static_argnums=0, donate_argnums=1)
-        size, oldest = replay.size(spec, ring), replay.oldest(spec, ring)
-        begin = 0 if self.format == _SLOT_ORDER_FORMAT else oldest
-        found = 0
-        for chunk in files.ChunkStream(self.directory):
-            rows = _fit_rows(row, chunk, size - found)
-            ring = write(spec, ring, np.int32(begin + found), rows)
-            found += len(rows.first)
-        if found != size:
-            raise CheckpointError(f"{self.directory} holds {found} times of rows, not the {size} that were written")
-        return trees, ring
+        return trees, saved_ring.restore(self.directory, spec, row, trees.pop(_RING))
 
 
 def save(
@@ -81,8 +79,12 @@ def save(
     trees: dict[str, Any],
     spec: replay.RingSpec,
     ring: replay.Ring,
+    kept: int = 2,
 ) -> Checkpoint:
-    """Writes a checkpoint and removes all but the newest two.
+    """Writes a checkpoint and removes all but the newest ones.
+
+    If it does not fit on the disk, its trees alone are written. Once they are safe, earlier checkpoints are removed
+    until there is room, the oldest first and the newest never.
 
     Args:
       directory: holds all checkpoints of a run; it is made if it does not exist, in a parent that does.
@@ -91,18 +93,55 @@ def save(
       trees: trees of arrays by name.
       spec: static part of the ring.
       ring: the ring, which is read chunk by chunk.
+      kept: how many checkpoints stay, this one included.
 
     Raises:
-      OSError: it could not be written; earlier ones are intact.
+      StateOnlyError: there is room for the trees only; they are written, and the newest earlier checkpoint is intact.
+      OSError: nothing could be written; earlier ones are intact.
     """
-    directory.mkdir(exist_ok=True)
+
+    def write(partial: pathlib.Path) -> None:
+        files.save_tree(partial, trees | {_RING: saved_ring.counters(ring)})
+        saved_ring.save(partial, spec, ring)
+
     target = directory / f"{number:06d}"
+    try:
+        saved = _save(target, progress, write)
+    except OSError as error:
+        save_state(target.with_name(f"{target.name}{_STATE_ONLY}"), progress=progress, trees=trees)
+        saved = _save_in_place_of(numbered(directory)[:-1], target, progress, write)
+        if saved is None:
+            raise StateOnlyError(error.errno, error.strerror) from None
+    for old in [*numbered(directory)[:-kept], *(path for path in _state_only(directory) if _number(path) <= number)]:
+        remove(old)
+    return saved
+
+
+def save_state(target: pathlib.Path, *, progress: dict[str, Any], trees: dict[str, Any]) -> Checkpoint:
+    """Writes a checkpoint without a ring into the directory `target`; raises OSError if it cannot be written."""
+    return _save(target, progress, lambda partial: files.save_tree(partial, trees))
+
+
+def _save_in_place_of(
+    removable: list[pathlib.Path], target: pathlib.Path, progress: dict[str, Any], write: Callable[[pathlib.Path], None]
+) -> Checkpoint | None:
+    """Removes checkpoints one by one until another one fits; returns it, or None if it never does."""
+    for old in removable:
+        remove(old)
+        with contextlib.suppress(OSError):
+            return _save(target, progress, write)
+    return None
+
+
+def _save(target: pathlib.Path, progress: dict[str, Any], write: Callable[[pathlib.Path], None]) -> Checkpoint:
+    """Has `write` fill a directory, adds the manifest and gives the directory its name."""
+    directory = target.parent
+    directory.mkdir(exist_ok=True)
     partial = directory / f"{target.name}{files.PARTIAL}"
     for leftover in directory.glob(f"*{files.PARTIAL}"):
         shutil.rmtree(leftover)
     try:
-        files.save_tree(partial, trees | {"ring": ring.index})
-        _save_rows(files.ChunkStream(partial), spec, ring)
+        write(partial)
         checksums = {path.name: files.checksum(path) for path in sorted(partial.iterdir())}
         manifest = {"format": FORMAT, "progress": progress, "progress_sha256": _digest(progress), "files": checksums}
         files.write_file(partial / MANIFEST_FILE, json.dumps(manifest, indent=2).encode())
@@ -114,8 +153,6 @@ def save(
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in _numbered(directory)[:-_KEPT]:
-        shutil.rmtree(old.rename(old.with_name(f"{old.name}{files.PARTIAL}")))
     return Checkpoint(target, progress)
 
 
@@ -124,16 +161,24 @@ def newest(directory: pathlib.Path, warn: Callable[[str], None], *, state_only: 
 
     Args:
       directory: holds all checkpoints of a run.
-      warn: receives one line about each newer one that is damaged.
-      state_only: whether the rows may be damaged.
+      warn: receives one line about each newer one that is damaged or holds no ring.
+      state_only: whether the trees are enough: the ring may be missing, damaged or of an earlier format.
 
     Raises:
-      CheckpointError: there are checkpoints, and all of them are damaged.
+      CheckpointError: there are checkpoints, and none of them can be used.
     """
-    found = _numbered(directory)
+    complete, trees_only = numbered(directory), _state_only(directory)
+    if trees_only and not complete and not state_only:
+        raise CheckpointError(
+            f"{max(trees_only, key=_number)} holds no ring, for which the disk had no room, and there is no earlier"
+            " checkpoint to resume from; evaluate and seer.init_from can use it"
+        )
+    found = sorted([*trees_only, *complete], key=_number)
     for path in reversed(found):
         try:
             return _read(path, state_only=state_only)
+        except EarlierFormatError:
+            raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = str(error) if isinstance(error, CheckpointError) else f"is damaged ({type(error).__name__})"
             warn(f"checkpoint {path} {reason}; using the one before it")
@@ -144,15 +189,22 @@ def newest(directory: pathlib.Path, warn: Callable[[str], None], *, state_only: 
 
 def _read(path: pathlib.Path, *, state_only: bool) -> Checkpoint:
     manifest = json.loads((path / MANIFEST_FILE).read_text())
-    if manifest["format"] not in (_SLOT_ORDER_FORMAT, FORMAT):
+    if manifest["format"] not in (*_EARLIER_FORMATS, FORMAT):
         raise CheckpointError(f"has format {manifest['format']}, and this version reads {FORMAT} and earlier ones")
+    if manifest["format"] in _EARLIER_FORMATS and not state_only:
+        raise EarlierFormatError(
+            f"{path} was made by seer_jax 0.2.0 or earlier, whose updates and sampling differ; continue the run with"
+            " that version, or start a new one"
+        )
+    if path.name.endswith(_STATE_ONLY) and not state_only:
+        raise CheckpointError("holds no ring, for which the disk had no room")
     # The first manifests of format 1 held no checksum of their own.
     if manifest.get("progress_sha256", expected := _digest(manifest["progress"])) != expected:
         raise CheckpointError(f"holds a damaged {MANIFEST_FILE}")
     for name, checksum in manifest["files"].items():
         if not (state_only and name != files.TREE_FILE) and files.checksum(path / name) != checksum:
             raise CheckpointError(f"holds a damaged {name}")
-    return Checkpoint(path, manifest["progress"], manifest["format"])
+    return Checkpoint(path, manifest["progress"])
 
 
 def load_newest_state(directory: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -177,35 +229,23 @@ def params_sha256(params: Any) -> str:
     return digest.hexdigest()
 
 
-def _numbered(directory: pathlib.Path) -> list[pathlib.Path]:
+def numbered(directory: pathlib.Path) -> list[pathlib.Path]:
     """Returns the directories of complete checkpoints, oldest first."""
-    return sorted(path for path in directory.glob("[0-9]*") if path.name.isdecimal())
+    return sorted((path for path in directory.glob("[0-9]*") if path.name.isdecimal()), key=_number)
 
 
-def _save_rows(chunks: files.ChunkStream, spec: replay.RingSpec, ring: replay.Ring) -> None:
-    size, oldest = replay.size(spec, ring), replay.oldest(spec, ring)
-    chunk_steps = max(1, _CHUNK_ROWS // spec.num_envs)
-    for begin in range(0, size, chunk_steps):
-        rows, _ = jax.device_get(replay.read(spec, ring, oldest + begin, min(chunk_steps, size - begin)))
-        chunks.append(**{name: _as_numpy_format(x) for name, x in vars(rows).items()})
+def remove(path: pathlib.Path) -> None:
+    """Removes a checkpoint; one that is removed in part does not have its name any more."""
+    shutil.rmtree(path.rename(path.with_name(f"{path.name}{files.PARTIAL}")))
 
 
-def _as_numpy_format(array: np.ndarray) -> np.ndarray:
-    """Views bfloat16, which NumPy's format does not have, as integers of the same width."""
-    return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
+def _state_only(directory: pathlib.Path) -> list[pathlib.Path]:
+    found = directory.glob(f"[0-9]*{_STATE_ONLY}")
+    return [path for path in found if path.name.removesuffix(_STATE_ONLY).isdecimal()]
 
 
-def _fit_rows(row: replay.Rows, chunk: dict[str, np.ndarray], room: int) -> replay.Rows:
-    """Undoes `_as_numpy_format`; raises CheckpointError unless the rows fit into a ring of rows like `row`."""
-    if chunk.keys() != vars(row).keys():
-        raise CheckpointError(f"the saved rows do not fit: they hold {', '.join(sorted(chunk))}")
-    rows = replay.Rows(**chunk)  # pyright: ignore[reportArgumentType]
-    rows = jax.tree.map(lambda x, y: y.view(x.dtype) if x.dtype == jnp.bfloat16 else y, row, rows)
-    for name, x in vars(row).items():
-        y = getattr(rows, name)
-        if (x.shape, x.dtype) != (y.shape[1:], y.dtype) or len(y) > room:
-            raise CheckpointError(f"the saved rows do not fit: {name} is {y.dtype}{list(y.shape)}")
-    return rows
+def _number(path: pathlib.Path) -> int:
+    return int(path.name.removesuffix(_STATE_ONLY))
 
 
 def _digest(progress: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from seer_jax.agents import base
 from seer_jax.envs import atari_scores, registry
 from seer_jax.envs import timestep as timestep_lib
 from seer_jax.envs.timestep import VectorEnv
-from seer_jax.run import checkpoint, display, evaluation, metrics, plan, state
+from seer_jax.run import best, checkpoint, display, evaluation, metrics, plan, state
 from seer_jax.run.assembly import Assembly
 from seer_jax.run.episodes import EpisodeTracker
 from seer_jax.run.records import Receiver, Record, RecordWriter
@@ -32,7 +32,7 @@ class RunStopped(Exception):
 
 
 class CheckpointSaveError(Exception):
-    """The last checkpoint of a run could not be written; earlier ones are intact."""
+    """The last checkpoint of a run could not be written, or not all of it; earlier ones are intact."""
 
 
 class NonFiniteError(Exception):
@@ -78,7 +78,7 @@ class Loop:
         self._episodes = EpisodeTracker(self._config.num_envs)
         self._eval_act = evaluation.make_act(parts.agent, first_stack=self._config.env.first_stack)
         offset = saved.progress["metrics_bytes"] if saved else 0
-        self._metrics = metrics.MetricsWriter(run_dir, offset=offset, env_steps=self._progress.env_steps)
+        self._metrics = metrics.MetricsWriter(run_dir, offset=offset, env_steps=self._progress.env_steps, warn=warn)
         self._display = display.Display(self._config, run_dir)
         self._records = RecordWriter(
             [self._metrics.write, self._display.show, *receivers], frames_per_step=self._config.env.action_repeat
@@ -89,6 +89,7 @@ class Loop:
         config, progress = self._config, self._progress
         if self._resumed:
             self._write("checkpoint", {})  # this line followed the checkpoint, and was cut off with the rest
+        best.remove_unused(self._run_dir, progress)
         if progress.env_steps < config.total_steps:
             self._compile()
         progress.clock.skip()
@@ -99,21 +100,20 @@ class Loop:
                 with self._untimed():
                     self._freeze()
             before, learning, stopping = progress.env_steps, progress.updates > 0, stop()
-            saving = stopping or _crossed(config.checkpoint_every, before, self._env_steps_after())
+            after = self._env_steps_after()
+            # The last step ends episodes as each checkpoint does: a run with more `total_steps` may go on from there.
+            last = after >= config.total_steps
+            saving = stopping or last or _crossed(config.checkpoint_every, before, after)
             self.vector_step(renew_envs=saving)
             if progress.updates and not learning:
                 progress.clock.book(_WARM_UP, progress.env_steps)
             self._keep_cadences(before)
             if saving:
                 with self._untimed():
-                    self._save()
+                    self._save(last=last)
             if stopping:
                 raise RunStopped
         with self._untimed():
-            if not progress.evals or progress.evals[-1]["env_steps"] != progress.env_steps:
-                self._evaluate()
-                progress.pool += 1
-                self._save(last=True)
             return self._end()
 
     def _keep_cadences(self, before: int) -> None:
@@ -121,7 +121,7 @@ class Loop:
         config, now = self._config, self._progress.env_steps
         if _crossed(config.log_every, before, now):
             self._log()
-        if _crossed(config.eval_every, before, now) and now < config.total_steps:
+        if _crossed(config.eval_every, before, now) or now >= config.total_steps:
             with self._untimed():
                 self._evaluate()
         if _crossed(config.params_every, before, now):
@@ -176,6 +176,8 @@ class Loop:
 
     def _renew_envs(self) -> None:
         self._progress.pool += 1
+        if self._progress.env_steps >= self._config.total_steps:
+            return  # the run ends; one that goes on longer makes them when it resumes
         self._env.close()
         self._env = registry.make_env(self._config, training=True, pool=self._progress.pool)
         self._timestep = self._env.reset()
@@ -244,6 +246,8 @@ class Loop:
             "human_normalized": atari_scores.human_normalized(config.env.task, mean),
         }
         progress.evals = [*progress.evals[:1], self._write("eval", fields)]
+        if config.keep_best:
+            best.keep_if_better(self._run_dir, progress, self._state.train, self._warn_of_failed_write)
 
     def _raise_if_not_finite(self) -> None:
         if self._config.on_nan == "ignore" or _all_finite((self._state.train.params, self._progress.info)):
@@ -281,7 +285,7 @@ class Loop:
           last: whether no later checkpoint follows.
 
         Raises:
-          CheckpointSaveError: the last one failed.
+          CheckpointSaveError: the last one failed, or holds the training state alone.
           NonFiniteError: there is nothing good to save.
         """
         self._raise_if_not_finite()
@@ -289,14 +293,22 @@ class Loop:
         try:
             state.save(self._state, self._parts, self._run_dir, metrics_bytes=self._metrics.sync())
         except OSError as error:
-            message = (
-                f"no checkpoint after {self._progress.env_steps:,} steps ({error.strerror}); earlier ones are intact"
-            )
+            message = self._describe_failure(error)
             if last:
                 raise CheckpointSaveError(message) from None
             self._warn_of_failed_write(message)
             return
         self._write("checkpoint", {})
+        best.remove_unused(self._run_dir, self._progress)
+
+    def _describe_failure(self, error: OSError) -> str:
+        """Returns the line about a checkpoint that could not be written: what there is instead, and what to do."""
+        message = f"no checkpoint after {self._progress.env_steps:,} steps ({error.strerror})"
+        if isinstance(error, checkpoint.StateOnlyError):
+            message += "; the training state alone is saved, for evaluate and seer.init_from"
+            if not checkpoint.numbered(self._run_dir / checkpoint.DIRECTORY):
+                return f"{message}; there is no earlier checkpoint to resume from"
+        return f"{message}; earlier ones are intact; continue with --run_dir={self._run_dir} --resume"
 
     def _warn_of_failed_write(self, message: str) -> None:
         self._check_run_dir()  # without the directory no write succeeds, and the run ends

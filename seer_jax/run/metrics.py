@@ -7,6 +7,8 @@ import math
 import os
 import pathlib
 import time
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 from tensorboardX import event_file_writer
@@ -31,20 +33,34 @@ class MetricsWriter:
       run_dir: directory of the run.
       offset: bytes of `metrics.jsonl` to keep; lines that an interrupted run wrote after its checkpoint are removed.
       env_steps: agent step from which on TensorBoard's events are replaced.
+      warn: receives one line if the file does not hold whole lines up to `offset`.
 
     Raises:
       WriteError: the files cannot be opened.
     """
 
-    def __init__(self, run_dir: pathlib.Path, *, offset: int = 0, env_steps: int = 0) -> None:
+    def __init__(
+        self,
+        run_dir: pathlib.Path,
+        *,
+        offset: int = 0,
+        env_steps: int = 0,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> None:
         self._path = run_dir / "metrics.jsonl"
         try:
             self._lines = self._path.open("ab", buffering=0)
-            self._lines.truncate(min(offset, os.fstat(self._lines.fileno()).st_size))
+            kept = _whole_lines(self._path.read_bytes()[:offset])
+            self._lines.truncate(kept)
             (run_dir / "tensorboard").mkdir(exist_ok=True)
             self._events = self._open_events(run_dir / "tensorboard", env_steps)
         except OSError as error:
             raise self._error(error) from None
+        if kept < offset:
+            warn(
+                f"{self._path} lost lines that it had at the checkpoint: {kept:,} of {offset:,} bytes are whole lines;"
+                " the run goes on after them"
+            )
 
     @staticmethod
     def _open_events(directory: pathlib.Path, env_steps: int) -> event_file_writer.EventsWriter:
@@ -93,3 +109,15 @@ class MetricsWriter:
         self._lines.close()
         with contextlib.suppress(OSError):  # an earlier event could not be written either
             self._events.close()
+
+
+def _whole_lines(content: bytes) -> int:
+    """Returns how many bytes stay if all after the last line that holds a record is cut off."""
+    while content:
+        content = content[: content.rfind(b"\n") + 1]
+        last = content[content.rfind(b"\n", 0, -1) + 1 :]
+        with contextlib.suppress(ValueError):
+            json.loads(last)
+            break
+        content = content[: len(content) - len(last)]
+    return len(content)

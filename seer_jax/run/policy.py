@@ -15,11 +15,12 @@ from seer_jax.config import RunConfig
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import TimeStep
 from seer_jax.fields import ConfigError
+from seer_jax.run import best as best_lib
 from seer_jax.run import checkpoint, evaluation, resolve, run_dir
 
 
 class SavedRun(NamedTuple):
-    """What the newest checkpoint of a run holds of its agent.
+    """What a checkpoint of a run holds of its agent.
 
     Attributes:
       config: the configuration.
@@ -42,12 +43,13 @@ class SavedRun(NamedTuple):
         return agent, files.fit_tree(shapes, self.params)
 
 
-def read_saved(directory: pathlib.Path, trusted: ConfigDict | None = None) -> SavedRun:
-    """Reads the newest checkpoint of a run.
+def read_saved(directory: pathlib.Path, trusted: ConfigDict | None = None, *, best: bool = False) -> SavedRun:
+    """Reads the newest checkpoint of a run, or what it kept of its best evaluation.
 
     Args:
       directory: directory of the run.
       trusted: configuration whose file has registered agents, suites or encoders of the user's; None without any.
+      best: read the training state of the best evaluation, which runs with `keep_best=True` keep.
 
     Raises:
       ConfigError: the configuration cannot be used here, or imports code that `trusted` does not name.
@@ -56,11 +58,12 @@ def read_saved(directory: pathlib.Path, trusted: ConfigDict | None = None) -> Sa
     config = run_dir.read_config(directory)
     if code := run_dir.foreign_code(config, trusted):
         raise ConfigError(f"the run imports code of yours, {code}; if you trust it, add its configuration file")
-    trees, progress = checkpoint.load_newest_state(directory / checkpoint.DIRECTORY)
+    source = directory / (best_lib.DIRECTORY if best else checkpoint.DIRECTORY)
+    trees, progress = checkpoint.load_newest_state(source)
     try:
         env_steps, params = int(progress["env_steps"]), trees["train"]["params"]
     except (TypeError, KeyError, ValueError) as error:
-        raise files.DamagedFileError(f"the newest checkpoint in {directory} lacks {error}") from None
+        raise files.DamagedFileError(f"the newest checkpoint in {source} lacks {error}") from None
     return SavedRun(resolve.resolve(config), env_steps, params)
 
 
@@ -99,18 +102,19 @@ class Policy:
         return np.asarray(action)
 
 
-def load_policy(directory: str | pathlib.Path, trusted: ConfigDict | None = None) -> Policy:
+def load_policy(directory: str | pathlib.Path, trusted: ConfigDict | None = None, *, best: bool = False) -> Policy:
     """Returns the evaluation policy of a run's newest checkpoint.
 
     Args:
       directory: directory of the run.
       trusted: configuration whose file has registered agents, suites or encoders of the user's; None without any.
+      best: take the parameters of the best evaluation instead, which runs with `keep_best=True` keep.
 
     Raises:
       ConfigError: the configuration cannot be used here, or imports code that `trusted` does not name.
       DamagedFileError: there are no parameters that can be read.
     """
-    saved = read_saved(pathlib.Path(directory), trusted)
+    saved = read_saved(pathlib.Path(directory), trusted, best=best)
     env = registry.make_env(saved.config, training=False)  # its actions are the agent's
     try:
         agent, params = saved.make_agent(env.action_spec)

@@ -65,6 +65,7 @@ class Progress:
       ledger: cost so far.
       costs: for each phase that has begun, its cost per step and the size of its ring.
       evals: the records of the first and the last evaluation.
+      best: agent steps and mean return of the best evaluation whose training state was kept; None without one.
       info: metrics of the last update.
       recent: returns of the last training episodes.
       clock: time so far.
@@ -78,6 +79,7 @@ class Progress:
     ledger: flops.Ledger = dataclasses.field(default_factory=flops.Ledger)
     costs: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     evals: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: dict[str, float] | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     recent: collections.deque[float] = dataclasses.field(
         default_factory=lambda: collections.deque(maxlen=_RECENT_EPISODES)
@@ -92,6 +94,7 @@ class Progress:
             "ledger": self.ledger.to_json(),
             "costs": self.costs,
             "evals": self.evals,
+            "best": self.best,
             "info": {name: float(value) for name, value in self.info.items()},
             "recent": list(self.recent),
         }
@@ -99,9 +102,8 @@ class Progress:
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> "Progress":
         """Returns the progress that `to_json` gave; other entries of `saved` are ignored."""
-        plain = {
-            name: saved[name] for name in ("phase", "env_steps", "updates", "rows", "pool", "costs", "evals", "info")
-        }
+        names = ("phase", "env_steps", "updates", "rows", "pool", "costs", "evals", "best", "info")
+        plain = {name: saved[name] for name in names}
         recent = collections.deque(saved["recent"], maxlen=_RECENT_EPISODES)
         ledger, clock = flops.Ledger(saved["ledger"]), Clock(saved["clock"])
         return cls(**plain, recent=recent, ledger=ledger, clock=clock)

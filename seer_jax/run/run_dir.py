@@ -24,6 +24,7 @@ from seer_jax.run.records import Record
 
 CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.json", "manifest.json", "metrics.jsonl"
 _PARENT = pathlib.Path("runs")  # of directories that no user named
+Differences = dict[str, list[Any]]  # value there, in the directory, and value here, by dotted name
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
 
 
@@ -86,9 +87,9 @@ def start(config: RunConfig, run_dir: pathlib.Path, arguments: Sequence[str]) ->
             raise ConfigError(
                 f"run_dir={run_dir} already exists; name a new directory, or go on with the run in it with --resume"
             )
-        files.write_file(run_dir / MANIFEST_FILE, _json(_manifest(config, arguments)))
+        files.write_file(run_dir / MANIFEST_FILE, as_json(_manifest(config, arguments)))
         # Written last: with this file the directory is that of a run.
-        files.write_file(run_dir / CONFIG_FILE, _json(config.to_dict()))
+        files.write_file(run_dir / CONFIG_FILE, as_json(config.to_dict()))
     except OSError as error:
         with contextlib.suppress(OSError):
             clear_unstarted(run_dir)
@@ -169,20 +170,28 @@ def foreign_code(config: ConfigDict, trusted: ConfigDict | None) -> str | None:
     return None
 
 
-def check_same(config: RunConfig, run_dir: pathlib.Path) -> None:
-    """Raises ConfigError unless the run in a directory has this configuration.
+def differences(config: RunConfig, run_dir: pathlib.Path) -> Differences:
+    """Returns the fields in which a configuration differs from that of the run in a directory.
 
     A field that the directory does not name was added by a later version, and has its default there.
     """
     here = resolve.flat(resolve.plain_values(ConfigDict(config.to_dict())))
     defaults = resolve.flat(resolve.default_config(suite=config.env.suite, agent=config.agent.name).to_dict())
     there = defaults | resolve.flat(resolve.plain_values(read_config(run_dir)))
-    differ = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
-    if differ:
-        listed = ", ".join(f"{name}={there.get(name)} there and {here.get(name)} here" for name in differ[:3])
+    names = sorted(there.keys() | here.keys())
+    return {name: [there.get(name), here.get(name)] for name in names if there.get(name) != here.get(name)}
+
+
+def describe(differ: Differences) -> str:
+    """Returns the first three differences in words."""
+    return ", ".join(f"{name}={there} there and {here} here" for name, (there, here) in [*differ.items()][:3])
+
+
+def check_same(config: RunConfig, run_dir: pathlib.Path) -> None:
+    """Raises ConfigError unless the run in a directory has this configuration."""
+    if differ := differences(config, run_dir):
         raise ConfigError(
-            f"run_dir={run_dir} holds a run of another configuration ({listed}); resume without --config, or name a"
-            " new directory"
+            f"run_dir={run_dir} holds a run of another configuration ({describe(differ)}); name a new directory"
         )
 
 
@@ -207,5 +216,6 @@ def _manifest(config: RunConfig, arguments: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _json(values: dict[str, Any]) -> bytes:
+def as_json(values: dict[str, Any]) -> bytes:
+    """Returns the content of a file of the directory."""
     return f"{json.dumps(values, indent=2)}\n".encode()

@@ -65,7 +65,8 @@ def save(state: RunState, parts: Assembly, run_dir: pathlib.Path, *, metrics_byt
       metrics_bytes: size of `metrics.jsonl`, to which a resumed run truncates it.
 
     Raises:
-      OSError: it could not be written; earlier checkpoints are intact.
+      StateOnlyError: there is room for the training state only; it is written, and an earlier checkpoint is intact.
+      OSError: nothing could be written; earlier checkpoints are intact.
     """
     checkpoint.save(
         run_dir / checkpoint.DIRECTORY,
@@ -74,6 +75,7 @@ def save(state: RunState, parts: Assembly, run_dir: pathlib.Path, *, metrics_byt
         trees={"train": state.train, "actor": state.actor},
         spec=parts.phase(state.progress.phase).ring_spec,
         ring=state.ring,
+        kept=parts.config.checkpoints_kept,
     )
 
 

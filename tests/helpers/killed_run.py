@@ -1,6 +1,6 @@
-"""A tiny run that kills itself, as `kill -9` would, at the N-th of the calls that touch files or the ring.
+"""A tiny run that kills itself, as `kill -9` would, at the N-th of the calls that touch files, ring or environments.
 
-python -m tests.helpers.killed_run RUN_DIR N    # 0 never kills
+python -m tests.helpers.killed_run RUN_DIR N TOTAL_STEPS    # 0 never kills
 """
 
 import os
@@ -11,9 +11,9 @@ import sys
 
 import numpy as np
 
-from seer_jax import replay, train
+from seer_jax import files, replay, train
 from seer_jax.envs import registry
-from seer_jax.run import metrics
+from seer_jax.run import checkpoint, continuation, evaluation, metrics
 from seer_jax.seer import handover
 from tests.helpers.fake_env import FakeEnv, make_env
 from tests.helpers.runs import tiny_config
@@ -22,7 +22,14 @@ _CALLS = [
     (FakeEnv, "step"),
     (replay, "read"),
     (handover, "_load_chunk"),
+    (checkpoint, "newest"),
+    (continuation, "record_changes"),
+    (evaluation, "play"),
+    (files, "checksum"),
+    (files, "load_tree"),
+    (metrics.MetricsWriter, "__init__"),
     (metrics.MetricsWriter, "write"),
+    (np, "load"),
     (np, "savez"),
     (os, "fsync"),
     (pathlib.Path, "rename"),
@@ -31,11 +38,12 @@ _CALLS = [
 ]
 
 
-def config():
-    return tiny_config(total_steps=240, learn_start=40, seer__freeze_step=120, checkpoint_every=20)
+def config(total_steps):
+    cadences = {"checkpoint_every": 20, "eval_every": 40, "keep_best": True}
+    return tiny_config(total_steps=total_steps, learn_start=40, seer__freeze_step=120, **cadences)
 
 
-def main(run_dir, kill_at):
+def main(run_dir, kill_at, total_steps):
     registry.make_env = make_env
     calls = 0
 
@@ -51,8 +59,8 @@ def main(run_dir, kill_at):
 
     for owner, name in _CALLS:
         setattr(owner, name, counted(getattr(owner, name)))
-    train.run(config(), run_dir, resume=True)
+    train.run(config(total_steps), run_dir, resume=True)
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
+    main(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -98,13 +98,16 @@ def fake_games():
         yield made
 
 
-# Fields that no program depends on, and a value of each.
+# Fields that no agent depends on, and a value of each.
 _HOST_FIELDS = {
     "seed": 0,
+    "total_steps": 2**31 - 1,
     "log_every": 1,
     "eval_every": 1,
     "eval_episodes": 1,
     "checkpoint_every": 0,
+    "checkpoints_kept": 2,
+    "keep_best": False,
     "params_every": 0,
     "on_nan": "stop",
 }
@@ -123,7 +126,8 @@ def compiled_once():
         return _agents[key]
 
     def programs_of(phase):
-        key = phase.agent, phase.name
+        # What total_steps may change in a program.
+        key = phase.agent, phase.name, phase.ring_spec, float(phase.importance_exponent(100))
         if key not in _programs:
             _programs[key] = compile_phase(phase)
         return _programs[key]
@@ -146,7 +150,16 @@ def records(directory):
 
 
 def untimed(directory):
-    return [{k: v for k, v in record.items() if not k.endswith(TIMES)} for record in records(directory)]
+    return [untimed_record(record) for record in records(directory)]
+
+
+def untimed_record(record):
+    return {k: v for k, v in record.items() if not k.endswith(TIMES)}
+
+
+def contents(directory):
+    """Returns the content of each file in a directory."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 class Killed(BaseException):

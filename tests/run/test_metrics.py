@@ -42,8 +42,24 @@ def test_full_disk_raises_and_leaves_no_partial_line(tmp_path):
     assert [line["env_steps"] for line in lines_of(tmp_path)] == [1, 3]
 
 
+@pytest.mark.parametrize(
+    "end", [b"", b'{"kind": "tra', b'{"kind": "tra\n', b'{"kind": "tra' + bytes(40), b"\n\n"], ids=repr
+)
+def test_file_that_lost_its_end_is_cut_to_whole_lines_with_a_warning(tmp_path, end):
+    """It is shorter than it was at the checkpoint, or holds something else there."""
+    whole = b'{"kind": "train", "env_steps": 1}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(whole + end)
+    warned = []
+    writer = metrics.MetricsWriter(tmp_path, offset=len(whole) + 30, warn=warned.append)
+    writer.write({"kind": "train", "env_steps": 2})
+    writer.close()
+    assert [line["env_steps"] for line in lines_of(tmp_path)] == [1, 2]
+    (warning,) = warned
+    assert f"lost lines that it had at the checkpoint: {len(whole)} of {len(whole) + 30} bytes" in warning
+
+
 def test_lost_file_begins_anew_without_zero_bytes(tmp_path):
-    writer = metrics.MetricsWriter(tmp_path, offset=100)
+    writer = metrics.MetricsWriter(tmp_path, offset=100, warn=lambda message: None)
     writer.write({"kind": "train", "env_steps": 3})
     writer.close()
     assert lines_of(tmp_path) == [{"kind": "train", "env_steps": 3}]
@@ -56,7 +72,7 @@ def test_partial_line_is_removed_when_a_run_is_resumed(tmp_path):
     writer.close()
     with (tmp_path / "metrics.jsonl").open("a") as f:
         f.write('{"kind": "train", "env_st')
-    metrics.MetricsWriter(tmp_path, offset=size).close()
+    metrics.MetricsWriter(tmp_path, offset=size, warn=pytest.fail).close()
     assert [line["env_steps"] for line in lines_of(tmp_path)] == [1]
 
 

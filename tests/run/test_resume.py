@@ -14,10 +14,11 @@ import pytest
 
 from seer_jax import evaluate, files, replay, train
 from seer_jax.envs import dmc
-from seer_jax.run import checkpoint, metrics
+from seer_jax.run import checkpoint, evaluation, metrics, saved_ring
 from seer_jax.run import resolve as resolve_lib
 from tests.helpers.runs import (
     compiled_once,
+    contents,
     fake_games,
     only_error_line,
     records,
@@ -44,8 +45,9 @@ def whole(tmp_path_factory):
     return directory
 
 
-def resumable_config(checkpoint_every=90):
-    return tiny_config(checkpoint_every=checkpoint_every, replay__prioritized=True, replay__latent_dtype="bfloat16")
+def resumable_config(checkpoint_every=90, **changes):
+    replay = {"replay__prioritized": True, "replay__latent_dtype": "bfloat16"}
+    return tiny_config(checkpoint_every=checkpoint_every, **replay, **changes)
 
 
 def test_prioritized_replay_and_half_precision_latents_run_through_the_freeze(whole):
@@ -149,6 +151,66 @@ def test_run_whose_last_checkpoint_fails_does_not_end_until_it_is_resumed(
     assert untimed(run_dir) == untimed(whole)
 
 
+def test_disk_without_room_for_the_ring_at_the_end_leaves_the_agent(fake_envs, whole, tmp_path, monkeypatch, capsys):
+    """`test_checkpoint.py` has the same with a limit of the operating system."""
+    run_dir, save = tmp_path / "run", saved_ring.save
+
+    def failing(directory, spec, ring):
+        if directory.name == "000005.partial":
+            raise OSError(28, "No space left on device")
+        save(directory, spec, ring)
+
+    monkeypatch.setattr(resolve_lib, "resolve", lambda config, real=resolve_lib.resolve: real(resumable_config()))
+    with monkeypatch.context() as patch:
+        patch.setattr(saved_ring, "save", failing)
+        assert train.main(["train", "--config=configs/rainbow_atari.py", f"--run_dir={run_dir}"]) == 1
+    error = capsys.readouterr().err
+    assert "(No space left on device); the training state alone is saved, for evaluate and seer.init_from;" in error
+    assert f"earlier ones are intact; continue with --run_dir={run_dir} --resume" in error
+    assert records(run_dir)[-1]["kind"] == "eval"
+    (saved, progress), (expected, _) = (
+        checkpoint.load_newest_state(directory / checkpoint.DIRECTORY) for directory in (run_dir, whole)
+    )
+    assert progress["env_steps"] >= 400
+    jax.tree.map(np.testing.assert_array_equal, saved["train"], expected["train"])
+    assert evaluate.main(["evaluate", f"--run_dir={run_dir}"]) == 0
+    assert f"after {progress['env_steps']} agent steps" in capsys.readouterr().out
+    assert train.main(["train", "--resume", f"--run_dir={run_dir}"]) == 0
+    assert "-state holds no ring, for which the disk had no room; using the one before it" in capsys.readouterr().err
+    assert untimed(run_dir) == untimed(whole)
+
+
+def test_best_state_stays_right_when_a_run_is_killed_and_resumed(fake_envs, tmp_path, monkeypatch, capsys):
+    """Killed between its best evaluation and the next checkpoint; resumed, that evaluation is worse, as it may be on
+    another machine."""
+    run_dir, scores = tmp_path / "run", {100: 2.0, 200: 5.0, 300: 1.0, 400: 2.0}
+    config = resumable_config(keep_best=True, eval_every=100)
+
+    def play(act, params, env, key, **arguments):
+        return evaluation.Episodes(np.full(2, scores[env._pool // 10 * 10]), np.ones(2, int))
+
+    def assert_best_is_after(steps):
+        assert evaluate.main(["evaluate", f"--run_dir={run_dir}", "--best"]) == 0
+        assert f"after {steps}" in capsys.readouterr().out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "play", play)
+        run_killed_after(config, run_dir, 125, monkeypatch)
+        assert len([*(run_dir / "best").iterdir()]) == 2
+    assert_best_is_after(20)
+    scores[200] = 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "play", play)
+        train.run(config, run_dir, resume=True)
+    (kept,) = (run_dir / "best").iterdir()
+    assert_best_is_after(10)
+    saved, progress = checkpoint.load_newest_state(run_dir / "best")
+    assert (int(kept.name), progress["eval_return_mean"]) == (progress["env_steps"], 2.0)
+    evaluated = [line for line in records(run_dir) if line["kind"] == "eval"]
+    assert progress["env_steps"] == evaluated[0]["env_steps"]
+    assert set(saved["train"]["params"]) == {"encoder", "heads", "tail"}
+
+
 def test_metrics_that_cannot_be_written_end_a_run_that_can_be_resumed(fake_envs, whole, tmp_path, monkeypatch, capsys):
     """The disk fills up when the first training step is to be logged."""
     write = metrics.MetricsWriter.write
@@ -178,10 +240,6 @@ def refuse_checkpoints_of(whole, run_dir, config, capsys):
         errors.append(only_error_line(capsys))
         assert contents(run_dir) == before
     return errors
-
-
-def contents(directory):
-    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_checkpoints_with_another_encoder_are_refused(fake_envs, whole, tmp_path, capsys):
