@@ -4,9 +4,16 @@ python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FI
 python -m seer_jax.train --run_dir=DIR --resume    # continues the run in DIR from its newest checkpoint
 """
 
-import pathlib
 import sys
+
+from seer_jax import status
+
+if __name__ == "__main__":
+    status.start("train")  # before the other imports, which take seconds
+
+import pathlib
 import time
+import traceback
 from collections.abc import Callable, Sequence
 
 import rich.console
@@ -16,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from seer_jax import cli, files
 from seer_jax.config import RunConfig
 from seer_jax.envs import registry
-from seer_jax.envs.timestep import InvalidTimeStepError
+from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError
 from seer_jax.fields import ConfigError
 from seer_jax.run import assembly, checkpoint, metrics, plan, resolve, transfer
 from seer_jax.run import run_dir as run_dir_lib
@@ -43,7 +50,8 @@ def run(
       config: a configuration like those in `configs/`, or one that `resolve` returned.
       run_dir: a directory that does not exist yet, or is empty, unless a run is resumed.
       resume: continue the run that `run_dir` holds from its newest checkpoint; without one, start it.
-      stop: called before each step; True makes the run write a checkpoint and stop.
+      stop: called before each step, those of evaluations and parts of the handover included; True makes the run write
+        a checkpoint and stop. What it interrupts is done again, in full, when the run is resumed.
       receivers: each is called with every record, a dictionary like a line of `metrics.jsonl`.
       arguments: arguments of the command line that gave `config`, for the run's manifest.
 
@@ -56,7 +64,8 @@ def run(
       DamagedFileError: there are checkpoints, and none of them can be used.
       RunStopped: `stop` returned True.
       NonFiniteError: a loss or a parameter is not finite, and `on_nan` is stop.
-      InvalidTimeStepError: an environment sent a value that cannot be learned from.
+      InvalidTimeStepError: an environment sent a value that cannot be learned from. A checkpoint was written.
+      EnvironmentFailedError: an environment raised an exception, its cause. A checkpoint was written.
       HandoverError: frames could not become latents.
       CheckpointSaveError: the last checkpoint cannot be written.
       WriteError: metrics cannot be written.
@@ -66,7 +75,8 @@ def run(
     saved, started = None, resume and run_dir_lib.is_started(directory)
     if started:
         run_dir_lib.check_same(config, directory)
-        saved = checkpoint.newest(directory / checkpoint.DIRECTORY, _warn)
+        with status.activity("checking the newest checkpoint"):
+            saved = checkpoint.newest(directory / checkpoint.DIRECTORY, _warn)
     source = pathlib.Path(config.seer.init_from) if config.seer.init_from is not None and saved is None else None
     if source is not None:
         transfer.check(config, source)
@@ -139,10 +149,14 @@ def _train(values: flags.FlagValues) -> int:
         for table in error.tables:
             console.print(table)
         raise
-    except (NonFiniteError, InvalidTimeStepError) as error:
+    except NonFiniteError as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
-    except (handover.HandoverError, metrics.WriteError, CheckpointSaveError) as error:
+    except EnvironmentFailedError as error:
+        traceback.print_exception(error.__cause__)
+        print(f"train: {error}; {continuation}", file=sys.stderr)
+        return 1
+    except (InvalidTimeStepError, handover.HandoverError, metrics.WriteError, CheckpointSaveError) as error:
         print(f"train: {error}; {continuation}", file=sys.stderr)
         return 1
     return 0

@@ -6,18 +6,47 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from seer_jax import replay
+from seer_jax import replay, status
 from seer_jax.agents import base
-from seer_jax.envs.timestep import TimeStep, VectorEnv
+from seer_jax.config import EnvConfig
+from seer_jax.envs import atari_scores
+from seer_jax.envs import timestep as timestep_lib
+from seer_jax.envs.timestep import PartialVectorEnv, TimeStep, VectorEnv
 
 Act = Callable[..., tuple[jax.Array, jax.Array]]
 
 
+class EvaluationStopped(Exception):
+    """An evaluation was asked to stop; it has no result."""
+
+
 class Episodes(NamedTuple):
-    """Results of `[N]` episodes: undiscounted, unclipped scores and lengths in agent steps."""
+    """Results of `[N]` episodes.
+
+    Attributes:
+      scores: undiscounted and unclipped.
+      lengths: in agent steps.
+      truncated: whether a limit of steps ended the episode.
+    """
 
     scores: np.ndarray
     lengths: np.ndarray
+    truncated: np.ndarray
+
+
+def human_normalized(env: EnvConfig, played: Episodes) -> tuple[float | None, str]:
+    """Returns the human-normalized mean score, or None and the reason why there is none; no reason needs to be printed
+    for a task that has no published scores.
+    """
+    normalized = atari_scores.human_normalized(env.task, float(played.scores.mean()))
+    cut = atari_scores.cut_short(played.lengths, played.truncated, action_repeat=env.action_repeat)
+    if normalized is None or not cut:
+        return normalized, ""
+    standard = atari_scores.STANDARD_FRAMES // env.action_repeat
+    return None, (
+        f"no human-normalized score: {cut} of {len(played.scores)} episodes were truncated after fewer than"
+        f" {standard:,} agent steps, those of published scores were not; raise env.max_episode_steps to compare"
+    )
 
 
 def make_act(agent: base.Agent) -> Act:
@@ -42,8 +71,11 @@ def play(
     *,
     frame_stack: int,
     frames: list[np.ndarray] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Episodes:
     """Plays one episode in every environment, so that short episodes are not counted more often than long ones.
+
+    An environment whose episode has ended is not stepped any more, if `env` can step the others alone.
 
     Args:
       act: from `make_act`.
@@ -52,18 +84,35 @@ def play(
       key: PRNG key of the exploration that evaluation keeps.
       frame_stack: frames in an observation.
       frames: a list that receives the frames of the first episode, `[H, W, C]` uint8 each.
+      stop: called before each step; True ends the evaluation.
+
+    Raises:
+      EvaluationStopped: `stop` returned True.
+      EnvironmentFailedError: an environment raised an exception.
+      InvalidTimeStepError: an environment sent a value that cannot be used.
     """
-    step, now = 0, env.reset()
-    stack = replay.empty_stack(now.frame.shape, frame_stack)
-    scores, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
-    running = np.ones(env.num_envs, bool)
-    while running.any():
-        if frames is not None and running[0]:
-            frames.append(now.frame[0])
-        action, stack = act(params, stack, now, key, np.int32(step))
-        now = env.step(np.asarray(action))
-        step += 1
-        scores += np.where(running, now.score, 0.0)
-        lengths += running
-        running &= ~now.last
-    return Episodes(scores, lengths)
+    step, scores, lengths = 0, np.zeros(env.num_envs), np.zeros(env.num_envs, int)
+    truncated, running = np.zeros(env.num_envs, bool), np.ones(env.num_envs, bool)
+    with status.activity(lambda: f"evaluating: {(~running).sum()} of {running.size} episodes ended in {step:,} steps"):
+        with timestep_lib.environment_errors():
+            now = env.reset()
+        stack = replay.empty_stack(now.frame.shape, frame_stack)
+        while running.any():
+            if stop():
+                raise EvaluationStopped
+            if frames is not None and running[0]:
+                frames.append(now.frame[0])
+            # All act, since the shape of a program is fixed; noise and action of one do not depend on the others.
+            action, stack = act(params, stack, now, key, np.int32(step))
+            with timestep_lib.environment_errors():
+                now = _step(env, np.asarray(action), running)
+            step += 1
+            scores += np.where(running, now.score, 0.0)
+            lengths += running
+            truncated |= running & now.last & ~now.terminated
+            running &= ~now.last
+    return Episodes(scores, lengths, truncated)
+
+
+def _step(env: VectorEnv, action: np.ndarray, running: np.ndarray) -> TimeStep:
+    return env.step_some(action, running) if isinstance(env, PartialVectorEnv) else env.step(action)

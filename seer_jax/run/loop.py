@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seer_jax import files, flops
+from seer_jax import files, flops, replay, status
 from seer_jax.agents import base
-from seer_jax.envs import atari_scores, registry
+from seer_jax.envs import registry
 from seer_jax.envs import timestep as timestep_lib
-from seer_jax.envs.timestep import VectorEnv
+from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError, VectorEnv
 from seer_jax.run import checkpoint, display, evaluation, metrics, plan, state
 from seer_jax.run.assembly import Assembly
 from seer_jax.run.episodes import EpisodeTracker
+from seer_jax.run.evaluation import EvaluationStopped
 from seer_jax.run.records import Receiver, Record, RecordWriter
 from seer_jax.seer import handover
 from seer_jax.seer.phases import FROZEN, FULL
@@ -52,6 +53,7 @@ class Loop:
       warn: receives one line about a failure that does not end the run.
     """
 
+    @status.activity("preparing the run")
     def __init__(
         self,
         parts: Assembly,
@@ -65,11 +67,12 @@ class Loop:
     ) -> None:
         self._parts, self._config, self._env, self._run_dir, self._warn = parts, parts.config, env, run_dir, warn
         k_agent, k_actor, self._k_eval, self._k_freeze = jax.random.split(jax.random.PRNGKey(self._config.seed), 4)
-        self._timestep = env.reset()
+        self._start_envs()
         if saved is None:
             self._state = state.begin(parts, self._timestep, encoder, k_agent=k_agent, k_actor=k_actor)
         else:
-            self._state = state.restore(parts, saved)
+            with status.activity("reading the checkpoint"):
+                self._state = state.restore(parts, saved)
         self._progress, self._resumed = self._state.progress, saved is not None
         self._phase = parts.phase(self._progress.phase)
         self._episodes = EpisodeTracker(self._config.num_envs)
@@ -82,7 +85,23 @@ class Loop:
         )
 
     def train(self, stop: Callable[[], bool]) -> Record:
-        """Runs to `total_steps`, or until `stop`, and returns the record of kind `end`."""
+        """Runs to `total_steps`, or until `stop`, and returns the record of kind `end`.
+
+        If environments fail, or a stop interrupts an evaluation or the handover, it saves what there is.
+        """
+        try:
+            with contextlib.ExitStack() as filling:
+                return self._train(stop, filling)
+        except (EvaluationStopped, handover.HandoverStopped) as stopped:
+            if isinstance(stopped, handover.HandoverStopped):
+                self._state.ring = stopped.ring
+            self._save_between_steps()
+            raise RunStopped from None
+        except (EnvironmentFailedError, InvalidTimeStepError):
+            self._save_between_steps()
+            raise
+
+    def _train(self, stop: Callable[[], bool], filling: contextlib.ExitStack) -> Record:
         config, progress = self._config, self._progress
         if self._resumed:
             self._write("checkpoint", {})  # this line followed the checkpoint, and was cut off with the rest
@@ -91,16 +110,21 @@ class Loop:
         progress.clock.skip()
         if config.params_every and not progress.env_steps:
             self._keep_params()
+        if not progress.updates:
+            filling.enter_context(status.activity(self._filling))
+        self._evaluate_if_due(stop)  # an evaluation that was stopped
         while progress.env_steps < config.total_steps:
             if self._phase.name == FULL and config.seer.enabled and progress.env_steps >= config.seer.freeze_step:
                 with self._untimed():
-                    self._freeze()
+                    self._freeze(stop)
             before, learning, stopping = progress.env_steps, progress.updates > 0, stop()
             saving = stopping or _crossed(config.checkpoint_every, before, self._env_steps_after())
             self.vector_step(renew_envs=saving)
             if progress.updates and not learning:
                 progress.clock.book(_WARM_UP, progress.env_steps)
+                filling.close()
             self._keep_cadences(before)
+            self._evaluate_if_due(stop)
             if saving:
                 with self._untimed():
                     self._save()
@@ -108,30 +132,40 @@ class Loop:
                 raise RunStopped
         with self._untimed():
             if not progress.evals or progress.evals[-1]["env_steps"] != progress.env_steps:
-                self._evaluate()
+                self._evaluate(stop)
                 progress.pool += 1
                 self._save(last=True)
             return self._end()
 
+    def _filling(self) -> str:
+        return f"filling the replay: {self._progress.env_steps:,} of {self._config.learn_start:,} steps"
+
     def _keep_cadences(self, before: int) -> None:
-        """Logs, evaluates and keeps parameters as far as due since `before`, in agent steps."""
+        """Logs and keeps parameters as far as due since `before`, in agent steps."""
         config, now = self._config, self._progress.env_steps
         if _crossed(config.log_every, before, now):
             self._log()
-        if _crossed(config.eval_every, before, now) and now < config.total_steps:
-            with self._untimed():
-                self._evaluate()
         if _crossed(config.params_every, before, now):
             with self._untimed():
                 self._keep_params()
+
+    def _evaluate_if_due(self, stop: Callable[[], bool]) -> None:
+        """Evaluates if that is due since the last evaluation; the end of the run has its own."""
+        evals, now = self._progress.evals, self._progress.env_steps
+        last = evals[-1]["env_steps"] if evals else 0
+        if _crossed(self._config.eval_every, last, now) and now < self._config.total_steps:
+            with self._untimed():
+                self._evaluate(stop)
 
     @contextlib.contextmanager
     def _untimed(self) -> Iterator[None]:
         """Counts the time so far to the phase, and the time inside to none."""
         jax.block_until_ready(self._state.train)
         self._book_time()
-        yield
-        self._progress.clock.skip()
+        try:
+            yield
+        finally:
+            self._progress.clock.skip()
 
     def _book_time(self) -> None:
         # Steps before learning starts are fast and say nothing about the speed of a phase.
@@ -149,7 +183,7 @@ class Loop:
         if renew_envs:
             self._timestep = timestep_lib.cut(self._timestep)
         # One transfer to the device and one back, both explicit: a transfer guard shows that there are no others.
-        timestep = jax.device_put(timestep_lib.check(self._timestep))
+        timestep = jax.device_put(self._timestep)
         action, run.actor, run.ring = self._programs.interact(run.train.params, run.actor, run.ring, timestep)
         progress.env_steps = self._env_steps_after()
         progress.rows = min(progress.rows + config.num_envs, self._phase.ring_spec.capacity)
@@ -162,7 +196,9 @@ class Loop:
         if renew_envs:
             self._renew_envs()
         else:
-            self._timestep = self._env.step(jax.device_get(action))
+            with timestep_lib.environment_errors():
+                self._timestep = timestep_lib.check(self._env.step(jax.device_get(action)))
+            self._envs_are_new = False
             for score, length in self._episodes.add(self._timestep):
                 self._write("episode", {"return": score, "length": length})
                 progress.recent.append(score)
@@ -173,14 +209,39 @@ class Loop:
 
     def _renew_envs(self) -> None:
         self._progress.pool += 1
-        self._env.close()
-        self._env = registry.make_env(self._config, training=True, pool=self._progress.pool)
-        self._timestep = self._env.reset()
+        with timestep_lib.environment_errors():
+            self._env.close()
+            self._env = registry.make_env(self._config, training=True, pool=self._progress.pool)
+        self._start_envs()
         self._episodes.reset()
+
+    def _start_envs(self) -> None:
+        with timestep_lib.environment_errors():
+            self._timestep = timestep_lib.check(self._env.reset())
+        self._envs_are_new = True
+
+    def _save_between_steps(self) -> None:
+        """Writes a checkpoint without another step.
+
+        The arrivals of the last step are not in the ring, and are lost. The rows before them become the last of their
+        episodes, since a resumed run has new environments. If the environments are new already, none is lost: then the
+        resumed run is the same as one that was not interrupted.
+        """
+        phase, run = self._phase, self._state
+        if not self._envs_are_new:
+            end_episodes = jax.jit(replay.end_episodes, static_argnums=0, donate_argnums=1)
+            run.ring = end_episodes(phase.ring_spec, run.ring)
+            self._progress.pool += 1
+        with self._untimed():
+            try:
+                self._save()
+            except NonFiniteError as error:  # says more about the run than what interrupted it, but not how it ended
+                self._warn(str(error))
 
     def _compile(self) -> None:
         """Compiles the programs of the phase that begins."""
-        self._programs = self._phase.compile()
+        with status.activity(f"compiling the programs of the {self._phase.name} phase"):
+            self._programs = self._phase.compile()
         per_step = self._programs.cost_per_step
         self._progress.costs[self._phase.name] = {
             "flops_per_step": per_step.flops,
@@ -189,7 +250,7 @@ class Loop:
             "replay_capacity": self._phase.ring_spec.capacity,
         }
 
-    def _freeze(self) -> None:
+    def _freeze(self, stop: Callable[[], bool]) -> None:
         run, progress, parts = self._state, self._progress, self._parts
         began, rows_before = progress.clock.elapsed, progress.rows
         run.train, run.ring = handover.freeze(
@@ -201,6 +262,7 @@ class Loop:
             key=self._k_freeze,
             memory_bytes=plan.device_memory(),
             warn=self._warn,
+            stop=stop,
         )
         jax.block_until_ready(run.ring)
         seconds = progress.clock.elapsed - began
@@ -220,24 +282,27 @@ class Loop:
             },
         )
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, stop: Callable[[], bool]) -> None:
         config, progress = self._config, self._progress
         key = jax.random.fold_in(self._k_eval, progress.env_steps)
         # New environments each time: those of an earlier evaluation would not exist after a resume.
-        env = registry.make_env(config, training=False, pool=progress.env_steps)
+        with timestep_lib.environment_errors():
+            env = registry.make_env(config, training=False, pool=progress.env_steps)
         try:
             played = evaluation.play(
-                self._eval_act, self._state.train.params, env, key, frame_stack=config.env.frame_stack
+                self._eval_act, self._state.train.params, env, key, frame_stack=config.env.frame_stack, stop=stop
             )
         finally:
             env.close()
-        mean = float(played.scores.mean())
+        normalized, reason = evaluation.human_normalized(config.env, played)
+        if reason and not progress.evals:
+            self._warn(reason)
         fields = {
-            "eval_return_mean": mean,
+            "eval_return_mean": float(played.scores.mean()),
             "eval_return_std": float(played.scores.std()),
             "eval_returns": played.scores.tolist(),
             "eval_length_mean": float(played.lengths.mean()),
-            "human_normalized": atari_scores.human_normalized(config.env.task, mean),
+            "human_normalized": normalized,
         }
         progress.evals = [*progress.evals[:1], self._write("eval", fields)]
 
@@ -280,7 +345,8 @@ class Loop:
         """
         self._raise_if_not_finite()
         try:
-            state.save(self._state, self._parts, self._run_dir, metrics_bytes=self._metrics.sync())
+            with status.activity(f"writing the checkpoint after {self._progress.env_steps:,} steps"):
+                state.save(self._state, self._parts, self._run_dir, metrics_bytes=self._metrics.sync())
         except OSError as error:
             message = (
                 f"no checkpoint after {self._progress.env_steps:,} steps ({error.strerror}); earlier ones are intact"

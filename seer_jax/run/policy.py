@@ -1,6 +1,8 @@
 """A trained agent, loaded from the directory of a run, that acts on frames of any environment."""
 
 import pathlib
+import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -42,12 +44,15 @@ class SavedRun(NamedTuple):
         return agent, files.fit_tree(shapes, self.params)
 
 
-def read_saved(directory: pathlib.Path, trusted: ConfigDict | None = None) -> SavedRun:
+def read_saved(
+    directory: pathlib.Path, trusted: ConfigDict | None = None, warn: Callable[[str], None] = warnings.warn
+) -> SavedRun:
     """Reads the newest checkpoint of a run.
 
     Args:
       directory: directory of the run.
       trusted: configuration whose file has registered agents, suites or encoders of the user's; None without any.
+      warn: receives one line about each newer checkpoint that is damaged.
 
     Raises:
       ConfigError: the configuration cannot be used here, or imports code that `trusted` does not name.
@@ -56,7 +61,7 @@ def read_saved(directory: pathlib.Path, trusted: ConfigDict | None = None) -> Sa
     config = run_dir.read_config(directory)
     if code := run_dir.foreign_code(config, trusted):
         raise ConfigError(f"the run imports code of yours, {code}; if you trust it, add its configuration file")
-    trees, progress = checkpoint.load_newest_state(directory / checkpoint.DIRECTORY)
+    trees, progress = checkpoint.load_newest_state(directory / checkpoint.DIRECTORY, warn)
     try:
         env_steps, params = int(progress["env_steps"]), trees["train"]["params"]
     except (TypeError, KeyError, ValueError) as error:
