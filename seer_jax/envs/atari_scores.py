@@ -79,7 +79,7 @@ REFERENCE_SCORES = {
 
 
 def cut_short(lengths: np.ndarray, truncated: np.ndarray, *, action_repeat: int) -> int:
-    """Returns how many episodes a limit below `STANDARD_FRAMES` ended: their scores cannot be compared to published ones.
+    """Returns how many episodes a limit below `STANDARD_FRAMES` ended, whose scores no published score compares to.
 
     Args:
       lengths: `[N]`, in agent steps.

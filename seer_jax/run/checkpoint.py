@@ -21,7 +21,7 @@ from seer_jax import files, replay
 FORMAT = 2
 DIRECTORY = "checkpoints"  # in the directory of a run
 MANIFEST_FILE = "manifest.json"
-_KEPT = 2  # checkpoints: if the newest is damaged there is another
+KEPT = 2  # checkpoints: if the newest is damaged there is another
 _CHUNK_ROWS = 4096  # rows, over all environments, in a file of a checkpoint
 _SLOT_ORDER_FORMAT = 1  # its rows are in the order of the ring's slots, those of later formats in the order of time
 
@@ -115,7 +115,7 @@ def save(
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in _numbered(directory)[:-_KEPT]:
+    for old in _numbered(directory)[:-KEPT]:
         shutil.rmtree(old.rename(old.with_name(f"{old.name}{files.PARTIAL}")))
     return Checkpoint(target, progress)
 

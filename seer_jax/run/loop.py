@@ -15,7 +15,7 @@ from seer_jax.agents import base
 from seer_jax.envs import registry
 from seer_jax.envs import timestep as timestep_lib
 from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError, VectorEnv
-from seer_jax.run import checkpoint, display, evaluation, metrics, plan, state
+from seer_jax.run import checkpoint, display, evaluation, metrics, plan, resolve, state
 from seer_jax.run.assembly import Assembly
 from seer_jax.run.episodes import EpisodeTracker
 from seer_jax.run.evaluation import EvaluationStopped
@@ -78,7 +78,12 @@ class Loop:
         self._episodes = EpisodeTracker(self._config.num_envs)
         self._eval_act = evaluation.make_act(parts.agent)
         offset = saved.progress["metrics_bytes"] if saved else 0
-        self._metrics = metrics.MetricsWriter(run_dir, offset=offset, env_steps=self._progress.env_steps)
+        self._metrics = metrics.MetricsWriter(
+            run_dir,
+            offset=offset,
+            env_steps=self._progress.env_steps,
+            hparams=resolve.flat(self._config.to_dict()),
+        )
         self._display = display.Display(self._config, run_dir)
         self._records = RecordWriter(
             [self._metrics.write, self._display.show, *receivers], frames_per_step=self._config.env.action_repeat
