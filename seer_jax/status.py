@@ -112,8 +112,9 @@ class _Status:
 
     def _render(self) -> Any:
         from rich.console import Group
+        from rich.text import Text
 
-        return Group(*([] if self._table is None else [self._table]), *self._lines())
+        return Group(*([] if self._table is None else [self._table]), *map(Text, self._lines()))
 
 
 def _console() -> Any:
