@@ -9,7 +9,7 @@ import sys
 
 from seer_jax import status
 
-if __name__ == "__main__":
+if __name__ == "__main__" or sys.argv[0].endswith("/seer-evaluate"):
     status.start("evaluate")  # before the other imports, which take seconds
 
 import dataclasses

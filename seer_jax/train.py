@@ -8,7 +8,7 @@ import sys
 
 from seer_jax import status
 
-if __name__ == "__main__":
+if __name__ == "__main__" or sys.argv[0].endswith("/seer-train"):
     status.start("train")  # before the other imports, which take seconds
 
 import pathlib

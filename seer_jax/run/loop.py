@@ -191,6 +191,7 @@ class Loop:
         timestep = jax.device_put(self._timestep)
         action, run.actor, run.ring = self._programs.interact(run.train.params, run.actor, run.ring, timestep)
         progress.env_steps = self._env_steps_after()
+        self._envs_are_new = False
         progress.rows = min(progress.rows + config.num_envs, self._phase.ring_spec.capacity)
         progress.ledger.add(self._programs.interact_costs)
         updates_due = (progress.env_steps - config.learn_start) // config.update_every
@@ -203,7 +204,6 @@ class Loop:
         else:
             with timestep_lib.environment_errors():
                 self._timestep = timestep_lib.check(self._env.step(jax.device_get(action)))
-            self._envs_are_new = False
             for score, length in self._episodes.add(self._timestep):
                 self._write("episode", {"return": score, "length": length})
                 progress.recent.append(score)
