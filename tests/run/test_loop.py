@@ -287,7 +287,7 @@ def test_real_game_is_trained_and_evaluated_through_the_freeze(real_run):
     directory, end, _ = real_run
     assert end["phase"] == "frozen"
     assert end["eval_return_mean"] >= 0
-    assert end["human_normalized"] is not None
+    assert end["human_normalized"] is None  # its episodes are cut short
     evals = [line for line in records(directory) if line["kind"] == "eval"]
     assert [len(line["eval_returns"]) for line in evals] == [2, 2]
     assert all(line["eval_length_mean"] <= 60 for line in evals)
