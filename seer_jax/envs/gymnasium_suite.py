@@ -46,9 +46,10 @@ def make_suite(tasks: Mapping[str, Make], *, channels: int, discrete_actions: bo
 def _check_spaces(env: gymnasium.Env, shape: tuple[int, int, int], discrete_actions: bool) -> None:
     frames, actions = env.observation_space, env.action_space
     if frames.shape != shape or frames.dtype != np.uint8:
+        size = "set env.image_size, or " if (frames.shape or ())[:2] != shape[:2] else ""
         raise ConfigError(
-            f"the environment's observations are {frames.dtype} {frames.shape} and must be uint8 {shape}; set"
-            f" env.image_size, or wrap it in {_wrapper(frames.shape or (), frames.dtype, shape)}"
+            f"the environment's observations are {frames.dtype} {frames.shape} and must be uint8 {shape};"
+            f" {size}wrap it in {_wrapper(frames.shape or (), frames.dtype, shape)}"
         )
     if discrete_actions:
         fits, expected = isinstance(actions, gymnasium.spaces.Discrete) and actions.start == 0, "Discrete from 0 on"
