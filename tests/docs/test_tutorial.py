@@ -118,7 +118,7 @@ class Declares(Counter):
         (
             Declares,
             True,
-            r"are float32 .* must be uint8 \(50, 50, 1\); wrap it in gymnasium\.wrappers\.TransformObservation\(env, .*\(255 \* image\)",
+            r"are float32 .* must be uint8 .*; wrap it in gymnasium\.wrappers\.TransformObservation\(env, .*\(255 \*",
         ),
         (
             lambda: Sends(60, np.array),
