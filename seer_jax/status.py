@@ -56,6 +56,7 @@ class _Status:
             self._done = threading.Event()
             threading.Thread(target=self._watch, args=(self._done,), daemon=True).start()
         self._refresh()
+        self._remind()
         try:
             yield
         finally:
@@ -84,13 +85,17 @@ class _Status:
 
     def _watch(self, done: threading.Event) -> None:
         while not done.wait(_TICK):
-            with contextlib.suppress(OSError, ValueError):  # the output was closed
-                if self._live is not None:
-                    self._live.refresh()
-                elif time.monotonic() - self._printed >= self._limit:
-                    sys.stdout.write("".join(f"{self._program}: {line}\n" for line in self._lines()))
-                    sys.stdout.flush()
-                    self.printed()
+            self._remind()
+
+    def _remind(self) -> None:
+        """Shows the time of the newest activity, as far as something is to be shown by now."""
+        with contextlib.suppress(OSError, ValueError):  # the output was closed
+            if self._live is not None:
+                self._live.refresh()
+            elif time.monotonic() - self._printed >= self._limit:
+                sys.stdout.write("".join(f"{self._program}: {line}\n" for line in self._lines()))
+                sys.stdout.flush()
+                self.printed()
 
     def _lines(self) -> list[str]:
         """Returns the line of the newest activity; none if it has just ended."""

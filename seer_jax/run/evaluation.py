@@ -8,10 +8,11 @@ import numpy as np
 
 from seer_jax import replay, status
 from seer_jax.agents import base
-from seer_jax.config import EnvConfig
-from seer_jax.envs import atari_scores
+from seer_jax.config import EnvConfig, RunConfig
+from seer_jax.envs import atari_scores, registry
 from seer_jax.envs import timestep as timestep_lib
 from seer_jax.envs.timestep import PartialVectorEnv, TimeStep, VectorEnv
+from seer_jax.run.records import Record
 
 Act = Callable[..., tuple[jax.Array, jax.Array]]
 
@@ -32,6 +33,18 @@ class Episodes(NamedTuple):
     scores: np.ndarray
     lengths: np.ndarray
     truncated: np.ndarray
+
+
+def summary(config: RunConfig, played: Episodes) -> tuple[Record, str]:
+    """Returns the fields of a record of kind `eval`, and the reason if there is no human-normalized score."""
+    normalized, reason = human_normalized(config.env, played)
+    return {
+        "eval_return_mean": float(played.scores.mean()),
+        "eval_return_std": float(played.scores.std()),
+        "eval_returns": played.scores.tolist(),
+        "eval_length_mean": float(played.lengths.mean()),
+        "human_normalized": normalized,
+    }, reason
 
 
 def human_normalized(env: EnvConfig, played: Episodes) -> tuple[float | None, str]:
@@ -61,6 +74,27 @@ def make_act(agent: base.Agent) -> Act:
         return agent.act_eval(params, latents, jax.random.fold_in(key, step)), stack
 
     return act
+
+
+def play_new(
+    config: RunConfig, act: Act, params: base.Params, key: jax.Array, *, env_steps: int, stop: Callable[[], bool]
+) -> Episodes:
+    """Plays as `play` does, in new environments: those of an earlier evaluation would not exist after a resume.
+
+    Args:
+      config: the configuration.
+      act: from `make_act`.
+      params: the agent's parameters.
+      key: PRNG key.
+      env_steps: agent steps so far, from which the seeds of the environments follow.
+      stop: as in `play`.
+    """
+    with timestep_lib.environment_errors():
+        env = registry.make_env(config, training=False, pool=env_steps)
+    try:
+        return play(act, params, env, key, frame_stack=config.env.frame_stack, stop=stop)
+    finally:
+        env.close()
 
 
 def play(

@@ -12,14 +12,12 @@ import numpy as np
 
 from seer_jax import files, flops, replay, status
 from seer_jax.agents import base
-from seer_jax.envs import registry
-from seer_jax.envs import timestep as timestep_lib
 from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError, VectorEnv
 from seer_jax.run import checkpoint, display, evaluation, metrics, plan, resolve, state
 from seer_jax.run.assembly import Assembly
-from seer_jax.run.episodes import EpisodeTracker
 from seer_jax.run.evaluation import EvaluationStopped
 from seer_jax.run.records import Receiver, Record, RecordWriter
+from seer_jax.run.training_envs import TrainingEnvs
 from seer_jax.seer import handover
 from seer_jax.seer.phases import FROZEN, FULL
 
@@ -65,17 +63,16 @@ class Loop:
         receivers: Sequence[Receiver],
         warn: Callable[[str], None],
     ) -> None:
-        self._parts, self._config, self._env, self._run_dir, self._warn = parts, parts.config, env, run_dir, warn
+        self._parts, self._config, self._run_dir, self._warn = parts, parts.config, run_dir, warn
         k_agent, k_actor, self._k_eval, self._k_freeze = jax.random.split(jax.random.PRNGKey(self._config.seed), 4)
-        self._start_envs()
+        self._envs = TrainingEnvs(self._config, env)
         if saved is None:
-            self._state = state.begin(parts, self._timestep, encoder, k_agent=k_agent, k_actor=k_actor)
+            self._state = state.begin(parts, self._envs.timestep, encoder, k_agent=k_agent, k_actor=k_actor)
         else:
             with status.activity("reading the checkpoint"):
                 self._state = state.restore(parts, saved)
         self._progress, self._resumed = self._state.progress, saved is not None
         self._phase = parts.phase(self._progress.phase)
-        self._episodes = EpisodeTracker(self._config.num_envs)
         self._eval_act = evaluation.make_act(parts.agent)
         offset = saved.progress["metrics_bytes"] if saved else 0
         self._metrics = metrics.MetricsWriter(
@@ -123,7 +120,7 @@ class Loop:
                 with self._untimed():
                     self._freeze(stop)
             before, learning, stopping = progress.env_steps, progress.updates > 0, stop()
-            saving = stopping or _crossed(config.checkpoint_every, before, self._env_steps_after())
+            saving = stopping or _crossed(config.checkpoint_every, before, before + self._envs.steps_taken)
             self.vector_step(renew_envs=saving)
             if progress.updates and not learning:
                 progress.clock.book(_WARM_UP, progress.env_steps)
@@ -185,13 +182,10 @@ class Loop:
             checkpoint is then the same for a run that goes on and for one that resumes.
         """
         run, progress, config = self._state, self._progress, self._config
-        if renew_envs:
-            self._timestep = timestep_lib.cut(self._timestep)
         # One transfer to the device and one back, both explicit: a transfer guard shows that there are no others.
-        timestep = jax.device_put(self._timestep)
+        timestep = jax.device_put(self._envs.take(cut=renew_envs))
         action, run.actor, run.ring = self._programs.interact(run.train.params, run.actor, run.ring, timestep)
-        progress.env_steps = self._env_steps_after()
-        self._envs_are_new = False
+        progress.env_steps += self._envs.steps_taken
         progress.rows = min(progress.rows + config.num_envs, self._phase.ring_spec.capacity)
         progress.ledger.add(self._programs.interact_costs)
         updates_due = (progress.env_steps - config.learn_start) // config.update_every
@@ -200,30 +194,12 @@ class Loop:
             progress.updates += self._phase.updates_per_learn
             progress.ledger.add(self._programs.learn_costs)
         if renew_envs:
-            self._renew_envs()
-        else:
-            with timestep_lib.environment_errors():
-                self._timestep = timestep_lib.check(self._env.step(jax.device_get(action)))
-            for score, length in self._episodes.add(self._timestep):
-                self._write("episode", {"return": score, "length": length})
-                progress.recent.append(score)
-
-    def _env_steps_after(self) -> int:
-        """Returns the agent steps once the current arrivals are counted; those of a reset are not agent steps."""
-        return self._progress.env_steps + int(np.count_nonzero(~self._timestep.first))
-
-    def _renew_envs(self) -> None:
-        self._progress.pool += 1
-        with timestep_lib.environment_errors():
-            self._env.close()
-            self._env = registry.make_env(self._config, training=True, pool=self._progress.pool)
-        self._start_envs()
-        self._episodes.reset()
-
-    def _start_envs(self) -> None:
-        with timestep_lib.environment_errors():
-            self._timestep = timestep_lib.check(self._env.reset())
-        self._envs_are_new = True
+            progress.pool += 1
+            self._envs.renew(progress.pool)
+            return
+        for score, length in self._envs.step(jax.device_get(action)):
+            self._write("episode", {"return": score, "length": length})
+            progress.recent.append(score)
 
     def _save_between_steps(self) -> None:
         """Writes a checkpoint without another step.
@@ -233,7 +209,7 @@ class Loop:
         resumed run is the same as one that was not interrupted.
         """
         phase, run = self._phase, self._state
-        if not self._envs_are_new:
+        if not self._envs.untouched:
             end_episodes = jax.jit(replay.end_episodes, static_argnums=0, donate_argnums=1)
             run.ring = end_episodes(phase.ring_spec, run.ring)
             self._progress.pool += 1
@@ -288,27 +264,13 @@ class Loop:
         )
 
     def _evaluate(self, stop: Callable[[], bool]) -> None:
-        config, progress = self._config, self._progress
+        progress = self._progress
         key = jax.random.fold_in(self._k_eval, progress.env_steps)
-        # New environments each time: those of an earlier evaluation would not exist after a resume.
-        with timestep_lib.environment_errors():
-            env = registry.make_env(config, training=False, pool=progress.env_steps)
-        try:
-            played = evaluation.play(
-                self._eval_act, self._state.train.params, env, key, frame_stack=config.env.frame_stack, stop=stop
-            )
-        finally:
-            env.close()
-        normalized, reason = evaluation.human_normalized(config.env, played)
+        params, env_steps = self._state.train.params, progress.env_steps
+        played = evaluation.play_new(self._config, self._eval_act, params, key, env_steps=env_steps, stop=stop)
+        fields, reason = evaluation.summary(self._config, played)
         if reason and not progress.evals:
             self._warn(reason)
-        fields = {
-            "eval_return_mean": float(played.scores.mean()),
-            "eval_return_std": float(played.scores.std()),
-            "eval_returns": played.scores.tolist(),
-            "eval_length_mean": float(played.lengths.mean()),
-            "human_normalized": normalized,
-        }
         progress.evals = [*progress.evals[:1], self._write("eval", fields)]
 
     def _raise_if_not_finite(self) -> None:
@@ -381,7 +343,7 @@ class Loop:
         """Closes files, display and environments."""
         self._display.close()
         self._metrics.close()
-        self._env.close()
+        self._envs.close()
 
 
 def _crossed(every: int, before: int, after: int) -> bool:
