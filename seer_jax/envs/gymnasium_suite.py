@@ -127,7 +127,9 @@ class GymnasiumEnv:
     def step_some(self, action: np.ndarray, running: np.ndarray) -> timestep.TimeStep:
         first, reward = self._last & running, np.zeros(self.num_envs, np.float32)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        for i in np.flatnonzero(running):
+        for i in range(self.num_envs):
+            if not running[i]:
+                continue
             if first[i]:
                 self._frames[i] = self._reset(i)
                 continue
