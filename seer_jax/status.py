@@ -1,5 +1,6 @@
 """What a command is doing, shown while it prints nothing else: on a terminal as the last line, elsewhere as lines.
 
+Programs that use the package otherwise show nothing: `start` or `enable` comes first.
 Its own imports are those of the standard library, so that a command can show something before its other imports, which
 take seconds. A thread exists while an activity goes on, and only then.
 """
@@ -27,6 +28,7 @@ class _Status:
 
     def __init__(self) -> None:
         self._program, self._limit, self._printed = "seer_jax", _NEXT_LINE, time.monotonic()
+        self._enabled = False
         self._activities: list[_Activity] = []
         self._starting = contextlib.ExitStack()
         self._done: threading.Event | None = None
@@ -36,7 +38,12 @@ class _Status:
     def start(self, program: str) -> None:
         """Begins the activity `starting` of a command, which ends with its next activity or with the process."""
         self._program, self._limit, self._printed = program, _FIRST_LINE, time.monotonic()
+        self.enable()
         self._starting.enter_context(self._shown("starting"))
+
+    def enable(self) -> None:
+        """Lets activities be shown from now on."""
+        self._enabled = True
 
     @contextlib.contextmanager
     def activity(self, text: str | Callable[[], str]) -> Iterator[None]:
@@ -92,7 +99,7 @@ class _Status:
         with contextlib.suppress(OSError, ValueError):  # the output was closed
             if self._live is not None:
                 self._live.refresh()
-            elif time.monotonic() - self._printed >= self._limit:
+            elif self._enabled and time.monotonic() - self._printed >= self._limit:
                 sys.stdout.write("".join(f"{self._program}: {line}\n" for line in self._lines()))
                 sys.stdout.flush()
                 self.printed()
@@ -105,7 +112,7 @@ class _Status:
         ]
 
     def _refresh(self) -> None:
-        shown = self._table is not None or self._activities
+        shown = self._enabled and (self._table is not None or self._activities)
         if self._live is not None and not shown:
             self._live.stop()
             self._live = None
@@ -135,6 +142,6 @@ def _live(render: Callable[[], Any]) -> Any:
 
 
 _STATUS = _Status()
-start, activity, printed, show = _STATUS.start, _STATUS.activity, _STATUS.printed, _STATUS.show
-on_terminal = _STATUS.on_terminal
+start, enable, activity = _STATUS.start, _STATUS.enable, _STATUS.activity
+printed, show, on_terminal = _STATUS.printed, _STATUS.show, _STATUS.on_terminal
 atexit.register(_STATUS.end_start)

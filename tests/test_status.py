@@ -19,6 +19,7 @@ import time
 from rich.table import Table
 from seer_jax import status
 status._TICK = 0.02
+status.enable()
 table = Table()
 table.add_row("the table")
 with status.activity("compiling"):
@@ -37,6 +38,7 @@ print("the end")
 def impatient(monkeypatch):
     monkeypatch.setattr(status, "_TICK", 0.01)
     monkeypatch.setattr(status, "_NEXT_LINE", 0.2)
+    monkeypatch.setattr(status._STATUS, "_enabled", True)
     status.printed()
     yield
     monkeypatch.undo()
@@ -58,6 +60,13 @@ def test_silent_activity_is_printed_with_its_time_and_one_that_prints_is_not(imp
     time.sleep(0.3)
     assert capsys.readouterr().out == ""
     assert threading.active_count() == threads
+
+
+def test_program_that_only_uses_the_package_shows_no_activity(impatient, monkeypatch, capsys):
+    monkeypatch.setattr(status._STATUS, "_enabled", False)
+    with status.activity("encoding"):
+        time.sleep(0.4)
+    assert capsys.readouterr().out == ""
 
 
 def test_activity_that_raises_ends(impatient, capsys):

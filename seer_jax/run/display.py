@@ -26,6 +26,7 @@ class Display:
         self._title = f"{config.env.task} -> {run_dir}"
         self._console = rich.console.Console()
         self._fields: dict[str, str] = {}
+        status.enable()
 
     def show(self, record: Record) -> None:
         """Shows a record of kind `train`, `freeze` or `eval`; the other kinds change nothing."""
