@@ -48,9 +48,7 @@ def summary(config: RunConfig, played: Episodes) -> tuple[Record, str]:
 
 
 def human_normalized(env: EnvConfig, played: Episodes) -> tuple[float | None, str]:
-    """Returns the human-normalized mean score, or None and the reason why there is none; no reason needs to be printed
-    for a task that has no published scores.
-    """
+    """Returns the human-normalized mean score or None, and why a task that has published scores has none."""
     normalized = atari_scores.human_normalized(env.task, float(played.scores.mean()))
     cut = atari_scores.cut_short(played.lengths, played.truncated, action_repeat=env.action_repeat)
     if normalized is None or not cut:
@@ -127,6 +125,7 @@ def play(
     """
     step, scores, lengths = 0, np.zeros(env.num_envs), np.zeros(env.num_envs, int)
     truncated, running = np.zeros(env.num_envs, bool), np.ones(env.num_envs, bool)
+    step_some = env.step_some if isinstance(env, PartialVectorEnv) else lambda action, _: env.step(action)
     with status.activity(lambda: f"evaluating: {(~running).sum()} of {running.size} episodes ended in {step:,} steps"):
         with timestep_lib.environment_errors():
             now = env.reset()
@@ -139,14 +138,10 @@ def play(
             # All act, since the shape of a program is fixed; noise and action of one do not depend on the others.
             action, stack = act(params, stack, now, key, np.int32(step))
             with timestep_lib.environment_errors():
-                now = _step(env, np.asarray(action), running)
+                now = step_some(np.asarray(action), running)
             step += 1
             scores += np.where(running, now.score, 0.0)
             lengths += running
             truncated |= running & now.last & ~now.terminated
             running &= ~now.last
     return Episodes(scores, lengths, truncated)
-
-
-def _step(env: VectorEnv, action: np.ndarray, running: np.ndarray) -> TimeStep:
-    return env.step_some(action, running) if isinstance(env, PartialVectorEnv) else env.step(action)

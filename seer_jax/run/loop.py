@@ -100,7 +100,10 @@ class Loop:
             self._save_between_steps()
             raise RunStopped from None
         except (EnvironmentFailedError, InvalidTimeStepError):
-            self._save_between_steps()
+            try:
+                self._save_between_steps()
+            except NonFiniteError as error:  # not what ended the run
+                self._warn(str(error))
             raise
 
     def _train(self, stop: Callable[[], bool], filling: contextlib.ExitStack) -> Record:
@@ -214,10 +217,7 @@ class Loop:
             run.ring = end_episodes(phase.ring_spec, run.ring)
             self._progress.pool += 1
         with self._untimed():
-            try:
-                self._save()
-            except NonFiniteError as error:  # says more about the run than what interrupted it, but not how it ended
-                self._warn(str(error))
+            self._save()
 
     def _compile(self) -> None:
         """Compiles the programs of the phase that begins."""

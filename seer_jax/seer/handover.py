@@ -91,22 +91,23 @@ def freeze(
     # The oldest stacks reach back to frames that were overwritten; such rows are not sampleable.
     tail = np.zeros((spec.stack - 1, *frame_shape), np.uint8), np.zeros((spec.stack - 1, spec.num_envs), bool)
     priorities, at = np.zeros((size, spec.num_envs), np.float32), 0
-    for chunk in _shown(chunks, "encoding the frames", size):
-        if stop():
-            replay.free(latent_ring)
-            freed = any(array.is_deleted() for array in jax.tree.leaves(ring))
-            raise HandoverStopped(_reread_ring(full, size, index, snapshot_dir) if freed else ring)
-        steps = len(chunk["priority"])
-        priorities[at : at + steps] = chunk.pop("priority")
-        rows = replay.Rows(**chunk)  # pyright: ignore[reportArgumentType]
-        frames, first = np.concatenate([tail[0], rows.observation]), np.concatenate([tail[1], rows.first])
-        rows = rows.replace(observation=frames)
-        k_chunk = jax.random.fold_in(key, at)
-        latent_ring = _load_chunk(
-            agent, frozen.ring_spec, spec.stack, state.params, latent_ring, rows, first, np.int32(at), k_chunk
-        )
-        jax.block_until_ready(latent_ring)  # rows that wait for the device could not be stopped
-        tail, at = (frames[steps:], first[steps:]), at + steps
+    with status.activity(lambda: _progress("encoding the frames", at, size)):
+        for chunk in chunks:
+            if stop():
+                replay.free(latent_ring)
+                freed = any(array.is_deleted() for array in jax.tree.leaves(ring))
+                raise HandoverStopped(_reread_ring(full, size, index, snapshot_dir) if freed else ring)
+            steps = len(chunk["priority"])
+            priorities[at : at + steps] = chunk.pop("priority")
+            rows = replay.Rows(**chunk)  # pyright: ignore[reportArgumentType]
+            frames, first = np.concatenate([tail[0], rows.observation]), np.concatenate([tail[1], rows.first])
+            rows = rows.replace(observation=frames)
+            k_chunk = jax.random.fold_in(key, at)
+            latent_ring = _load_chunk(
+                agent, frozen.ring_spec, spec.stack, state.params, latent_ring, rows, first, np.int32(at), k_chunk
+            )
+            jax.block_until_ready(latent_ring)  # rows that wait for the device could not be stopped
+            tail, at = (frames[steps:], first[steps:]), at + steps
     replay.free(ring)
     return state, replay.restore(frozen.ring_spec, latent_ring, index, priorities)
 
@@ -127,33 +128,32 @@ def _through_disk(
     shutil.rmtree(directory, ignore_errors=True)  # of a handover that was interrupted
     files.save_tree(directory, state)
     snapshot, size = files.ChunkStream(directory), replay.size(spec, ring)
-    for chunk in _shown(_read_chunks(spec, ring), "writing the frames to the disk", size):
-        if stop():
-            raise HandoverStopped(ring)
-        snapshot.append(**chunk)
+    done = 0
+    with status.activity(lambda: _progress("writing the frames to the disk", done, size)):
+        for chunk in _read_chunks(spec, ring):
+            if stop():
+                raise HandoverStopped(ring)
+            snapshot.append(**chunk)
+            done += len(chunk["priority"])
     replay.free(ring)
     return _reread(snapshot, size)
 
 
-def _shown(chunks: Iterator[dict[str, np.ndarray]], text: str, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the same chunks and shows how many of `size` times are done."""
-    done = 0
-    with status.activity(lambda: f"freezing the encoder: {text}, {100 * done // max(size, 1)}%"):
-        for chunk in chunks:
-            steps = len(chunk["priority"])
-            yield chunk
-            done += steps
+def _progress(text: str, done: int, size: int) -> str:
+    return f"freezing the encoder: {text}, {100 * done // max(size, 1)}%"
 
 
 def _reread_ring(full: Phase, size: int, index: replay.Index, snapshot_dir: pathlib.Path) -> replay.Ring:
     """Returns the image ring of `size` times, with its rows and priorities as read back from the snapshot."""
-    spec, ring, priorities, at = full.ring_spec, full.init_ring(), np.zeros((size, full.ring_spec.num_envs)), 0
+    spec, ring, at = full.ring_spec, full.init_ring(), 0
+    priorities = np.zeros((size, spec.num_envs), np.float32)
     write = jax.jit(replay.write, static_argnums=0, donate_argnums=1)
-    for chunk in _shown(_reread(files.ChunkStream(snapshot_dir), size), "reading the frames back", size):
-        steps = len(chunk["priority"])
-        priorities[at : at + steps] = chunk.pop("priority")
-        ring = write(spec, ring, np.int32(at), replay.Rows(**chunk))  # pyright: ignore[reportArgumentType]
-        at += steps
+    with status.activity(lambda: _progress("reading the frames back", at, size)):
+        for chunk in _reread(files.ChunkStream(snapshot_dir), size):
+            steps = len(chunk["priority"])
+            priorities[at : at + steps] = chunk.pop("priority")
+            ring = write(spec, ring, np.int32(at), replay.Rows(**chunk))  # pyright: ignore[reportArgumentType]
+            at += steps
     return replay.restore(spec, ring, index, priorities)
 
 

@@ -114,8 +114,10 @@ def test_run_stopped_in_an_evaluation_or_the_handover_equals_the_uninterrupted_o
     stops, directory = [], tmp_path / "run"
     with monkeypatch.context() as patch:
         ask(patch, stops)
-        with pytest.raises(RunStopped):
+        with pytest.raises(RunStopped) as stopped:  # which holds what was on the stack
             train.run(config(), directory, stop=lambda: bool(stops))
+    assert stopped.value
+    assert status._STATUS._lines() == []
     assert len(stops) == 1  # nothing went on after it
     assert records(directory)[-1]["kind"] == "checkpoint"
     saved = checkpoint.newest(directory / checkpoint.DIRECTORY, pytest.fail).progress
