@@ -5,9 +5,18 @@ python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--best] [--video
 --config names the run's configuration file if that file holds code of yours: an agent, a suite, a Haiku encoder.
 """
 
-import dataclasses
-import pathlib
 import sys
+
+from seer_jax import status
+
+if __name__ == "__main__" or sys.argv[0].endswith("/seer-evaluate"):
+    status.start("evaluate")  # before the other imports, which take seconds
+
+import dataclasses
+import os
+import pathlib
+import time
+import traceback
 
 import imageio.v2 as imageio
 import jax
@@ -19,7 +28,8 @@ from ml_collections import ConfigDict
 
 from seer_jax import cli, files
 from seer_jax.config import RunConfig
-from seer_jax.envs import atari_scores, registry
+from seer_jax.envs import registry
+from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError
 from seer_jax.fields import ConfigError
 from seer_jax.run import evaluation, policy
 
@@ -41,11 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     flags.DEFINE_bool("best", False, "Play with the parameters that keep_best=True keeps.", flag_values=values)
     cli.define_config(values, argv, "The run's configuration, if it holds code of yours.")
-    flags.DEFINE_bool("video", False, "Write videos/episode.mp4 of the first episode.", flag_values=values)
+    flags.DEFINE_bool("video", False, "Write a video of the first episode into videos/.", flag_values=values)
     return cli.main(argv, __doc__, values, _evaluate)
 
 
-def _evaluate(values: flags.FlagValues) -> None:
+def _evaluate(values: flags.FlagValues) -> int:
     if values.run_dir is None:
         raise cli.UsageError("--run_dir=DIR is missing: the directory of a run")
     run_dir = pathlib.Path(values.run_dir)
@@ -66,11 +76,22 @@ def _evaluate(values: flags.FlagValues) -> None:
         played = evaluation.play(act, params, env, key, frame_stack=config.env.frame_stack, frames=frames)
     except files.DamagedFileError as error:
         raise cli.UsageError(f"--run_dir={run_dir} has no parameters for its configuration: {error}") from None
+    except (EnvironmentFailedError, InvalidTimeStepError) as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        _warn(str(error))
+        return 1
     finally:
         env.close()
     _print_table(config, saved.env_steps, played)
     if frames:
-        _write_video(run_dir / "videos" / "episode.mp4", frames, action_repeat=config.env.action_repeat)
+        name = f"{saved.env_steps:09d}-{time.strftime('%Y%m%d-%H%M%S')}.mp4"  # no video replaces another
+        _write_video(run_dir / "videos" / name, frames, action_repeat=config.env.action_repeat)
+    return 0
+
+
+def _warn(message: str) -> None:
+    print(f"evaluate: {message}", file=sys.stderr)
 
 
 def _make_video_dir(run_dir: pathlib.Path) -> None:
@@ -82,7 +103,7 @@ def _make_video_dir(run_dir: pathlib.Path) -> None:
 
 def _read_saved(run_dir: pathlib.Path, trusted: ConfigDict | None, *, best: bool) -> policy.SavedRun:
     try:
-        return policy.read_saved(run_dir, trusted, best=best)
+        return policy.read_saved(run_dir, trusted, _warn, best=best)
     except files.DamagedFileError as error:
         raise cli.UsageError(f"--run_dir={run_dir} has no parameters: {error}") from None
     except ConfigError as error:
@@ -91,6 +112,8 @@ def _read_saved(run_dir: pathlib.Path, trusted: ConfigDict | None, *, best: bool
 
 def _write_video(path: pathlib.Path, frames: list[np.ndarray], *, action_repeat: int) -> None:
     fps = max(1, _FRAMES_PER_SECOND // action_repeat)
+    # imageio would fork this process, which has threads, so that Ctrl-C does not reach the encoder.
+    os.environ["IMAGEIO_FFMPEG_NO_PREVENT_SIGINT"] = "1"
     with imageio.get_writer(path, fps=fps, macro_block_size=1) as video_file:
         for frame in frames:
             large = np.kron(frame, np.ones((_VIDEO_SCALE, _VIDEO_SCALE, 1), np.uint8)).squeeze()
@@ -102,13 +125,15 @@ def _print_table(config: RunConfig, env_steps: int, played: evaluation.Episodes)
     table = rich.table.Table(title=f"{config.env.task} after {env_steps:,} agent steps")
     for column in ("episode", "score", "agent steps"):
         table.add_column(column, justify="right")
-    for i, (score, length) in enumerate(zip(*played, strict=True)):
+    for i, (score, length) in enumerate(zip(played.scores, played.lengths, strict=True)):
         table.add_row(str(i + 1), f"{score:,.1f}", f"{length:,}", end_section=i + 1 == len(played.scores))
     table.add_row("mean", f"{played.scores.mean():,.1f} ± {played.scores.std():,.1f}", f"{played.lengths.mean():,.0f}")
-    normalized = atari_scores.human_normalized(config.env.task, played.scores.mean())
+    normalized, reason = evaluation.human_normalized(config.env, played)
     if normalized is not None:
         table.add_row("human-normalized", f"{normalized:.3f}", "")
     rich.console.Console().print(table)
+    if reason:
+        print(reason)
 
 
 if __name__ == "__main__":

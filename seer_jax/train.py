@@ -5,11 +5,18 @@ python -m seer_jax.train --run_dir=DIR --resume    # continues the run in DIR fr
 python -m seer_jax.train --run_dir=DIR --resume --config.total_steps=N    # and goes on to N agent steps
 """
 
+import sys
+
+from seer_jax import status
+
+if __name__ == "__main__" or sys.argv[0].endswith("/seer-train"):
+    status.start("train")  # before the other imports, which take seconds
+
 import contextlib
 import functools
 import pathlib
 import shlex
-import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 import rich.console
@@ -19,7 +26,7 @@ from ml_collections import ConfigDict, config_flags
 from seer_jax import cli, files
 from seer_jax.config import RunConfig
 from seer_jax.envs import registry
-from seer_jax.envs.timestep import InvalidTimeStepError
+from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError
 from seer_jax.fields import ConfigError
 from seer_jax.run import assembly, continuation, lock, metrics, plan, resolve, rules, transfer
 from seer_jax.run import run_dir as run_dir_lib
@@ -47,7 +54,8 @@ def run(
         function runs.
       resume: continue the run that `run_dir` holds from its newest checkpoint; without one, start it. `config` may
         differ from that of the run in the fields `continuation.CHANGEABLE`.
-      stop: called before each step; True makes the run write a checkpoint and stop.
+      stop: called before each step, those of evaluations and parts of the handover included; True makes the run write
+        a checkpoint and stop. What it interrupts is done again, in full, when the run is resumed.
       receivers: each is called with every record, a dictionary like a line of `metrics.jsonl`.
       arguments: arguments of the command line that gave `config`, for the run's manifest.
 
@@ -61,7 +69,8 @@ def run(
       DamagedFileError: there were checkpoints, and none of them can be used.
       RunStopped: `stop` returned True.
       NonFiniteError: a loss or a parameter is not finite, and `on_nan` is stop.
-      InvalidTimeStepError: an environment sent a value that cannot be learned from.
+      InvalidTimeStepError: an environment sent a value that cannot be learned from. A checkpoint was written.
+      EnvironmentFailedError: an environment raised an exception, its cause. A checkpoint was written.
       HandoverError: frames could not become latents.
       CheckpointSaveError: the last checkpoint cannot be written.
       WriteError: metrics cannot be written.
@@ -92,7 +101,8 @@ def _run_in(
     saved, changed, started = None, {}, resume and run_dir_lib.is_started(directory)
     if started:
         changed = continuation.changes(config, directory)
-        saved = continuation.find_checkpoint(directory, changed, _warn)
+        with status.activity("checking the newest checkpoint"):
+            saved = continuation.find_checkpoint(directory, changed, _warn)
     source = pathlib.Path(config.seer.init_from) if config.seer.init_from is not None and saved is None else None
     if source is not None:
         transfer.check(config, source)
@@ -182,10 +192,14 @@ def _train_in(run_dir: str, config: RunConfig, values: flags.FlagValues, overrid
     except RunStopped:
         print(f"train: stopped; {go_on}", file=sys.stderr)
         return 128 + received[0]
-    except (NonFiniteError, InvalidTimeStepError, CheckpointSaveError, lock.RunDirectoryLostError) as error:
+    except (NonFiniteError, CheckpointSaveError, lock.RunDirectoryLostError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
-    except (handover.HandoverError, metrics.WriteError) as error:
+    except EnvironmentFailedError as error:
+        traceback.print_exception(error.__cause__)
+        print(f"train: {error}; {go_on}", file=sys.stderr)
+        return 1
+    except (InvalidTimeStepError, handover.HandoverError, metrics.WriteError) as error:
         print(f"train: {error}; {go_on}", file=sys.stderr)
         return 1
     return 0

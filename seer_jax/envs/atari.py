@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from typing import Any
 
 import envpool
 import numpy as np
@@ -155,17 +156,35 @@ class AtariEnv:
         return timestep.TimeStep(frame[:, 0, :, :, None], zeros, zeros, false, false, false, first=~false)
 
     def step(self, action: np.ndarray) -> timestep.TimeStep:
+        return self.step_some(action, np.ones(self.num_envs, bool))
+
+    def step_some(self, action: np.ndarray, running: np.ndarray) -> timestep.TimeStep:
         # After `done` EnvPool ignores one action and returns the reset observation with reward 0.
         first = self._over
-        frame, score, terminated, truncated, info = self._pool.step(np.asarray(action, np.int32))
+        frame, score, terminated, truncated, info = self._step_pool(np.asarray(action, np.int32), running)
         last = terminated | truncated
         terminated = last & ~truncated
         lives = info["lives"]
         if self._life_loss_terminal:
             terminated |= (lives < self._lives) & (lives > 0) & ~first
-        self._lives, self._over = lives, last
+        self._lives, self._over = lives, np.where(running, last, self._over)
         reward = np.clip(score, -1.0, 1.0) if self._clip_rewards else score
         return timestep.TimeStep(frame[:, 0, :, :, None], reward, score, terminated, truncated, last, first)
+
+    def _step_pool(self, action: np.ndarray, running: np.ndarray) -> tuple[Any, ...]:
+        """Steps some of the pool's environments; the values of the others are zeros."""
+        if running.all():
+            return self._pool.step(action)
+        lanes = np.flatnonzero(running).astype(np.int32)
+        stepped = self._pool.step(action[running], env_id=lanes)
+
+        def place(x: np.ndarray) -> np.ndarray:
+            placed = np.zeros((self.num_envs, *x.shape[1:]), x.dtype)
+            placed[running] = x
+            return placed
+
+        *arrays, info = stepped
+        return *map(place, arrays), {"lives": place(info["lives"])}
 
     def close(self) -> None:
         self._pool.close()

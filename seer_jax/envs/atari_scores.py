@@ -5,6 +5,10 @@ Source: Wang et al. 2016, https://arxiv.org/abs/1511.06581 (no-op starts).
 
 from typing import NamedTuple
 
+import numpy as np
+
+STANDARD_FRAMES = 108_000  # half an hour of play, after which the episodes behind the published scores end
+
 
 class ReferenceScores(NamedTuple):
     """Mean undiscounted score of an episode."""
@@ -72,6 +76,17 @@ REFERENCE_SCORES = {
     "yars_revenge": ReferenceScores(3092.9, 54576.9),
     "zaxxon": ReferenceScores(32.5, 9173.3),
 }
+
+
+def cut_short(lengths: np.ndarray, truncated: np.ndarray, *, action_repeat: int) -> int:
+    """Returns how many episodes a limit below `STANDARD_FRAMES` ended, whose scores no published score compares to.
+
+    Args:
+      lengths: `[N]`, in agent steps.
+      truncated: `[N]`, whether a limit of steps ended the episode.
+      action_repeat: frames of an agent step.
+    """
+    return int(np.count_nonzero(truncated & (lengths * action_repeat < STANDARD_FRAMES)))
 
 
 def human_normalized(game: str, score: float) -> float | None:

@@ -103,7 +103,7 @@ def require_rendering(task: str = "cartpole-swingup", camera_id: int = 0, backen
     try:
         env = BACKENDS[backend](task, seeds=[0], image_size=16, camera_id=camera_id, quality="full")
         env.reset(np.array([0]))
-        env.render()
+        env.render(np.array([0]))
         env.close()
     except ModuleNotFoundError as error:
         raise RenderingError(
@@ -128,8 +128,8 @@ class _Backend(Interface):
         """Takes a control step in `lanes` and returns reward, terminated and truncated, each `[M]`."""
         ...
 
-    def render(self) -> np.ndarray:
-        """Returns the images of all environments, `[E, H, W, 3]` uint8."""
+    def render(self, lanes: np.ndarray) -> np.ndarray:
+        """Returns the images of the environments `lanes`, `[M, H, W, 3]` uint8."""
         ...
 
     def close(self) -> None:
@@ -190,23 +190,30 @@ class DmcEnv:
         self._backend.reset(np.arange(self.num_envs))
         self._over = np.zeros(self.num_envs, bool)
         zeros, false = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
-        return timestep.TimeStep(self._backend.render(), zeros, zeros, false, false, false, first=~false)
+        frame = self._backend.render(np.arange(self.num_envs))
+        return timestep.TimeStep(frame, zeros, zeros, false, false, false, first=~false)
 
     def step(self, action: np.ndarray) -> timestep.TimeStep:
-        first = self._over
+        return self.step_some(action, np.ones(self.num_envs, bool))
+
+    def step_some(self, action: np.ndarray, running: np.ndarray) -> timestep.TimeStep:
+        first = self._over & running
         reward = np.zeros(self.num_envs, np.float32)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         if first.any():
             self._backend.reset(np.flatnonzero(first))
         action = self._center + self._scale * np.clip(action, -1.0, 1.0).astype(np.float64)
         for _ in range(self._action_repeat):
-            lanes = np.flatnonzero(~(first | terminated | truncated))
+            lanes = np.flatnonzero(running & ~(first | terminated | truncated))
             if lanes.size == 0:
                 break
             earned, terminated[lanes], truncated[lanes] = self._backend.step(lanes, action[lanes])
             reward[lanes] += earned
-        self._over = terminated | truncated
-        return timestep.TimeStep(self._backend.render(), reward, reward, terminated, truncated, self._over, first)
+        last = terminated | truncated
+        self._over = np.where(running, last, self._over)
+        frame = np.zeros((self.num_envs, *self.frame_shape), np.uint8)
+        frame[running] = self._backend.render(np.flatnonzero(running))
+        return timestep.TimeStep(frame, reward, reward, terminated, truncated, last, first)
 
     def close(self) -> None:
         self._backend.close()
@@ -229,7 +236,6 @@ class _EnvPool:
                 render_camera_id=camera_id,
                 **assets,
             )
-        self._lanes = np.arange(len(seeds), dtype=np.int32)
         space = self._pool.action_space
         self.action_spec = specs.BoundedArray(space.shape, space.dtype, space.low, space.high)
 
@@ -240,8 +246,8 @@ class _EnvPool:
         _, reward, terminated, truncated, _ = self._pool.step(action, env_id=lanes.astype(np.int32))
         return reward, terminated & ~truncated, truncated
 
-    def render(self) -> np.ndarray:
-        images = self._pool.render(env_ids=self._lanes)
+    def render(self, lanes: np.ndarray) -> np.ndarray:
+        images = self._pool.render(env_ids=lanes.astype(np.int32))
         assert images is not None  # None in other render modes only
         return images
 
@@ -294,8 +300,8 @@ class _DmControl:
         terminated = last & np.array([step.discount == 0.0 for step in steps])
         return reward, terminated, last & ~terminated
 
-    def render(self) -> np.ndarray:
-        return np.stack([env.physics.render(**self._render) for env in self._envs])
+    def render(self, lanes: np.ndarray) -> np.ndarray:
+        return np.stack([self._envs[lane].physics.render(**self._render) for lane in lanes])
 
     def close(self) -> None:
         for env in self._envs:

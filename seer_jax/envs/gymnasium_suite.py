@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 import gymnasium
 import numpy as np
 from dm_env import specs
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from seer_jax.config import EnvConfig
 from seer_jax.envs import timestep
@@ -37,6 +36,7 @@ def make_suite(tasks: Mapping[str, Make], *, channels: int, discrete_actions: bo
         instance = tasks[env.task]()
         try:
             _check_spaces(instance, (env.image_size, env.image_size, channels), discrete_actions)
+            _check_observations(instance)
         finally:
             instance.close()
 
@@ -46,9 +46,10 @@ def make_suite(tasks: Mapping[str, Make], *, channels: int, discrete_actions: bo
 def _check_spaces(env: gymnasium.Env, shape: tuple[int, int, int], discrete_actions: bool) -> None:
     frames, actions = env.observation_space, env.action_space
     if frames.shape != shape or frames.dtype != np.uint8:
+        size = "set env.image_size, or " if (frames.shape or ())[:2] != shape[:2] else ""
         raise ConfigError(
-            f"the environment's observations are {frames.dtype} {frames.shape} and must be uint8 {shape}; set"
-            " env.image_size, or wrap it in gymnasium.wrappers.ResizeObservation or GrayscaleObservation(keep_dim=True)"
+            f"the environment's observations are {frames.dtype} {frames.shape} and must be uint8 {shape};"
+            f" {size}wrap it in {_wrapper(frames.shape or (), frames.dtype, shape)}"
         )
     if discrete_actions:
         fits, expected = isinstance(actions, gymnasium.spaces.Discrete) and actions.start == 0, "Discrete from 0 on"
@@ -59,8 +60,42 @@ def _check_spaces(env: gymnasium.Env, shape: tuple[int, int, int], discrete_acti
         raise ConfigError(f"the environment's actions are {actions}; they must be {expected}")
 
 
+def _check_observations(env: gymnasium.Env) -> None:
+    """Raises ConfigError if the first two observations are not those that the environment declares."""
+    env.action_space.seed(0)
+    try:
+        _frame_of(env, env.reset(seed=0)[0])
+        _frame_of(env, env.step(env.action_space.sample())[0])
+    except timestep.InvalidTimeStepError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _frame_of(env: gymnasium.Env, observation: object) -> np.ndarray:
+    """Returns an observation as an array; raises InvalidTimeStepError if it is not what the environment declares."""
+    frame, declared = np.asarray(observation), env.observation_space
+    if frame.shape != declared.shape or frame.dtype != declared.dtype:
+        raise timestep.InvalidTimeStepError(
+            f"the environment declares observations of {declared.dtype} {declared.shape} and sent a frame of"
+            f" {frame.dtype} {frame.shape}; wrap it in {_wrapper(frame.shape, frame.dtype, declared.shape or ())}"
+        )
+    return frame
+
+
+def _wrapper(shape: tuple[int, ...], dtype: np.dtype | None, wanted: tuple[int, ...]) -> str:
+    """Returns the wrapper of Gymnasium that brings images nearer to uint8 images of the shape `wanted`."""
+    if dtype != np.uint8:
+        scaled = "255 * image" if dtype is not None and np.issubdtype(dtype, np.floating) else "image"
+        transform = f"lambda image: ({scaled}).astype(np.uint8)"
+        return f"gymnasium.wrappers.TransformObservation(env, {transform}, Box(0, 255, {shape}, np.uint8))"
+    if shape[:2] != wanted[:2]:
+        return f"gymnasium.wrappers.ResizeObservation(env, {wanted[:2]})"
+    if shape[2:] == (3,):
+        return "gymnasium.wrappers.GrayscaleObservation(env, keep_dim=True)"
+    return f"gymnasium.wrappers.ReshapeObservation(env, {wanted})"
+
+
 class GymnasiumEnv:
-    """Environments of Gymnasium behind `timestep.VectorEnv`, stepped one after the other in this process.
+    """Environments of Gymnasium behind `timestep.PartialVectorEnv`, stepped one after the other in this process.
 
     Args:
       make: returns an environment whose spaces `make_suite` accepts.
@@ -68,31 +103,51 @@ class GymnasiumEnv:
     """
 
     def __init__(self, make: Make, seeds: list[int]) -> None:
-        self._envs = SyncVectorEnv([make] * len(seeds), autoreset_mode=AutoresetMode.NEXT_STEP)
-        self._seeds: list[int] | None = seeds
+        self._envs = [make() for _ in seeds]
+        self._seeds: list[int | None] = [*seeds]
+        self._frames: list[np.ndarray] = []
         self._last = np.zeros(len(seeds), bool)
         self.num_envs = len(seeds)
-        self.frame_shape: tuple[int, ...] = self._envs.single_observation_space.shape or ()
-        actions = self._envs.single_action_space
+        self.frame_shape: tuple[int, ...] = self._envs[0].observation_space.shape or ()
+        actions = self._envs[0].action_space
         if isinstance(actions, gymnasium.spaces.Discrete):
             self.action_spec: specs.Array = specs.DiscreteArray(int(actions.n))
         else:
             self.action_spec = specs.BoundedArray(actions.shape, np.float32, -1.0, 1.0)
 
     def reset(self) -> timestep.TimeStep:
-        frame, _ = self._envs.reset(seed=self._seeds)  # pyright: ignore[reportArgumentType]
-        self._seeds = None  # later episodes continue with the same generators
+        self._frames = [self._reset(i) for i in range(self.num_envs)]
         self._last = np.zeros(self.num_envs, bool)
         zeros, false = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
-        return timestep.TimeStep(frame, zeros, zeros, false, false, false, ~false)
+        return timestep.TimeStep(np.stack(self._frames), zeros, zeros, false, false, false, ~false)
 
     def step(self, action: np.ndarray) -> timestep.TimeStep:
-        frame, reward, terminated, truncated, _ = self._envs.step(np.asarray(action))
-        first, self._last = self._last, terminated | truncated
-        reward = reward.astype(np.float32)
+        return self.step_some(action, np.ones(self.num_envs, bool))
+
+    def step_some(self, action: np.ndarray, running: np.ndarray) -> timestep.TimeStep:
+        first, reward = self._last & running, np.zeros(self.num_envs, np.float32)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        for i in range(self.num_envs):
+            if not running[i]:
+                continue
+            if first[i]:
+                self._frames[i] = self._reset(i)
+                continue
+            env = self._envs[i]
+            observation, reward[i], terminated[i], truncated[i], _ = env.step(action[i])
+            self._frames[i] = _frame_of(env, observation)
+        last = terminated | truncated
+        self._last = np.where(running, last, self._last)
+        frame = np.stack(self._frames)  # a copy, since an environment may write into the array that it sent
         return timestep.check(
-            timestep.TimeStep(frame, reward, reward, terminated, truncated & ~terminated, self._last, first)
+            timestep.TimeStep(frame, reward, reward, terminated, truncated & ~terminated, last, first)
         )
 
+    def _reset(self, i: int) -> np.ndarray:
+        """Starts an episode; those after the first continue with the same random generator."""
+        seed, self._seeds[i] = self._seeds[i], None
+        return _frame_of(self._envs[i], self._envs[i].reset(seed=seed)[0])
+
     def close(self) -> None:
-        self._envs.close()
+        for env in self._envs:
+            env.close()

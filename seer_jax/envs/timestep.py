@@ -3,7 +3,9 @@
 All arrays live on the host. Moving them to the device is the caller's business.
 """
 
-from typing import Generic, NamedTuple, Protocol, TypeVar
+import contextlib
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -66,8 +68,32 @@ class VectorEnv(Protocol):
         ...
 
 
+@runtime_checkable
+class PartialVectorEnv(VectorEnv, Protocol):
+    """Environments of which some can be stepped alone, as evaluations do while the last episodes go on."""
+
+    def step_some(self, action: np.ndarray, running: np.ndarray) -> TimeStep:
+        """Steps the environments where `running`, `[E]` bool; the arrivals of the others have no meaning."""
+        ...
+
+
 class InvalidTimeStepError(ValueError):
     """An environment sent a value that cannot be learned from; the message names it."""
+
+
+class EnvironmentFailedError(Exception):
+    """An environment raised an exception, which is the cause of this one."""
+
+
+@contextlib.contextmanager
+def environment_errors() -> Iterator[None]:
+    """Raises EnvironmentFailedError from an exception of an environment that is called inside."""
+    try:
+        yield
+    except (InvalidTimeStepError, EnvironmentFailedError):
+        raise
+    except Exception as error:
+        raise EnvironmentFailedError(f"an environment raised {type(error).__name__}: {error}") from error
 
 
 def check(step: TimeStep) -> TimeStep:

@@ -3,7 +3,7 @@
 from seer_jax.replay.frames import empty_stack, push_frame, stack_frames
 from seer_jax.replay.priorities import update_priorities
 from seer_jax.replay.records import Batch, Index, Ring, RingSpec, Rows, min_steps, row_shapes
-from seer_jax.replay.ring import add, init, sampleable
+from seer_jax.replay.ring import add, end_episodes, init, sampleable
 from seer_jax.replay.sampling import sample
 from seer_jax.replay.time_order import free, oldest, read, restore, size, write
 
@@ -15,6 +15,7 @@ __all__ = [
     "Rows",
     "add",
     "empty_stack",
+    "end_episodes",
     "free",
     "init",
     "min_steps",

@@ -28,9 +28,19 @@ def add(spec: RingSpec, ring: Ring, row: Rows) -> Ring:
     """Writes the rows of one time, `[E, ...]`, over the oldest."""
     slot = ring.index.written % spec.num_steps
     rows = jax.tree.map(lambda buf, x: jax.lax.dynamic_update_index_in_dim(buf, x, slot, 0), ring.rows, row)
-    ring = ring.replace(rows=rows, index=ring.index.replace(written=ring.index.written + 1))
+    return _update_starts(spec, ring.replace(rows=rows, index=ring.index.replace(written=ring.index.written + 1)))
 
-    # Windows that the new row completes, the row itself, and the stacks that lost a row to it.
+
+def end_episodes(spec: RingSpec, ring: Ring) -> Ring:
+    """Makes the newest rows the last of their episodes, as if they had been added so; the ring holds some rows."""
+    slot = (ring.index.written - 1) % spec.num_steps
+    rows = ring.rows.replace(last=ring.rows.last.at[slot].set(True))
+    return _update_starts(spec, ring.replace(rows=rows))
+
+
+def _update_starts(spec: RingSpec, ring: Ring) -> Ring:
+    """Evaluates which rows may start a window, where the newest rows can have changed it."""
+    # Windows that the newest row completes, the row itself, and the stacks that lost a row to it.
     newest = ring.index.written - 1
     oldest = newest - spec.num_steps + 1
     times = jnp.concatenate([newest - jnp.arange(spec.n_step + 1), oldest + jnp.arange(max(spec.stack, 1) - 1)])  # [M]

@@ -10,6 +10,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -207,17 +208,26 @@ def _read(path: pathlib.Path, *, state_only: bool) -> Checkpoint:
     return Checkpoint(path, manifest["progress"])
 
 
-def load_newest_state(directory: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_newest_state(
+    directory: pathlib.Path, warn: Callable[[str], None] = warnings.warn
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the trees of a run's newest checkpoint, as `files.load_tree` does, and its progress.
+
+    Args:
+      directory: holds all checkpoints of the run.
+      warn: receives one line about each newer one that is damaged, if an earlier one can be read.
 
     Raises:
       DamagedFileError: no checkpoint can be read.
     """
-    ignored: list[str] = []
-    found = newest(directory, ignored.append, state_only=True)
+    damaged: list[str] = []
+    found = newest(directory, damaged.append, state_only=True)
     if found is None:
         raise CheckpointError(f"there is no checkpoint in {directory}")
-    return files.load_tree(found.directory), found.progress
+    trees = files.load_tree(found.directory)
+    for message in damaged:
+        warn(message)
+    return trees, found.progress
 
 
 def params_sha256(params: Any) -> str:

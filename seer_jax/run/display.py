@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Sequence
 
 import rich.console
-import rich.live
 import rich.table
 
+from seer_jax import status
 from seer_jax.config import RunConfig
 from seer_jax.envs import atari_scores
 from seer_jax.run.records import Record
@@ -25,8 +25,8 @@ class Display:
         self._config = config
         self._title = f"{config.env.task} -> {run_dir}"
         self._console = rich.console.Console()
-        self._live = rich.live.Live(console=self._console, auto_refresh=False, transient=True)
         self._fields: dict[str, str] = {}
+        status.enable()
 
     def show(self, record: Record) -> None:
         """Shows a record of kind `train`, `freeze` or `eval`; the other kinds change nothing."""
@@ -34,20 +34,22 @@ class Display:
         if kind == "train":
             self._fields |= self._progress(record)
         elif kind == "freeze":
-            self._fields |= {"phase": record["phase"], "froze": _moved(record)}
+            steps = f"{record['env_steps']:,}"
+            progress = {"phase": record["phase"], "steps": f"{steps}/{self._config.total_steps:,}"}
+            self._fields |= progress | {"froze": f"{_moved(record)} after {steps} steps"}
         elif kind == "eval":
             spread = f"{record['eval_return_mean']:,.1f} ± {record['eval_return_std']:,.1f}"
             self._fields |= {"evaluation": f"{spread} after {record['env_steps']:,} steps"}
         else:
             return
-        if not self._console.is_terminal:
+        if not status.on_terminal():
             print("  ".join(f"{name} {value}" for name, value in self._fields.items()), flush=True)
+            status.printed()
             return
-        self._live.start()
         table = rich.table.Table(title=self._title, show_header=False, min_width=60)
         for name, value in self._fields.items():
             table.add_row(name.replace("_", " "), value)
-        self._live.update(table, refresh=True)
+        status.show(table)
 
     def _progress(self, record: Record) -> dict[str, str]:
         rate, recent, loss = record["steps_per_second"], record["return_mean"], record.get("loss")
@@ -88,7 +90,7 @@ class Display:
 
     def close(self) -> None:
         """Ends the live table."""
-        self._live.stop()
+        status.show(None)
 
 
 def _moved(record: Record) -> str:

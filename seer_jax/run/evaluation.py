@@ -6,18 +6,58 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from seer_jax import replay
+from seer_jax import replay, status
 from seer_jax.agents import base
-from seer_jax.envs.timestep import TimeStep, VectorEnv
+from seer_jax.config import EnvConfig, RunConfig
+from seer_jax.envs import atari_scores, registry
+from seer_jax.envs import timestep as timestep_lib
+from seer_jax.envs.timestep import PartialVectorEnv, TimeStep, VectorEnv
+from seer_jax.run.records import Record
 
 Act = Callable[..., tuple[jax.Array, jax.Array]]
 
 
+class EvaluationStopped(Exception):
+    """An evaluation was asked to stop; it has no result."""
+
+
 class Episodes(NamedTuple):
-    """Results of `[N]` episodes: undiscounted, unclipped scores and lengths in agent steps."""
+    """Results of `[N]` episodes.
+
+    Attributes:
+      scores: undiscounted and unclipped.
+      lengths: in agent steps.
+      truncated: whether a limit of steps ended the episode.
+    """
 
     scores: np.ndarray
     lengths: np.ndarray
+    truncated: np.ndarray
+
+
+def summary(config: RunConfig, played: Episodes) -> tuple[Record, str]:
+    """Returns the fields of a record of kind `eval`, and the reason if there is no human-normalized score."""
+    normalized, reason = human_normalized(config.env, played)
+    return {
+        "eval_return_mean": float(played.scores.mean()),
+        "eval_return_std": float(played.scores.std()),
+        "eval_returns": played.scores.tolist(),
+        "eval_length_mean": float(played.lengths.mean()),
+        "human_normalized": normalized,
+    }, reason
+
+
+def human_normalized(env: EnvConfig, played: Episodes) -> tuple[float | None, str]:
+    """Returns the human-normalized mean score or None, and why a task that has published scores has none."""
+    normalized = atari_scores.human_normalized(env.task, float(played.scores.mean()))
+    cut = atari_scores.cut_short(played.lengths, played.truncated, action_repeat=env.action_repeat)
+    if normalized is None or not cut:
+        return normalized, ""
+    standard = atari_scores.STANDARD_FRAMES // env.action_repeat
+    return None, (
+        f"no human-normalized score: {cut} of {len(played.scores)} episodes were truncated after fewer than"
+        f" {standard:,} agent steps, those of published scores were not; raise env.max_episode_steps to compare"
+    )
 
 
 def make_act(agent: base.Agent, *, first_stack: str) -> Act:
@@ -39,6 +79,27 @@ def make_act(agent: base.Agent, *, first_stack: str) -> Act:
     return act
 
 
+def play_new(
+    config: RunConfig, act: Act, params: base.Params, key: jax.Array, *, env_steps: int, stop: Callable[[], bool]
+) -> Episodes:
+    """Plays as `play` does, in new environments: those of an earlier evaluation would not exist after a resume.
+
+    Args:
+      config: the configuration.
+      act: from `make_act`.
+      params: the agent's parameters.
+      key: PRNG key.
+      env_steps: agent steps so far, from which the seeds of the environments follow.
+      stop: as in `play`.
+    """
+    with timestep_lib.environment_errors():
+        env = registry.make_env(config, training=False, pool=env_steps)
+    try:
+        return play(act, params, env, key, frame_stack=config.env.frame_stack, stop=stop)
+    finally:
+        env.close()
+
+
 def play(
     act: Act,
     params: base.Params,
@@ -47,8 +108,11 @@ def play(
     *,
     frame_stack: int,
     frames: list[np.ndarray] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Episodes:
     """Plays one episode in every environment, so that short episodes are not counted more often than long ones.
+
+    An environment whose episode has ended is not stepped any more, if `env` can step the others alone.
 
     Args:
       act: from `make_act`.
@@ -57,18 +121,32 @@ def play(
       key: PRNG key of the exploration that evaluation keeps.
       frame_stack: frames in an observation.
       frames: a list that receives the frames of the first episode, `[H, W, C]` uint8 each.
+      stop: called before each step; True ends the evaluation.
+
+    Raises:
+      EvaluationStopped: `stop` returned True.
+      EnvironmentFailedError: an environment raised an exception.
+      InvalidTimeStepError: an environment sent a value that cannot be used.
     """
-    step, now = 0, env.reset()
-    stack = replay.empty_stack(now.frame.shape, frame_stack)
-    scores, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
-    running = np.ones(env.num_envs, bool)
-    while running.any():
-        if frames is not None and running[0]:
-            frames.append(now.frame[0])
-        action, stack = act(params, stack, now, key, np.int32(step))
-        now = env.step(np.asarray(action))
-        step += 1
-        scores += np.where(running, now.score, 0.0)
-        lengths += running
-        running &= ~now.last
-    return Episodes(scores, lengths)
+    step, scores, lengths = 0, np.zeros(env.num_envs), np.zeros(env.num_envs, int)
+    truncated, running = np.zeros(env.num_envs, bool), np.ones(env.num_envs, bool)
+    step_some = env.step_some if isinstance(env, PartialVectorEnv) else lambda action, _: env.step(action)
+    with status.activity(lambda: f"evaluating: {(~running).sum()} of {running.size} episodes ended in {step:,} steps"):
+        with timestep_lib.environment_errors():
+            now = env.reset()
+        stack = replay.empty_stack(now.frame.shape, frame_stack)
+        while running.any():
+            if stop():
+                raise EvaluationStopped
+            if frames is not None and running[0]:
+                frames.append(now.frame[0])
+            # All act, since the shape of a program is fixed; noise and action of one do not depend on the others.
+            action, stack = act(params, stack, now, key, np.int32(step))
+            with timestep_lib.environment_errors():
+                now = step_some(np.asarray(action), running)
+            step += 1
+            scores += np.where(running, now.score, 0.0)
+            lengths += running
+            truncated |= running & now.last & ~now.terminated
+            running &= ~now.last
+    return Episodes(scores, lengths, truncated)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import pathlib
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,15 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seer_jax import files, flops
+from seer_jax import files, flops, replay, status
 from seer_jax.agents import base
-from seer_jax.envs import atari_scores, registry
-from seer_jax.envs import timestep as timestep_lib
-from seer_jax.envs.timestep import VectorEnv
-from seer_jax.run import best, checkpoint, display, evaluation, metrics, plan, state
+from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError, VectorEnv
+from seer_jax.run import best, checkpoint, display, evaluation, metrics, plan, resolve, state
 from seer_jax.run.assembly import Assembly
-from seer_jax.run.episodes import EpisodeTracker
+from seer_jax.run.evaluation import EvaluationStopped
 from seer_jax.run.records import Receiver, Record, RecordWriter
+from seer_jax.run.training_envs import TrainingEnvs
 from seer_jax.seer import handover
 from seer_jax.seer.phases import FROZEN, FULL
 
@@ -53,6 +53,7 @@ class Loop:
       check_run_dir: raises an error if the directory is not that of the run any more; called before each write.
     """
 
+    @status.activity("preparing the run")
     def __init__(
         self,
         parts: Assembly,
@@ -66,26 +67,51 @@ class Loop:
         check_run_dir: Callable[[], None],
     ) -> None:
         self._check_run_dir = check_run_dir
-        self._parts, self._config, self._env, self._run_dir, self._warn = parts, parts.config, env, run_dir, warn
+        self._parts, self._config, self._run_dir, self._warn = parts, parts.config, run_dir, warn
         k_agent, k_actor, self._k_eval, self._k_freeze = jax.random.split(jax.random.PRNGKey(self._config.seed), 4)
-        self._timestep = env.reset()
+        self._envs = TrainingEnvs(self._config, env)
         if saved is None:
-            self._state = state.begin(parts, self._timestep, encoder, k_agent=k_agent, k_actor=k_actor)
+            self._state = state.begin(parts, self._envs.timestep, encoder, k_agent=k_agent, k_actor=k_actor)
         else:
-            self._state = state.restore(parts, saved)
+            with status.activity("reading the checkpoint"):
+                self._state = state.restore(parts, saved)
         self._progress, self._resumed = self._state.progress, saved is not None
         self._phase = parts.phase(self._progress.phase)
-        self._episodes = EpisodeTracker(self._config.num_envs)
         self._eval_act = evaluation.make_act(parts.agent, first_stack=self._config.env.first_stack)
         offset = saved.progress["metrics_bytes"] if saved else 0
-        self._metrics = metrics.MetricsWriter(run_dir, offset=offset, env_steps=self._progress.env_steps, warn=warn)
+        self._metrics = metrics.MetricsWriter(
+            run_dir,
+            offset=offset,
+            env_steps=self._progress.env_steps,
+            hparams=resolve.flat(self._config.to_dict()),
+            warn=warn,
+        )
         self._display = display.Display(self._config, run_dir)
         self._records = RecordWriter(
             [self._metrics.write, self._display.show, *receivers], frames_per_step=self._config.env.action_repeat
         )
 
     def train(self, stop: Callable[[], bool]) -> Record:
-        """Runs to `total_steps`, or until `stop`, and returns the record of kind `end`."""
+        """Runs to `total_steps`, or until `stop`, and returns the record of kind `end`.
+
+        If environments fail, or a stop interrupts an evaluation or the handover, it saves what there is.
+        """
+        try:
+            with contextlib.ExitStack() as filling:
+                return self._train(stop, filling)
+        except (EvaluationStopped, handover.HandoverStopped) as stopped:
+            if isinstance(stopped, handover.HandoverStopped):
+                self._state.ring = stopped.ring
+            self._save_between_steps()
+            raise RunStopped from None
+        except (EnvironmentFailedError, InvalidTimeStepError):
+            try:
+                self._save_between_steps()
+            except NonFiniteError as error:  # not what ended the run
+                self._warn(str(error))
+            raise
+
+    def _train(self, stop: Callable[[], bool], filling: contextlib.ExitStack) -> Record:
         config, progress = self._config, self._progress
         if self._resumed:
             self._write("checkpoint", {})  # this line followed the checkpoint, and was cut off with the rest
@@ -95,19 +121,24 @@ class Loop:
         progress.clock.skip()
         if config.params_every and not progress.env_steps:
             self._keep_params()
+        if not progress.updates:
+            filling.enter_context(status.activity(self._filling))
+        self._evaluate_if_due(stop)  # an evaluation that was stopped
         while progress.env_steps < config.total_steps:
             if self._phase.name == FULL and config.seer.enabled and progress.env_steps >= config.seer.freeze_step:
                 with self._untimed():
-                    self._freeze()
+                    self._freeze(stop)
             before, learning, stopping = progress.env_steps, progress.updates > 0, stop()
-            after = self._env_steps_after()
+            after = before + self._envs.steps_taken
             # The last step ends episodes as each checkpoint does: a run with more `total_steps` may go on from there.
             last = after >= config.total_steps
             saving = stopping or last or _crossed(config.checkpoint_every, before, after)
             self.vector_step(renew_envs=saving)
             if progress.updates and not learning:
                 progress.clock.book(_WARM_UP, progress.env_steps)
+                filling.close()
             self._keep_cadences(before)
+            self._evaluate_if_due(stop)
             if saving:
                 with self._untimed():
                     self._save(last=last)
@@ -116,25 +147,35 @@ class Loop:
         with self._untimed():
             return self._end()
 
+    def _filling(self) -> str:
+        return f"filling the replay: {self._progress.env_steps:,} of {self._config.learn_start:,} steps"
+
     def _keep_cadences(self, before: int) -> None:
-        """Logs, evaluates and keeps parameters as far as due since `before`, in agent steps."""
+        """Logs and keeps parameters as far as due since `before`, in agent steps."""
         config, now = self._config, self._progress.env_steps
         if _crossed(config.log_every, before, now):
             self._log()
-        if _crossed(config.eval_every, before, now) or now >= config.total_steps:
-            with self._untimed():
-                self._evaluate()
         if _crossed(config.params_every, before, now):
             with self._untimed():
                 self._keep_params()
+
+    def _evaluate_if_due(self, stop: Callable[[], bool]) -> None:
+        """Evaluates if that is due since the last evaluation, or if the run ends."""
+        evals, now = self._progress.evals, self._progress.env_steps
+        last = evals[-1]["env_steps"] if evals else 0
+        if _crossed(self._config.eval_every, last, now) or last < now >= self._config.total_steps:
+            with self._untimed():
+                self._evaluate(stop)
 
     @contextlib.contextmanager
     def _untimed(self) -> Iterator[None]:
         """Counts the time so far to the phase, and the time inside to none."""
         jax.block_until_ready(self._state.train)
         self._book_time()
-        yield
-        self._progress.clock.skip()
+        try:
+            yield
+        finally:
+            self._progress.clock.skip()
 
     def _book_time(self) -> None:
         # Steps before learning starts are fast and say nothing about the speed of a phase.
@@ -149,12 +190,10 @@ class Loop:
             checkpoint is then the same for a run that goes on and for one that resumes.
         """
         run, progress, config = self._state, self._progress, self._config
-        if renew_envs:
-            self._timestep = timestep_lib.cut(self._timestep)
         # One transfer to the device and one back, both explicit: a transfer guard shows that there are no others.
-        timestep = jax.device_put(timestep_lib.check(self._timestep))
+        timestep = jax.device_put(self._envs.take(cut=renew_envs))
         action, run.actor, run.ring = self._programs.interact(run.train.params, run.actor, run.ring, timestep)
-        progress.env_steps = self._env_steps_after()
+        progress.env_steps += self._envs.steps_taken
         progress.rows = min(progress.rows + config.num_envs, self._phase.ring_spec.capacity)
         progress.ledger.add(self._programs.interact_costs)
         updates_due = (progress.env_steps - config.learn_start) // config.update_every
@@ -163,29 +202,33 @@ class Loop:
             progress.updates += self._phase.updates_per_learn
             progress.ledger.add(self._programs.learn_costs)
         if renew_envs:
-            self._renew_envs()
-        else:
-            self._timestep = self._env.step(jax.device_get(action))
-            for score, length in self._episodes.add(self._timestep):
-                self._write("episode", {"return": score, "length": length})
-                progress.recent.append(score)
+            progress.pool += 1
+            if progress.env_steps < config.total_steps:  # a run that goes on longer makes them when it resumes
+                self._envs.renew(progress.pool)
+            return
+        for score, length in self._envs.step(jax.device_get(action)):
+            self._write("episode", {"return": score, "length": length})
+            progress.recent.append(score)
 
-    def _env_steps_after(self) -> int:
-        """Returns the agent steps once the current arrivals are counted; those of a reset are not agent steps."""
-        return self._progress.env_steps + int(np.count_nonzero(~self._timestep.first))
+    def _save_between_steps(self) -> None:
+        """Writes a checkpoint without another step.
 
-    def _renew_envs(self) -> None:
-        self._progress.pool += 1
-        if self._progress.env_steps >= self._config.total_steps:
-            return  # the run ends; one that goes on longer makes them when it resumes
-        self._env.close()
-        self._env = registry.make_env(self._config, training=True, pool=self._progress.pool)
-        self._timestep = self._env.reset()
-        self._episodes.reset()
+        The arrivals of the last step are not in the ring, and are lost. The rows before them become the last of their
+        episodes, since a resumed run has new environments. If a checkpoint was due, they are already: then the resumed
+        run is the same as one that was not interrupted.
+        """
+        phase, run = self._phase, self._state
+        if not (self._envs.untouched or self._progress.env_steps >= self._config.total_steps):
+            end_episodes = jax.jit(replay.end_episodes, static_argnums=0, donate_argnums=1)
+            run.ring = end_episodes(phase.ring_spec, run.ring)
+            self._progress.pool += 1
+        with self._untimed():
+            self._save()
 
     def _compile(self) -> None:
         """Compiles the programs of the phase that begins."""
-        self._programs = self._phase.compile()
+        with status.activity(f"compiling the programs of the {self._phase.name} phase"):
+            self._programs = self._phase.compile()
         per_step = self._programs.cost_per_step
         self._progress.costs[self._phase.name] = {
             "flops_per_step": per_step.flops,
@@ -194,7 +237,7 @@ class Loop:
             "replay_capacity": self._phase.ring_spec.capacity,
         }
 
-    def _freeze(self) -> None:
+    def _freeze(self, stop: Callable[[], bool]) -> None:
         self._check_run_dir()
         run, progress, parts = self._state, self._progress, self._parts
         began, rows_before = progress.clock.elapsed, progress.rows
@@ -207,6 +250,7 @@ class Loop:
             key=self._k_freeze,
             memory_bytes=plan.device_memory(),
             warn=self._warn_of_failed_write,
+            stop=stop,
         )
         jax.block_until_ready(run.ring)
         seconds = progress.clock.elapsed - began
@@ -226,25 +270,14 @@ class Loop:
             },
         )
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, stop: Callable[[], bool]) -> None:
         config, progress = self._config, self._progress
         key = jax.random.fold_in(self._k_eval, progress.env_steps)
-        # New environments each time: those of an earlier evaluation would not exist after a resume.
-        env = registry.make_env(config, training=False, pool=progress.env_steps)
-        try:
-            played = evaluation.play(
-                self._eval_act, self._state.train.params, env, key, frame_stack=config.env.frame_stack
-            )
-        finally:
-            env.close()
-        mean = float(played.scores.mean())
-        fields = {
-            "eval_return_mean": mean,
-            "eval_return_std": float(played.scores.std()),
-            "eval_returns": played.scores.tolist(),
-            "eval_length_mean": float(played.lengths.mean()),
-            "human_normalized": atari_scores.human_normalized(config.env.task, mean),
-        }
+        params, env_steps = self._state.train.params, progress.env_steps
+        played = evaluation.play_new(config, self._eval_act, params, key, env_steps=env_steps, stop=stop)
+        fields, reason = evaluation.summary(config, played)
+        if reason and not progress.evals:
+            self._warn(reason)
         progress.evals = [*progress.evals[:1], self._write("eval", fields)]
         if config.keep_best:
             best.keep_if_better(self._run_dir, progress, self._state.train, self._warn_of_failed_write)
@@ -291,7 +324,8 @@ class Loop:
         self._raise_if_not_finite()
         self._check_run_dir()
         try:
-            state.save(self._state, self._parts, self._run_dir, metrics_bytes=self._metrics.sync())
+            with status.activity(f"writing the checkpoint after {self._progress.env_steps:,} steps"):
+                state.save(self._state, self._parts, self._run_dir, metrics_bytes=self._metrics.sync())
         except OSError as error:
             message = self._describe_failure(error)
             if last:
@@ -308,7 +342,7 @@ class Loop:
             message += "; the training state alone is saved, for evaluate and seer.init_from"
             if not checkpoint.numbered(self._run_dir / checkpoint.DIRECTORY):
                 return f"{message}; there is no earlier checkpoint to resume from"
-        return f"{message}; earlier ones are intact; continue with --run_dir={self._run_dir} --resume"
+        return f"{message}; earlier ones are intact; continue with --run_dir={shlex.quote(str(self._run_dir))} --resume"
 
     def _warn_of_failed_write(self, message: str) -> None:
         self._check_run_dir()  # without the directory no write succeeds, and the run ends
@@ -334,7 +368,7 @@ class Loop:
         """Closes files, display and environments."""
         self._display.close()
         self._metrics.close()
-        self._env.close()
+        self._envs.close()
 
 
 def _crossed(every: int, before: int, after: int) -> bool:

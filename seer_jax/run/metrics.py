@@ -6,20 +6,13 @@ import json
 import math
 import os
 import pathlib
-import time
+import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from tensorboardX import event_file_writer
-from tensorboardX.proto import event_pb2 as _event_pb2
-from tensorboardX.proto import summary_pb2 as _summary_pb2
-
+from seer_jax.run import tensorboard
 from seer_jax.run.records import Record
-
-# Generated modules, whose names a type checker does not see.
-event_pb2: Any = _event_pb2
-summary_pb2: Any = _summary_pb2
 
 
 class WriteError(Exception):
@@ -33,6 +26,7 @@ class MetricsWriter:
       run_dir: directory of the run.
       offset: bytes of `metrics.jsonl` to keep; lines that an interrupted run wrote after its checkpoint are removed.
       env_steps: agent step from which on TensorBoard's events are replaced.
+      hparams: hyperparameters by dotted name, which TensorBoard shows.
       warn: receives one line if the file does not hold whole lines up to `offset`.
 
     Raises:
@@ -45,6 +39,7 @@ class MetricsWriter:
         *,
         offset: int = 0,
         env_steps: int = 0,
+        hparams: Mapping[str, Any] = types.MappingProxyType({}),
         warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         self._path = run_dir / "metrics.jsonl"
@@ -53,7 +48,12 @@ class MetricsWriter:
             kept = _whole_lines(self._path.read_bytes()[:offset])
             self._lines.truncate(kept)
             (run_dir / "tensorboard").mkdir(exist_ok=True)
-            self._events = self._open_events(run_dir / "tensorboard", env_steps)
+            self._events = tensorboard.EventsWriter(
+                run_dir / "tensorboard",
+                env_steps=env_steps,
+                kept=self._records_from(env_steps),
+                hparams={} if offset else hparams,
+            )
         except OSError as error:
             raise self._error(error) from None
         if kept < offset:
@@ -62,13 +62,15 @@ class MetricsWriter:
                 " the run goes on after them"
             )
 
-    @staticmethod
-    def _open_events(directory: pathlib.Path, env_steps: int) -> event_file_writer.EventsWriter:
-        # Not tensorboardX's SummaryWriter: its thread ends when the disk is full, and the next write waits forever.
-        events = event_file_writer.EventsWriter(str(directory / "events"))
-        purge = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        events.write_event(event_pb2.Event(wall_time=time.time(), step=env_steps, session_log=purge))
-        return events
+    def _records_from(self, env_steps: int) -> list[Record]:
+        """Returns the last records of the file, those with at least so many agent steps."""
+        records = []
+        for line in reversed(self._path.read_bytes().splitlines()):
+            record = json.loads(line)
+            if record["env_steps"] < env_steps:
+                break
+            records.append(record)
+        return records[::-1]
 
     def _error(self, error: OSError) -> WriteError:
         return WriteError(f"{self._path} or tensorboard/ beside it cannot be written: {error.strerror}")
@@ -81,19 +83,11 @@ class MetricsWriter:
         """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         line = json.dumps(finite).encode() + b"\n"
-        values = [
-            summary_pb2.Summary.Value(tag=f"{record['kind']}/{name}", simple_value=value)
-            for name, value in record.items()
-            if isinstance(value, (int, float)) and name != "env_steps"
-        ]
-        event = event_pb2.Event(
-            wall_time=time.time(), step=record["env_steps"], summary=summary_pb2.Summary(value=values)
-        )
         end = os.fstat(self._lines.fileno()).st_size
         try:
             if self._lines.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._events.write_event(event)
+            self._events.write(record)
         except OSError as error:
             self._lines.truncate(end)  # removes a line that was written in part
             raise self._error(error) from None

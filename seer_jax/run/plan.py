@@ -15,11 +15,12 @@ import numpy as np
 import rich.console
 import rich.table
 
-from seer_jax import flops
+from seer_jax import flops, status
 from seer_jax.config import LATENT_DTYPES, RunConfig
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import VectorEnv
 from seer_jax.fields import ConfigError
+from seer_jax.run import disk
 from seer_jax.run.assembly import Assembly, assemble
 from seer_jax.seer import capacity, phases
 from seer_jax.seer.phases import FROZEN, FULL, Phase
@@ -124,11 +125,14 @@ def measure(parts: Assembly, env: VectorEnv, plan: PhasePlan) -> PhasePlan:
       plan: plan of the phase, from `sizes`.
     """
     phase = parts.phase(plan.phase)
-    programs = phase.compile()
+    with status.activity(f"compiling the programs of the {phase.name} phase"):
+        programs = phase.compile()
+    with status.activity(f"measuring the speed of the {phase.name} phase"):
+        steps_per_second = _steps_per_second(phase, env, programs, seed=parts.config.seed)
     measured = Measured(
         temporary_bytes=max(_temporary_bytes(program) for program in (programs.interact, programs.learn)),
         cost=programs.cost_per_step,
-        steps_per_second=_steps_per_second(phase, env, programs, seed=parts.config.seed),
+        steps_per_second=steps_per_second,
     )
     return dataclasses.replace(plan, measured=measured)
 
@@ -149,7 +153,7 @@ def show(config: RunConfig) -> None:
     finally:
         env.close()
     console = rich.console.Console()
-    for table in tables(config, plans):
+    for table in [*tables(config, plans), disk.table(parts, [plan.phase for plan in plans])]:
         console.print(table)
 
 
@@ -160,10 +164,21 @@ def refuse_if_too_large(config: RunConfig, plans: list[PhasePlan]) -> None:
         if plan.device_bytes > available:
             raise OutOfMemoryError(
                 f"the {plan.phase} phase needs {_gb(plan.device_bytes)} of device memory and there are"
-                f" {_gb(available)}; lower replay.capacity (now {config.replay.capacity:,}), set"
-                " seer.freeze_step earlier, or store narrower latents (replay.latent_dtype)",
+                f" {_gb(available)}; {' or '.join(_savings(config, plan.phase))}",
                 tables(config, plans),
             )
+
+
+def _savings(config: RunConfig, phase: str) -> list[str]:
+    """Returns what makes the ring of a phase smaller."""
+    fixes = [f"lower replay.capacity (now {config.replay.capacity:,})"]
+    if phase == FULL and config.seer.enabled:
+        fixes.append(f"lower seer.freeze_step (now {config.seer.freeze_step:,})")
+    if phase == FROZEN and config.replay.grow_after_freeze:
+        fixes.append("set replay.grow_after_freeze=False")
+    if phase == FROZEN and config.replay.latent_dtype == "float32":
+        fixes.append("set replay.latent_dtype=bfloat16")
+    return fixes
 
 
 def device_memory() -> int:
@@ -227,13 +242,17 @@ def _dtype_table(config: RunConfig) -> rich.table.Table:
         f"rows in the bytes of {config.replay.capacity:,} frames",
     ):
         table.add_column(column, justify="right")
+    larger = []
     for dtype in LATENT_DTYPES:
         other = dataclasses.replace(config, replay=dataclasses.replace(config.replay, latent_dtype=dtype))
         _, latent = capacity.bytes_per_row(other)
         table.add_row(dtype, f"{latent:,}", f"{latent / frame:.2f}", f"{capacity.capacity_in_same_bytes(other):,}")
-    table.caption = (
-        "above 1.00 latents are larger than frames: the ring cannot grow, and needs more memory than the frames did"
-    )
+        larger += [dtype] if latent > frame else []
+    if larger:
+        table.caption = (
+            f"{' and '.join(larger)}: latents are larger than frames, so that the ring cannot grow, and needs more"
+            " memory than the frames did"
+        )
     return table
 
 

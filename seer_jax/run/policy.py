@@ -1,6 +1,8 @@
 """A trained agent, loaded from the directory of a run, that acts on frames of any environment."""
 
 import pathlib
+import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,12 +45,19 @@ class SavedRun(NamedTuple):
         return agent, files.fit_tree(shapes, self.params)
 
 
-def read_saved(directory: pathlib.Path, trusted: ConfigDict | None = None, *, best: bool = False) -> SavedRun:
+def read_saved(
+    directory: pathlib.Path,
+    trusted: ConfigDict | None = None,
+    warn: Callable[[str], None] = warnings.warn,
+    *,
+    best: bool = False,
+) -> SavedRun:
     """Reads the newest checkpoint of a run, or what it kept of its best evaluation.
 
     Args:
       directory: directory of the run.
       trusted: configuration whose file has registered agents, suites or encoders of the user's; None without any.
+      warn: receives one line about each newer checkpoint that is damaged.
       best: read the training state of the best evaluation, which runs with `keep_best=True` keep.
 
     Raises:
@@ -59,7 +68,7 @@ def read_saved(directory: pathlib.Path, trusted: ConfigDict | None = None, *, be
     if code := run_dir.foreign_code(config, trusted):
         raise ConfigError(f"the run imports code of yours, {code}; if you trust it, add its configuration file")
     source = directory / (best_lib.DIRECTORY if best else checkpoint.DIRECTORY)
-    trees, progress = checkpoint.load_newest_state(source)
+    trees, progress = checkpoint.load_newest_state(source, warn)
     try:
         env_steps, params = int(progress["env_steps"]), trees["train"]["params"]
     except (TypeError, KeyError, ValueError) as error:

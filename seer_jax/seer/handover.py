@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seer_jax import files, replay
+from seer_jax import files, replay, status
 from seer_jax.agents import base
 from seer_jax.seer.phases import Phase
 
@@ -25,6 +25,18 @@ _ENCODE_ROWS = 32  # rows of a chunk that are encoded together
 
 class HandoverError(Exception):
     """The frames could not become latents; earlier checkpoints are intact."""
+
+
+class HandoverStopped(Exception):
+    """The handover was asked to stop.
+
+    Args:
+      ring: the image ring, as it was before.
+    """
+
+    def __init__(self, ring: replay.Ring) -> None:
+        super().__init__()
+        self.ring = ring
 
 
 def freeze(
@@ -37,6 +49,7 @@ def freeze(
     key: jax.Array,
     memory_bytes: int = 0,
     warn: Callable[[str], None] = warnings.warn,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[base.TrainState, replay.Ring]:
     """Freezes the encoder and turns stored frames into latents, in order, oldest first.
 
@@ -49,18 +62,20 @@ def freeze(
       key: PRNG key of the augmentation of stored latents.
       memory_bytes: memory of the device; if both rings fit into it, a snapshot is not required.
       warn: receives one line if there is no snapshot.
+      stop: called before each chunk of rows; True ends the handover, which can be done again from its start.
 
     Returns:
       State and ring of the frozen phase.
 
     Raises:
       HandoverError: the snapshot cannot be written and there is no memory for both rings, or it cannot be read back.
+      HandoverStopped: `stop` returned True.
     """
     spec, agent = full.ring_spec, full.agent
     size, index = replay.size(spec, ring), jax.device_get(ring.index)
     frame_shape = full.row.observation.shape
     try:
-        chunks = _through_disk(snapshot_dir, state, spec, ring)
+        chunks = _through_disk(snapshot_dir, state, spec, ring, stop)
     except OSError as error:
         shutil.rmtree(snapshot_dir, ignore_errors=True)
         needed, problem = ring.num_bytes + frozen.ring.num_bytes, f"no snapshot of the frames ({error.strerror})"
@@ -76,38 +91,71 @@ def freeze(
     # The oldest stacks reach back to frames that were overwritten; such rows are not sampleable.
     tail = np.zeros((spec.stack - 1, *frame_shape), np.uint8), np.zeros((spec.stack - 1, spec.num_envs), bool)
     priorities, at = np.zeros((size, spec.num_envs), np.float32), 0
-    for chunk in chunks:
-        steps = len(chunk["priority"])
-        priorities[at : at + steps] = chunk.pop("priority")
-        rows = replay.Rows(**chunk)  # pyright: ignore[reportArgumentType]
-        frames, first = np.concatenate([tail[0], rows.observation]), np.concatenate([tail[1], rows.first])
-        rows = rows.replace(observation=frames)
-        k_chunk = jax.random.fold_in(key, at)
-        latent_ring = _load_chunk(
-            agent, frozen.ring_spec, spec.stack, state.params, latent_ring, rows, first, np.int32(at), k_chunk
-        )
-        tail, at = (frames[steps:], first[steps:]), at + steps
+    with status.activity(lambda: _progress("encoding the frames", at, size)):
+        for chunk in chunks:
+            if stop():
+                replay.free(latent_ring)
+                freed = any(array.is_deleted() for array in jax.tree.leaves(ring))
+                raise HandoverStopped(_reread_ring(full, size, index, snapshot_dir) if freed else ring)
+            steps = len(chunk["priority"])
+            priorities[at : at + steps] = chunk.pop("priority")
+            rows = replay.Rows(**chunk)  # pyright: ignore[reportArgumentType]
+            frames, first = np.concatenate([tail[0], rows.observation]), np.concatenate([tail[1], rows.first])
+            rows = rows.replace(observation=frames)
+            k_chunk = jax.random.fold_in(key, at)
+            latent_ring = _load_chunk(
+                agent, frozen.ring_spec, spec.stack, state.params, latent_ring, rows, first, np.int32(at), k_chunk
+            )
+            jax.block_until_ready(latent_ring)  # rows that wait for the device could not be stopped
+            tail, at = (frames[steps:], first[steps:]), at + steps
     replay.free(ring)
     return state, replay.restore(frozen.ring_spec, latent_ring, index, priorities)
 
 
 def _through_disk(
-    directory: pathlib.Path, state: base.TrainState, spec: replay.RingSpec, ring: replay.Ring
+    directory: pathlib.Path,
+    state: base.TrainState,
+    spec: replay.RingSpec,
+    ring: replay.Ring,
+    stop: Callable[[], bool],
 ) -> Iterator[dict[str, np.ndarray]]:
     """Writes state and rows, frees the ring, and returns its chunks as read back from the disk.
 
     Raises:
       OSError: not all could be written; the ring is intact.
+      HandoverStopped: `stop` returned True; the ring is intact.
     """
     shutil.rmtree(directory, ignore_errors=True)  # of a handover that was interrupted
     directory.parent.mkdir(exist_ok=True)
     files.save_tree(directory, state)
-    snapshot = files.ChunkStream(directory)
-    for chunk in _read_chunks(spec, ring):
-        snapshot.append(**chunk)
-    size = replay.size(spec, ring)
+    snapshot, size = files.ChunkStream(directory), replay.size(spec, ring)
+    done = 0
+    with status.activity(lambda: _progress("writing the frames to the disk", done, size)):
+        for chunk in _read_chunks(spec, ring):
+            if stop():
+                raise HandoverStopped(ring)
+            snapshot.append(**chunk)
+            done += len(chunk["priority"])
     replay.free(ring)
     return _reread(snapshot, size)
+
+
+def _progress(text: str, done: int, size: int) -> str:
+    return f"freezing the encoder: {text}, {100 * done // max(size, 1)}%"
+
+
+def _reread_ring(full: Phase, size: int, index: replay.Index, snapshot_dir: pathlib.Path) -> replay.Ring:
+    """Returns the image ring of `size` times, with its rows and priorities as read back from the snapshot."""
+    spec, ring, at = full.ring_spec, full.init_ring(), 0
+    priorities = np.zeros((size, spec.num_envs), np.float32)
+    write = jax.jit(replay.write, static_argnums=0, donate_argnums=1)
+    with status.activity(lambda: _progress("reading the frames back", at, size)):
+        for chunk in _reread(files.ChunkStream(snapshot_dir), size):
+            steps = len(chunk["priority"])
+            priorities[at : at + steps] = chunk.pop("priority")
+            ring = write(spec, ring, np.int32(at), replay.Rows(**chunk))  # pyright: ignore[reportArgumentType]
+            at += steps
+    return replay.restore(spec, ring, index, priorities)
 
 
 def _reread(snapshot: files.ChunkStream, size: int) -> Iterator[dict[str, np.ndarray]]:

@@ -13,6 +13,7 @@ from seer_jax import cli, evaluate, train
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs.gymnasium_suite import GymnasiumEnv, make_suite
 from seer_jax.envs.registry import SUITES
+from seer_jax.envs.timestep import InvalidTimeStepError
 from seer_jax.run.resolve import ConfigError, resolve
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -83,10 +84,59 @@ def test_vector_of_gymnasium_environments_equals_environments_stepped_one_by_one
 BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,))
 
 
+class Sends(Counter):
+    """Sends other observations than it declares, from a number of calls on."""
+
+    def __init__(self, size, transform, calls=0):
+        super().__init__(50)
+        self._size, self._transform, self._calls = size, transform, calls
+
+    def _frame(self, action):
+        self._calls -= 1
+        if self._calls >= 0:
+            return super()._frame(action)
+        return self._transform(np.zeros((self._size, self._size, 1), np.uint8))
+
+
+def as_float(frame):
+    return frame.astype(np.float32) / 255
+
+
+class Declares(Counter):
+    """Declares floats."""
+
+    def __init__(self):
+        super().__init__(50)
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (50, 50, 1), np.float32)
+
+
 @pytest.mark.parametrize(
     ("make", "discrete", "message"),
     [
         (lambda: Counter(size=60), True, r"observations are uint8 \(60, 60, 1\) and must be uint8 \(50, 50, 1\)"),
+        (lambda: Counter(size=60), True, r"gymnasium\.wrappers\.ResizeObservation\(env, \(50, 50\)\)"),
+        (
+            Declares,
+            True,
+            r"are float32 .* must be uint8 .*; wrap it in gymnasium\.wrappers\.TransformObservation\(env, .*\(255 \*",
+        ),
+        (
+            lambda: Sends(60, np.array),
+            True,
+            r"declares observations of uint8 \(50, 50, 1\) and sent a frame of uint8 \(60, 60, 1\); wrap it in"
+            r" gymnasium\.wrappers\.ResizeObservation\(env, \(50, 50\)\)$",
+        ),
+        (
+            lambda: Sends(50, as_float, calls=1),
+            True,
+            r"sent a frame of float32 \(50, 50, 1\); .*\.TransformObservation\(env, .* Box\(0, 255, \(50, 50, 1\), np",
+        ),
+        (
+            lambda: Sends(50, lambda x: x[:, :, 0]),
+            True,
+            r"uint8 \(50, 50\); .*ReshapeObservation\(env, \(50, 50, 1\)\)",
+        ),
+        (lambda: Sends(50, lambda x: x.repeat(3, 2)), True, r"GrayscaleObservation\(env, keep_dim=True\)"),
         (lambda: Counter(50, gymnasium.spaces.Discrete(3, start=1)), True, "must be Discrete from 0 on"),
         (lambda: Counter(50, BOX), True, "must be Discrete"),
         (lambda: Counter(50, gymnasium.spaces.Box(0.0, 1.0, (2,))), False, "RescaleAction"),
@@ -96,6 +146,33 @@ BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,))
 def test_environment_that_does_not_fit_is_refused_with_a_fix(make, discrete, message, catch_config):
     with pytest.raises(ConfigError, match=message):
         make_suite({"catch": make}, channels=1, discrete_actions=discrete).check(resolve(catch_config).env)
+
+
+@pytest.mark.parametrize("transform", [as_float, lambda frame: frame[:, :, 0]])
+def test_observation_that_changes_during_a_run_raises_with_a_fix(transform):
+    env = GymnasiumEnv(lambda: Sends(50, transform, calls=3), [0])
+    env.reset()
+    for _ in range(2):
+        env.step(np.zeros(1, np.int32))
+    with pytest.raises(
+        InvalidTimeStepError, match=r"declares observations of uint8 \(50, 50, 1\) and sent .*wrap it in"
+    ):
+        env.step(np.zeros(1, np.int32))
+
+
+def test_array_that_an_environment_writes_into_again_is_copied():
+    class Reusing(Counter):
+        def _frame(self, action):
+            frame = super()._frame(action)
+            self.sent = getattr(self, "sent", frame)
+            self.sent[...] = frame
+            return self.sent
+
+    env = GymnasiumEnv(Reusing, [0, 1])
+    before = env.reset().frame
+    kept = before.copy()
+    assert not np.array_equal(env.step(np.ones(2, np.int32)).frame, kept)
+    np.testing.assert_array_equal(before, kept)
 
 
 def test_task_that_a_suite_does_not_have_is_refused(catch_config):

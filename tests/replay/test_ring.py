@@ -25,6 +25,17 @@ def test_sampleable_rows_equal_twin_after_every_write():
         assert {(int(env), int(i) - 5) for i, env in zip(*np.nonzero(everywhere), strict=True)} == expected
 
 
+def test_newest_rows_whose_episodes_are_ended_equal_rows_that_were_added_as_the_last():
+    spec = replay.RingSpec(num_steps=17, num_envs=2, stack=3, n_step=5, discount=0.9, prioritized=True)
+    rows = random_rows(np.random.default_rng(0), 2)
+    (ring, _), add, end = build(spec, rows, 0), add_program(spec), jax.jit(functools.partial(replay.end_episodes, spec))
+    for _, row in zip(range(40), rows, strict=False):
+        before, ring = ring, add(ring, row)
+        expected = add(before, row.replace(last=np.ones_like(row.last)))
+        jax.tree.map(np.testing.assert_array_equal, end(ring), expected)
+        jax.tree.map(np.testing.assert_array_equal, end(end(ring)), expected)
+
+
 @pytest.mark.parametrize(("n_step", "stack"), [(1, 1), (3, 4), (5, 0)])
 def test_smallest_ring_always_has_a_sampleable_row(n_step, stack):
     spec = replay.RingSpec(

@@ -59,7 +59,6 @@ def test_game_is_trained_through_the_freeze_and_evaluated(tmp_path):
         "seer.freeze_step=200",
     )
     assert lines[-1]["updates"] in range(236, 245, 4)
-    assert lines[-1]["human_normalized"] is not None
 
 
 @pytest.mark.skipif(not envs.HAS_EGL, reason="this machine has no EGL to render with")

@@ -16,7 +16,14 @@ TRAIN = {
     "replay_capacity": 300,
     "replay_bytes": 2e6,
 }
-FREEZE = {"kind": "freeze", "phase": "frozen", "rows_moved": 1234, "replay_bytes_before": 3e6, "replay_bytes": 1e6}
+FREEZE = {
+    "kind": "freeze",
+    "env_steps": 200,
+    "phase": "frozen",
+    "rows_moved": 1234,
+    "replay_bytes_before": 3e6,
+    "replay_bytes": 1e6,
+}
 EVAL = {"kind": "eval", "env_steps": 400, "eval_return_mean": 95.0, "eval_return_std": 25.0}
 COSTS = {"steps_per_second": 10.0, "flops_per_step": 4e6, "replay_capacity": 300, "replay_bytes": 2e6}
 
@@ -34,15 +41,18 @@ def test_without_a_terminal_each_train_freeze_and_eval_record_is_a_line(shown, c
     shown.show({"kind": "checkpoint"})
     shown.show(TRAIN | {"steps_per_second": 7.5, "return_mean": 1.25, "loss": 0.5})
     shown.show(FREEZE)
+    shown.show(TRAIN | {"env_steps": 300})
     shown.show(EVAL)
-    first, second, third, fourth = capsys.readouterr().out.splitlines()
+    first, second, third, fourth, fifth = capsys.readouterr().out.splitlines()
     assert first == (
         "phase full  steps 100/400  steps_per_second -  time_left -  recent_return -  loss -  replay 110/300 rows, 2 MB"
     )
     assert "steps_per_second 8  time_left 0:00:40  recent_return 1.2  loss 0.500" in second
-    assert third.startswith("phase frozen  steps 100/400")
-    assert third.endswith("froze 1,234 rows, 3 MB of frames -> 1 MB of latents")
-    assert fourth.endswith("evaluation 95.0 ± 25.0 after 400 steps")
+    assert third.startswith("phase frozen  steps 200/400")
+    assert third.endswith("froze 1,234 rows, 3 MB of frames -> 1 MB of latents after 200 steps")
+    assert fourth.startswith("phase full  steps 300/400")
+    assert "of latents after 200 steps" in fourth
+    assert fifth.endswith("evaluation 95.0 ± 25.0 after 400 steps")
 
 
 @pytest.mark.parametrize("phases", [["full"], ["full", "frozen"]])

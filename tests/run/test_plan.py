@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from dm_env import specs
@@ -9,7 +11,7 @@ from dm_env import specs
 from configs import curl_dmc, rainbow_atari
 from seer_jax import flops, train
 from seer_jax.envs import dmc, registry
-from seer_jax.run import assembly, plan
+from seer_jax.run import assembly, checkpoint, disk, plan
 from seer_jax.run.resolve import resolve
 from seer_jax.seer.phases import FROZEN, FULL
 from tests.helpers.fake_env import FakeEnv
@@ -70,6 +72,8 @@ def test_show_prints_costs_of_both_phases_and_starts_nothing(fake_env, tmp_path,
     shown = capsys.readouterr().out
     for text in ("full phase", "frozen phase", "MFLOP per agent step", "agent steps/s", "bfloat16", "time, without"):
         assert text in shown
+    assert "disk, at most" in shown
+    assert "cannot grow" not in shown  # latents of every dtype are smaller than frames
     assert not list(tmp_path.iterdir())
     assert fake_env.closed
 
@@ -96,6 +100,66 @@ def test_run_larger_than_the_device_is_refused_before_it_writes(fake_env, tmp_pa
     error = capsys.readouterr().err
     assert "replay MB" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("changes", "phase", "fixes"),
+    [
+        ({"seer__enabled": False}, "full", "lower replay.capacity (now 300)"),
+        ({}, "full", "lower replay.capacity (now 300) or lower seer.freeze_step (now 200)"),
+        (
+            {"replay__allow_more_memory": True, "encoder__name": "canonical"},
+            "frozen",
+            "lower replay.capacity (now 300) or set replay.grow_after_freeze=False or set replay.latent_dtype=bfloat16",
+        ),
+        (
+            {"replay__capacity": 900, "replay__grow_after_freeze": False, "replay__latent_dtype": "float16"},
+            "frozen",
+            "lower replay.capacity (now 900)",
+        ),
+    ],
+)
+def test_refusal_names_what_makes_the_ring_of_that_phase_smaller(fake_env, monkeypatch, changes, phase, fixes):
+    parts = make_parts(fake_env, **changes)
+    (planned,) = [planned for planned in plan.sizes(parts) if planned.phase == phase]
+    monkeypatch.setattr(plan, "device_memory", lambda: planned.device_bytes - 1)
+    with pytest.raises(plan.OutOfMemoryError) as caught:
+        plan.refuse_if_too_large(parts.config, [planned])
+    assert str(caught.value).endswith(f" GB; {fixes}")
+
+
+@pytest.mark.parametrize(("encoder", "named"), [("data_efficient", ""), ("canonical", "float32: latents are larger")])
+def test_plan_says_that_a_ring_cannot_grow_for_dtypes_where_it_cannot(encoder, named):
+    sizes = {"env__image_size": 60, "env__crop_size": 60, "replay__allow_more_memory": True}
+    config = resolve(tiny_config(encoder__name=encoder, **sizes))
+    caption = plan._dtype_table(config).caption or ""
+    assert caption.startswith(named)
+    assert bool(caption) == bool(named)
+
+
+@pytest.mark.parametrize("phase", [FULL, FROZEN])
+def test_planned_disk_is_that_of_the_files(fake_env, tmp_path, phase):
+    parts = make_parts(fake_env)
+    planned, spec = parts.phase(phase), parts.phase(phase).ring_spec
+    ring = planned.init_ring()
+    ring = ring.replace(index=ring.index.replace(written=jnp.int32(spec.num_steps)))  # it is full
+    trees = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), {"train": planned.state, "actor": planned.actor})
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees=trees, spec=spec, ring=ring)
+    written = sum(path.stat().st_size for path in saved.directory.iterdir())
+    assert disk._checkpoint_bytes(planned) == pytest.approx(written, rel=0.05)
+
+
+def test_planned_disk_counts_checkpoints_snapshot_copies_and_metrics(fake_env):
+    parts = make_parts(fake_env, params_every=100)
+    full, frozen = (disk._checkpoint_bytes(parts.phase(name)) for name in (FULL, FROZEN))
+    assert disk.needed(parts, [FULL, FROZEN]) == {
+        "3 checkpoints, one of which is being written": 3 * max(full, frozen),
+        "snapshot of the frames at the freeze": full,
+        "5 copies of the parameters": 5 * sum(4 * x.size for x in jax.tree.leaves(parts.full.state.params)),
+        "metrics, without those of episodes": 10 * disk._LINE_BYTES,
+    }
+    parts = make_parts(fake_env, checkpoint_every=0, seer__enabled=False)
+    assert list(disk.needed(parts, [FULL])) == ["the last checkpoint", "metrics, without those of episodes"]
 
 
 def test_calibration_learns_as_often_as_training(fake_env, monkeypatch):
