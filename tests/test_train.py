@@ -178,7 +178,7 @@ def test_directory_that_cannot_be_written_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("run_dir", "message"),
     [
-        ("", "run_dir is empty; name a directory"),
+        ("", "--run_dir is empty; give it a value"),
         ("two\nlines", r"run_dir='two\nlines' holds a character that cannot be printed; name another"),
         ("bytes\udcff", r"run_dir='bytes\udcff' holds a character that cannot be printed; name another"),
         ("file", "run_dir={here}/file is not a directory; name another"),

@@ -127,7 +127,7 @@ def compiled_once():
 
     def programs_of(phase):
         # What total_steps may change in a program.
-        key = phase.agent, phase.name, phase.ring_spec, float(phase.importance_exponent(100))
+        key = phase.agent, phase.name, phase.ring_spec
         if key not in _programs:
             _programs[key] = compile_phase(phase)
         return _programs[key]
@@ -160,6 +160,14 @@ def untimed_record(record):
 def contents(directory):
     """Returns the content of each file in a directory."""
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def unsized(records):
+    """Returns the records without the sizes of rings, which follow from `total_steps`."""
+    return [
+        {k: v for k, v in record.items() if "replay_bytes" not in k and "replay_capacity" not in k}
+        for record in records
+    ]
 
 
 class Killed(BaseException):

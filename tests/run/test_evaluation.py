@@ -70,7 +70,7 @@ def test_environments_whose_episodes_have_ended_are_not_stepped_and_scores_are_t
             (latents[:, 0, 0] + 99 * jax.random.uniform(key, (3,))).astype(np.int32) % 3
         ),
     )
-    act, results = evaluation.make_act(agent), []
+    act, results = evaluation.make_act(agent, first_stack="black"), []
     for env_class in (FakeEnv, PartialEnv):
         env, actions = env_class([3, 11, 7], training=False), []
         step = env.step
@@ -116,7 +116,7 @@ def test_environments_stepped_alone_send_what_they_send_together(suite):
 
 
 def test_evaluation_that_is_asked_to_stop_takes_no_further_step():
-    env, act = FakeEnv([5, 9], training=False), evaluation.make_act(brightest_agent())
+    env, act = FakeEnv([5, 9], training=False), evaluation.make_act(brightest_agent(), first_stack="black")
     answers = iter([False, False, True])
     with pytest.raises(evaluation.EvaluationStopped):
         evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2, stop=lambda: next(answers))

@@ -25,7 +25,7 @@ DIFFERENCES = {
         "seer.freeze_step": 1_500,
     },
     "no freeze": {"seer.enabled": False},
-    "other evaluations": {"eval_every": 60, "eval_episodes": 1},
+    "other evaluations": {"eval_every": 50, "eval_episodes": 1},
 }
 
 

@@ -72,6 +72,7 @@ def test_fields_that_runs_of_earlier_versions_lack_have_the_values_of_those_vers
         (resolve(curl_dmc.get_config()), "agent.double_contrastive_step", False, True),
     ):
         directory = tmp_path / name
+        directory.mkdir()
         run_dir.start(config, directory, [])
         values = json.loads((directory / "config.json").read_text())
         section, field = name.split(".")

@@ -54,7 +54,7 @@ def test_encoder_frozen_from_the_first_step_fills_the_ring_with_latents(source, 
     monkeypatch.setattr(Phase, "compile", counted)
     config = tiny_config(seer__init_from=str(source), seer__freeze_step=0)
     end = train.run(config, tmp_path / "run")
-    assert compiled == [("frozen", (2, 1, 1, 64), 300 * 42 * 42 // (4 * 64) // 2)]
+    assert compiled == [("frozen", (2, 1, 1, 64), 400 + 10)]
     lines = records(tmp_path / "run")
     assert {line["phase"] for line in lines} == {"frozen"}
     assert not [line for line in lines if line["kind"] == "freeze"]
