@@ -97,8 +97,8 @@ class Loop:
         If environments fail, or a stop interrupts an evaluation or the handover, it saves what there is.
         """
         try:
-            with contextlib.ExitStack() as filling:
-                return self._train(stop, filling)
+            with status.activity(self._stepping):
+                return self._train(stop)
         except (EvaluationStopped, handover.HandoverStopped) as stopped:
             if isinstance(stopped, handover.HandoverStopped):
                 self._state.ring = stopped.ring
@@ -111,7 +111,7 @@ class Loop:
                 self._warn(str(error))
             raise
 
-    def _train(self, stop: Callable[[], bool], filling: contextlib.ExitStack) -> Record:
+    def _train(self, stop: Callable[[], bool]) -> Record:
         config, progress = self._config, self._progress
         if self._resumed:
             self._write("checkpoint", {})  # this line followed the checkpoint, and was cut off with the rest
@@ -121,8 +121,6 @@ class Loop:
         progress.clock.skip()
         if config.params_every and not progress.env_steps:
             self._keep_params()
-        if not progress.updates:
-            filling.enter_context(status.activity(self._filling))
         self._evaluate_if_due(stop)  # an evaluation that was stopped
         while progress.env_steps < config.total_steps:
             if self._phase.name == FULL and config.seer.enabled and progress.env_steps >= config.seer.freeze_step:
@@ -136,7 +134,6 @@ class Loop:
             self.vector_step(renew_envs=saving)
             if progress.updates and not learning:
                 progress.clock.book(_WARM_UP, progress.env_steps)
-                filling.close()
             self._keep_cadences(before)
             self._evaluate_if_due(stop)
             if saving:
@@ -147,8 +144,11 @@ class Loop:
         with self._untimed():
             return self._end()
 
-    def _filling(self) -> str:
-        return f"filling the replay: {self._progress.env_steps:,} of {self._config.learn_start:,} steps"
+    def _stepping(self) -> str:
+        config, progress = self._config, self._progress
+        if not progress.updates:
+            return f"filling the replay: {progress.env_steps:,} of {config.learn_start:,} steps"
+        return f"training: {progress.env_steps:,} of {config.total_steps:,} steps"
 
     def _keep_cadences(self, before: int) -> None:
         """Logs and keeps parameters as far as due since `before`, in agent steps."""

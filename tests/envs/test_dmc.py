@@ -175,7 +175,7 @@ def test_every_task_of_the_suite_plays_within_the_bounds_of_its_actuators_or_is_
     if backend == "dm_control":
         pytest.importorskip("dm_control")
     monkeypatch.setattr(dmc, "require_rendering", lambda *args: None)
-    monkeypatch.setattr(dmc.BACKENDS[backend], "render", lambda backend: np.zeros((1, 32, 32, 3), np.uint8))
+    monkeypatch.setattr(dmc.BACKENDS[backend], "render", lambda backend, lanes: np.zeros((1, 32, 32, 3), np.uint8))
     for task in dmc.tasks():
         config = curl_dmc.get_config()
         config.env.update({"task": task, "backend": backend})

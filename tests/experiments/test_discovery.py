@@ -91,7 +91,7 @@ def test_path_that_does_not_exist_raises(tmp_path):
         discovery.read_all([tmp_path / "a", tmp_path / "b"])
 
 
-@pytest.mark.parametrize("out", ["file/page.html", "run", "/proc/nothing/page.html", "/proc/page.html"])
+@pytest.mark.parametrize("out", ["file/page.html", "/proc/nothing/page.html", "/proc/page.html"])
 def test_page_that_cannot_be_written_is_refused_in_one_line(tmp_path, capsys, out):
     write_run_dir(tmp_path / "run", LINES)
     (tmp_path / "file").touch()

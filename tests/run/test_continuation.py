@@ -18,6 +18,7 @@ from tests.helpers.runs import (
     records,
     run_killed_after,
     tiny_config,
+    unsized,
     untimed,
 )
 
