@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pathlib
+import resource
 import signal
 import sys
 import time
@@ -43,11 +44,12 @@ class Process:
       log: file that receives what it prints on both streams.
       cwd: its working directory.
       ignore_hangup: whether SIGHUP is ignored when it starts, as by `nohup`.
+      file_bytes: bytes after which no file of it grows; None for any number.
     """
 
-    def __init__(self, function, arguments, log, *, cwd, ignore_hangup=False):
+    def __init__(self, function, arguments, log, *, cwd, ignore_hangup=False, file_bytes=None):
         self._log = pathlib.Path(log)
-        self._process = _server.Process(target=_main, args=(function, arguments, log, cwd, ignore_hangup))
+        self._process = _server.Process(target=_main, args=(function, arguments, log, cwd, ignore_hangup, file_bytes))
         self._process.start()
 
     @property
@@ -81,17 +83,19 @@ class Process:
         self._process.join()
 
 
-def _main(function, arguments, log, cwd, ignore_hangup):
+def _main(function, arguments, log, cwd, ignore_hangup, file_bytes):
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(cwd)
     if ignore_hangup:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     sys.exit(function(*arguments))
 
 
-def train_game(log, *arguments, cwd, ignore_hangup=False, **changes):
+def train_game(log, *arguments, cwd, ignore_hangup=False, file_bytes=None, **changes):
     """Starts `python -m seer_jax.train ARGUMENTS` for the smallest run of a game.
 
     Args:
@@ -99,9 +103,10 @@ def train_game(log, *arguments, cwd, ignore_hangup=False, **changes):
       arguments: apart from those of the configuration.
       cwd: its working directory.
       ignore_hangup: as of `Process`.
+      file_bytes: as of `Process`.
       changes: overrides by dotted name, dots as __.
     """
     fields = SMALLEST_GAME | {name.replace("__", "."): value for name, value in changes.items()}
     config = ["--config=rainbow_atari:quick", *(f"--config.{name}={value}" for name, value in fields.items())]
     argv = ["train", *config, *arguments]
-    return Process(train.main, (argv,), log, cwd=cwd, ignore_hangup=ignore_hangup)
+    return Process(train.main, (argv,), log, cwd=cwd, ignore_hangup=ignore_hangup, file_bytes=file_bytes)

@@ -9,7 +9,7 @@ import termios
 
 import pytest
 
-from seer_jax import cli, output
+from seer_jax import cli, evaluate, output
 from seer_jax.run import lock, run_dir
 from tests.helpers.processes import Process, train_game
 
@@ -60,8 +60,12 @@ def test_directory_of_a_run_belongs_to_one_process_until_it_ends(tmp_path, train
     assert run_dir.read_records(directory / "metrics.jsonl")[-1]["kind"] == "checkpoint"
     assert not (directory / lock.LOCK_FILE).exists()
 
+    whole = (directory / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (directory / "metrics.jsonl").write_bytes(b"".join(whole[:-2]) + whole[-2][:-20])
     ignoring = train_here("--resume", ignore_hangup=True)
     ignoring.wait_until(lambda: "\nphase" in ignoring.output)
+    assert "metrics.jsonl lost lines that it had at the checkpoint" in ignoring.output
+    assert (directory / "metrics.jsonl").read_bytes().splitlines(keepends=True)[: len(whole) - 2] == whole[:-2]
     before = lines()
     ignoring.send(signal.SIGHUP)
     wait_for_lines(ignoring, before + 2)
@@ -85,6 +89,20 @@ def test_processes_that_start_at_once_without_run_dir_train_in_directories_of_th
         assert not (directory / lock.LOCK_FILE).exists()
         printed.append(directory)
     assert sorted(printed) == sorted((tmp_path / "runs").iterdir())
+
+
+def test_process_without_room_for_its_last_ring_leaves_an_agent(tmp_path, capsys):
+    """A file may hold 2 MB: the training state takes less, the ring's 600 frames more."""
+    changes = {"total_steps": 300, "replay__capacity": 600, "env__image_size": 84, "env__crop_size": 84}
+    process = train_game(tmp_path / "log", "--run_dir=run", cwd=tmp_path, file_bytes=2_000_000, **changes)
+    assert process.wait() == 1
+    assert process.output.splitlines()[-1].startswith(
+        "train: no checkpoint after 300 steps (File too large); the training state alone is saved, for evaluate and"
+    )
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert saved.name.endswith("-state")
+    assert evaluate.main(["evaluate", f"--run_dir={tmp_path / 'run'}"]) == 0
+    assert "after 300 agent steps" in capsys.readouterr().out
 
 
 def _print_through_a_hangup(terminal, printing):
