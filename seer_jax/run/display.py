@@ -74,19 +74,19 @@ class Display:
 
         Args:
           record: the record of kind `end`.
-          evals: the records of the first and the last evaluation, which may be the same.
+          evals: the records of the first and the last evaluation, or of the only one.
           phases: names of its phases.
         """
         self.close()
-        task, first, last = self._config.env.task, evals[0], evals[-1]
+        task = self._config.env.task
         self._console.print(_phase_table(f"{task}, {record['env_steps']:,} agent steps", record, phases))
+        scores = ", ".join(
+            f"{each['eval_return_mean']:,.1f} ± {each['eval_return_std']:,.1f} after {each['env_steps']:,} steps"
+            for each in evals
+        )
         reference = atari_scores.REFERENCE_SCORES.get(task)
         random = f"; random play scores {reference.random:,.1f}" if reference else ""
-        self._console.print(
-            f"evaluation of {self._config.eval_episodes} episodes: {first['eval_return_mean']:,.1f} after"
-            f" {first['env_steps']:,} steps, {last['eval_return_mean']:,.1f} ± {last['eval_return_std']:,.1f} after"
-            f" {last['env_steps']:,}{random}"
-        )
+        self._console.print(f"evaluation of {self._config.eval_episodes} episodes: {scores}{random}")
 
     def close(self) -> None:
         """Ends the live table."""

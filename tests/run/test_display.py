@@ -62,4 +62,9 @@ def test_end_compares_phases_and_evaluations(shown, capsys, phases):
     shown.end({"env_steps": 400} | costs, [EVAL | {"env_steps": 200, "eval_return_mean": 5.0}, EVAL], phases)
     out = capsys.readouterr().out
     assert ("2.00x" in out) == ("frozen phase" in out) == (phases[-1] == "frozen")
-    assert "5.0 after 200 steps, 95.0 ± 25.0 after 400; random" in out
+    assert "5.0 ± 25.0 after 200 steps, 95.0 ± 25.0 after 400 steps; random" in " ".join(out.split())
+
+
+def test_end_names_a_single_evaluation_once(shown, capsys):
+    shown.end({"env_steps": 400} | {f"full_{name}": value for name, value in COSTS.items()}, [EVAL], ["full"])
+    assert capsys.readouterr().out.count("95.0 ± 25.0 after 400 steps") == 1
