@@ -14,10 +14,10 @@ Steps are agent steps; one is `env.action_repeat` frames. The published hyperpar
 `RunConfig`, `AtariConfig` and `RainbowConfig`; `docs/configuration.md` lists them. The paper publishes the freeze time
 of Alien only, about 50,000: treat `seer.freeze_step` as a parameter to choose.
 
-Expected: `quick` takes about 5 minutes on 2 cores; one run scored 2,564 after 10,000 steps and 2,707 after 20,000.
-`paper` on Krull with `--config.seer.freeze_step=20000` scored 3,576 +- 151 over two seeds after 15T
-multiply-accumulates (`docs/results.md`). Random play scores 1,598. These runs had `env.resize=area`, the default of
-version 0.2.0.
+Expected: `quick` takes about 5 minutes on 2 cores; one run scored 2,313 after 10,000 steps and 2,817 after 20,000, with
+78 agent steps a second before the freeze and 205 after it. `paper` on Krull with `--config.seer.freeze_step=20000`
+scored 3,576 +- 151 over two seeds after 15T multiply-accumulates (`docs/results.md`), in version 0.1.0 and with
+`env.resize=area`, its default. Random play scores 1,598.
 """
 
 from typing import Any

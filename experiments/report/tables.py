@@ -30,7 +30,7 @@ _PUBLISHED_NOTE = "Mean ± standard deviation over seeds. The runs on this page 
 _COSTS_NOTE = (
     "Means over seeds of the finished runs; two values are those of the full and of the frozen phase. MAC are"
     " multiply-accumulates, the unit that fits the FLOPs in the paper's figures, and FLOP are those that XLA counts."
-    " Replay is the allocated size: with SEER what the run can fill, without SEER the configured capacity. Steps per"
+    " Replay is the allocated size; before version 0.3.0 it could be more than the run could fill. Steps per"
     " second and hours depend on what else the machine was running."
 )
 
