@@ -80,10 +80,21 @@ class SeerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """The devices of a run."""
+
+    seed: int = integer(1, "devices over which the seeds are spread", low=1, high=65_536)
+    data: int = integer(1, "devices over which the environments and the batch of a seed are spread", low=1, high=65_536)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A run, complete and checked."""
 
     seed: int = integer(0, "seed of all random numbers of the run")
+    num_seeds: int = integer(
+        1, "runs that are trained together, with the seeds `seed`, `seed` + 1 and so on", low=1, high=1024
+    )
     total_steps: int = integer(500_000, "agent steps of the run", low=1)
     learn_start: int = integer(1600, "agent steps before the first update", low=1)
     num_envs: int = integer(
@@ -99,12 +110,15 @@ class RunConfig:
     )
     keep_best: bool = flag(False, "keep the training state of the best evaluation in best/, for `evaluate --best`")
     params_every: int = integer(0, "agent steps between two copies of the parameters in params/; 0 keeps none")
-    on_nan: str = text("stop", "reaction to a loss or a parameter that is not finite", options=("stop", "ignore"))
+    on_nan: str = text(
+        "stop", "reaction to a loss or a parameter that is not finite", options=("stop", "stop_seed", "ignore")
+    )
     env: EnvConfig
     agent: AgentConfig
     encoder: EncoderConfig
     replay: ReplayConfig
     seer: SeerConfig
+    mesh: MeshConfig = MeshConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the values as nested dictionaries, as `config.json` has them."""

@@ -32,6 +32,7 @@ from seer_jax.run import assembly, continuation, lock, metrics, plan, resolve, r
 from seer_jax.run import run_dir as run_dir_lib
 from seer_jax.run.loop import CheckpointSaveError, Loop, NonFiniteError, RunStopped
 from seer_jax.run.records import Receiver, Record
+from seer_jax.run.seed import configs_of, directories_of
 from seer_jax.seer import handover
 
 _REFUSALS = (ConfigError, transfer.TransferError, files.DamagedFileError)
@@ -60,7 +61,7 @@ def run(
       arguments: arguments of the command line that gave `config`, for the run's manifest.
 
     Returns:
-      The record of kind `end` in `metrics.jsonl`.
+      The record of kind `end` in `metrics.jsonl`. Of several seeds, a record whose field `seeds` holds that of each.
 
     Raises:
       ConfigError: config or run_dir cannot be used, the latter also because another process trains in it, or the run
@@ -78,8 +79,11 @@ def run(
     """
     config = config if isinstance(config, RunConfig) else resolve.resolve(config)
     directory = run_dir_lib.locate(run_dir)
-    with lock.hold(directory, _warn) as check_run_dir:
+    with contextlib.ExitStack() as locks:
+        check_run_dir = locks.enter_context(lock.hold(directory, _warn))
         try:
+            if config.num_seeds > 1:
+                check_run_dir = _hold_seeds(directory, config, resume, locks, check_run_dir)
             end = _run_in(directory, config, resume, stop, receivers, arguments, check_run_dir)
         except Exception:
             check_run_dir()  # without the directory, any other error follows from its loss
@@ -99,14 +103,16 @@ def _run_in(
 ) -> Record:
     """Does what `run` does, in a directory that is locked; `check_run_dir` is as `lock.hold` yields it."""
     saved, changed, started = None, {}, resume and run_dir_lib.is_started(directory)
+    seed_directories = directories_of(config, directory)
     if started:
         changed = continuation.changes(config, directory)
         with status.activity("checking the newest checkpoint"):
-            saved = continuation.find_checkpoint(directory, changed, _warn)
+            saved = continuation.find_checkpoints(directory, config, changed, _warn)
     source = pathlib.Path(config.seer.init_from) if config.seer.init_from is not None and saved is None else None
     if source is not None:
         transfer.check(config, source)
-    env = registry.make_env(config, training=True, pool=saved.progress["pool"] if saved else 0)
+    pools = [each.progress["pool"] if each else 0 for each in saved or [None] * config.num_seeds]
+    env = registry.make_env(config, training=True, pools=pools)
     try:
         parts = assembly.assemble(config, env.action_spec)
         plan.refuse_if_too_large(config, plan.sizes(parts))
@@ -114,6 +120,11 @@ def _run_in(
         if not started:
             if resume:
                 run_dir_lib.clear_unstarted(directory)
+            if config.num_seeds == 1:
+                run_dir_lib.check_empty(directory)
+            for seed_config, seed_directory in zip(configs_of(config), seed_directories, strict=True):
+                if seed_directory != directory and not run_dir_lib.is_started(seed_directory):
+                    run_dir_lib.start(seed_config, seed_directory, arguments)
             run_dir_lib.start(config, directory, arguments)
         loop = Loop(
             parts,
@@ -132,14 +143,37 @@ def _run_in(
         print(f"run directory: {directory}", flush=True)
         _print_warnings(config)  # what refuses the run has passed
         if changed:
-            done = saved.progress["env_steps"] if saved else 0
-            continuation.record_changes(config, directory, changed, env_steps=done, arguments=arguments)
+            done = max((each.progress["env_steps"] for each in saved or () if each), default=0)
+            record = functools.partial(continuation.record_changes, env_steps=done, arguments=arguments)
+            record(config, directory, changed)
+            for seed_config, seed_directory in zip(configs_of(config), seed_directories, strict=True):
+                if seed_directory != directory and (differ := run_dir_lib.differences(seed_config, seed_directory)):
+                    record(seed_config, seed_directory, differ)
             _warn(
                 "goes on with " + ", ".join(f"{name}={now} (was {before})" for name, (before, now) in changed.items())
             )
         return loop.train(stop)
     finally:
         loop.close()
+
+
+def _hold_seeds(
+    directory: pathlib.Path,
+    config: RunConfig,
+    resume: bool,
+    locks: contextlib.ExitStack,
+    check_run_dir: Callable[[], None],
+) -> Callable[[], None]:
+    """Locks the directories of several seeds, and returns the check of all directories."""
+    if not resume:
+        run_dir_lib.check_empty(directory)
+    checks = [locks.enter_context(lock.hold(each, _warn)) for each in directories_of(config, directory)]
+
+    def check() -> None:
+        for each in (check_run_dir, *checks):
+            each()
+
+    return check
 
 
 def _print_warnings(config: RunConfig) -> None:

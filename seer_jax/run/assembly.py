@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from seer_jax.envs import registry
 from seer_jax.envs.timestep import TimeStep
 from seer_jax.seer import capacity
 from seer_jax.seer.phases import FROZEN, FULL, Actor, Phase, init_actor
+from seer_jax.seer.placement import Placement, make_placement
 
 _KEY = jax.ShapeDtypeStruct((2,), np.uint32)
 
@@ -29,11 +31,13 @@ class Assembly:
       config: the configuration.
       agent: the algorithm.
       actions: shape and dtype of the actions of one time, `[E, ...]`.
+      placement: the seeds, and the places of their arrays.
     """
 
     config: RunConfig
     agent: base.Agent
     actions: jax.ShapeDtypeStruct
+    placement: Placement
 
     def phase(self, name: str) -> Phase:
         """Returns the phase `full` or `frozen`."""
@@ -72,6 +76,7 @@ class Assembly:
             updates_per_learn=updates_per_learn,
             steps_per_learn=updates_per_learn * config.update_every,
             importance_exponent=optax.linear_schedule(config.replay.importance_start, 1.0, rising_updates),
+            placement=self.placement,
         )
 
     @property
@@ -96,6 +101,7 @@ def _ring_spec(config: RunConfig, phase: str) -> replay.RingSpec:
     return replay.RingSpec(
         num_steps=rows // config.num_envs,
         num_envs=config.num_envs,
+        num_shards=config.mesh.data,
         stack=config.env.frame_stack if phase == FULL else 0,
         n_step=config.agent.n_step,
         discount=config.agent.discount,
@@ -105,12 +111,17 @@ def _ring_spec(config: RunConfig, phase: str) -> replay.RingSpec:
     )
 
 
-def assemble(config: RunConfig, action_spec: specs.Array) -> Assembly:
+def assemble(config: RunConfig, action_spec: specs.Array, devices: Sequence[jax.Device] | None = None) -> Assembly:
     """Builds the agent of a configuration.
 
     Args:
       config: the configuration.
       action_spec: action of one environment.
+      devices: as in `placement.make_placement`.
+
+    Raises:
+      ConfigError: the mesh needs more devices than there are.
     """
     agent = AGENTS[config.agent.name].make_agent(config, action_spec)
-    return Assembly(config, agent, jax.ShapeDtypeStruct((config.num_envs, *action_spec.shape), action_spec.dtype))
+    actions = jax.ShapeDtypeStruct((config.num_envs, *action_spec.shape), action_spec.dtype)
+    return Assembly(config, agent, actions, make_placement(config, devices))

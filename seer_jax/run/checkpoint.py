@@ -20,6 +20,7 @@ import numpy as np
 
 from seer_jax import files, replay
 from seer_jax.run import saved_ring
+from seer_jax.seer.placed_ring import SeedRing
 
 FORMAT = 3
 DIRECTORY = "checkpoints"  # in the directory of a run
@@ -52,24 +53,23 @@ class Checkpoint(NamedTuple):
     directory: pathlib.Path
     progress: dict[str, Any]
 
-    def restore(self, like: dict[str, Any], spec: replay.RingSpec, row: replay.Rows) -> tuple[Any, replay.Ring]:
-        """Puts trees and ring on the device, the ring chunk by chunk.
+    def restore(self, like: dict[str, Any], ring: SeedRing, row: replay.Rows) -> Any:
+        """Puts trees on the device and fills a ring, chunk by chunk.
 
         Args:
           like: shapes of the trees that were saved.
-          spec: static part of the ring; of another capacity than the saved one if that had overwritten nothing.
+          ring: an empty ring; of another capacity than the saved one if that had overwritten nothing.
           row: shapes of the rows of one time.
 
         Returns:
-          The trees and the ring.
+          The trees.
 
         Raises:
           DamagedFileError: something of another shape or type was saved.
         """
-        counters = jax.eval_shape(lambda: saved_ring.counters(replay.init(spec, row)))
-        trees = files.fit_tree(like | {_RING: counters}, files.load_tree(self.directory))
-        trees = jax.tree.map(jnp.array, trees)  # copies: arrays that NumPy owns cannot be donated
-        return trees, saved_ring.restore(self.directory, spec, row, trees.pop(_RING))
+        trees = files.fit_tree(like | {_RING: ring.counters()}, files.load_tree(self.directory))
+        saved_ring.restore(self.directory, ring, row, trees.pop(_RING))
+        return jax.tree.map(jnp.array, trees)  # copies: arrays that NumPy owns cannot be donated
 
 
 def save(
@@ -78,8 +78,7 @@ def save(
     *,
     progress: dict[str, Any],
     trees: dict[str, Any],
-    spec: replay.RingSpec,
-    ring: replay.Ring,
+    ring: SeedRing,
     kept: int = 2,
 ) -> Checkpoint:
     """Writes a checkpoint and removes all but the newest ones.
@@ -92,7 +91,6 @@ def save(
       number: number of this one; higher is newer.
       progress: counters of the run, for JSON.
       trees: trees of arrays by name.
-      spec: static part of the ring.
       ring: the ring, which is read chunk by chunk.
       kept: how many checkpoints stay, this one included.
 
@@ -102,8 +100,8 @@ def save(
     """
 
     def write(partial: pathlib.Path) -> None:
-        files.save_tree(partial, trees | {_RING: saved_ring.counters(ring)})
-        saved_ring.save(partial, spec, ring)
+        files.save_tree(partial, trees | {_RING: ring.counters()})
+        saved_ring.save(partial, ring)
 
     target = directory / f"{number:06d}"
     try:
@@ -113,9 +111,14 @@ def save(
         saved = _save_in_place_of(numbered(directory)[:-1], target, progress, write)
         if saved is None:
             raise StateOnlyError(error.errno, error.strerror) from None
+    remove_old(directory, number, kept=kept)
+    return saved
+
+
+def remove_old(directory: pathlib.Path, number: int, *, kept: int) -> None:
+    """Removes all but the newest checkpoints, and those without a ring up to the one of this number."""
     for old in [*numbered(directory)[:-kept], *(path for path in _state_only(directory) if _number(path) <= number)]:
         remove(old)
-    return saved
 
 
 def save_state(target: pathlib.Path, *, progress: dict[str, Any], trees: dict[str, Any]) -> Checkpoint:
@@ -186,6 +189,23 @@ def newest(directory: pathlib.Path, warn: Callable[[str], None], *, state_only: 
     if found:
         raise CheckpointError(f"no checkpoint in {directory} can be read")
     return None
+
+
+def number_of(saved: Checkpoint) -> int:
+    """Returns the number of a checkpoint."""
+    return _number(saved.directory)
+
+
+def read(directory: pathlib.Path, number: int) -> Checkpoint:
+    """Returns the checkpoint of this number among those in `directory`; raises CheckpointError if it cannot be used."""
+    path = directory / f"{number:06d}"
+    try:
+        return _read(path, state_only=False)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}, the newest that all seeds have, cannot be read ({type(error).__name__}); continue each"
+            " seed alone with --run_dir=RUN_DIR/seed-N --resume"
+        ) from None
 
 
 def _read(path: pathlib.Path, *, state_only: bool) -> Checkpoint:

@@ -9,7 +9,7 @@ from typing import Any
 from seer_jax import files
 from seer_jax.config import RunConfig
 from seer_jax.fields import ConfigError
-from seer_jax.run import checkpoint, resolve, run_dir
+from seer_jax.run import checkpoint, resolve, run_dir, seed
 
 # Nothing that a run did before depends on these fields.
 CHANGEABLE = (
@@ -20,6 +20,8 @@ CHANGEABLE = (
     "checkpoint_every",
     "checkpoints_kept",
     "params_every",
+    "mesh.seed",
+    "mesh.data",
 )
 
 
@@ -36,6 +38,39 @@ def changes(config: RunConfig, directory: pathlib.Path) -> run_dir.Differences:
             f" may change {', '.join(CHANGEABLE)}; resume without the other fields, or name a new directory"
         )
     return differ
+
+
+def find_checkpoints(
+    directory: pathlib.Path, config: RunConfig, changed: run_dir.Differences, warn: Callable[[str], None]
+) -> list[checkpoint.Checkpoint | None] | None:
+    """Returns for each seed the checkpoint to go on from; None if the run never wrote any and starts anew.
+
+    A run of several seeds goes on from the newest checkpoint that all of them have. A seed that has stopped for good has
+    none in the list.
+
+    Args:
+      directory: directory of the run.
+      config: its configuration.
+      changed: from `changes`.
+      warn: receives one line about each newer checkpoint that cannot be used, or about a new start.
+
+    Raises:
+      CheckpointError: there were checkpoints, and none of them can be used.
+      ConfigError: the run has gone on past the new `total_steps`.
+    """
+    if config.num_seeds == 1:
+        saved = find_checkpoint(directory, changed, warn)
+        return None if saved is None else [saved]
+    stopped = run_dir.stopped_seeds(directory)
+    paths = [
+        None if each.seed in stopped else path
+        for each, path in zip(seed.configs_of(config), seed.directories_of(config, directory), strict=True)
+    ]
+    found = [None if path is None else find_checkpoint(path, changed, warn) for path in paths]
+    if any(each is None and path is not None for each, path in zip(found, paths, strict=True)):
+        return None
+    common = min(checkpoint.number_of(each) for each in found if each is not None)
+    return [None if path is None else checkpoint.read(path / checkpoint.DIRECTORY, common) for path in paths]
 
 
 def find_checkpoint(

@@ -25,31 +25,40 @@ class Display:
         self._config = config
         self._title = f"{config.env.task} -> {run_dir}"
         self._console = rich.console.Console()
-        self._fields: dict[str, str] = {}
+        self._fields: dict[int, dict[str, str]] = {seed: {} for seed in _seeds(config)}
         status.enable()
 
-    def show(self, record: Record) -> None:
-        """Shows a record of kind `train`, `freeze` or `eval`; the other kinds change nothing."""
-        kind = record["kind"]
+    def show(self, seed: int, record: Record) -> None:
+        """Shows a record of kind `train`, `freeze` or `eval` of a seed; the other kinds change nothing."""
+        kind, fields = record["kind"], self._fields[seed]
         if kind == "train":
-            self._fields |= self._progress(record)
+            fields |= self._progress(record)
         elif kind == "freeze":
             steps = f"{record['env_steps']:,}"
             progress = {"phase": record["phase"], "steps": f"{steps}/{self._config.total_steps:,}"}
-            self._fields |= progress | {"froze": f"{_moved(record)} after {steps} steps"}
+            fields |= progress | {"froze": f"{_moved(record)} after {steps} steps"}
         elif kind == "eval":
             spread = f"{record['eval_return_mean']:,.1f} ± {record['eval_return_std']:,.1f}"
-            self._fields |= {"evaluation": f"{spread} after {record['env_steps']:,} steps"}
+            fields |= {"evaluation": f"{spread} after {record['env_steps']:,} steps"}
         else:
             return
         if not status.on_terminal():
-            print("  ".join(f"{name} {value}" for name, value in self._fields.items()), flush=True)
+            named = ({"seed": seed} if len(self._fields) > 1 else {}) | fields
+            print("  ".join(f"{name} {value}" for name, value in named.items()), flush=True)
             status.printed()
             return
-        table = rich.table.Table(title=self._title, show_header=False, min_width=60)
-        for name, value in self._fields.items():
-            table.add_row(name.replace("_", " "), value)
-        status.show(table)
+        status.show(self._table())
+
+    def _table(self) -> rich.table.Table:
+        """Returns what is known so far, a column for each seed."""
+        several = len(self._fields) > 1
+        table = rich.table.Table(title=self._title, show_header=several, min_width=60)
+        table.add_column("")
+        for seed in self._fields:
+            table.add_column(f"seed {seed}")
+        for name in dict.fromkeys(name for fields in self._fields.values() for name in fields):
+            table.add_row(name.replace("_", " "), *(fields.get(name, "-") for fields in self._fields.values()))
+        return table
 
     def _progress(self, record: Record) -> dict[str, str]:
         rate, recent, loss = record["steps_per_second"], record["return_mean"], record.get("loss")
@@ -69,17 +78,19 @@ class Display:
             return "-"
         return str(datetime.timedelta(seconds=round(max(self._config.total_steps - env_steps, 0) / rate)))
 
-    def end(self, record: Record, evals: Sequence[Record], phases: Sequence[str]) -> None:
-        """Prints the costs and the scores of a run.
+    def end(self, seed: int, record: Record, evals: Sequence[Record], phases: Sequence[str]) -> None:
+        """Prints the costs and the scores of a seed.
 
         Args:
+          seed: the seed.
           record: the record of kind `end`.
           evals: the records of the first and the last evaluation, or of the only one.
           phases: names of its phases.
         """
         self.close()
         task = self._config.env.task
-        self._console.print(_phase_table(f"{task}, {record['env_steps']:,} agent steps", record, phases))
+        name = f"{task}, seed {seed}" if len(self._fields) > 1 else task
+        self._console.print(_phase_table(f"{name}, {record['env_steps']:,} agent steps", record, phases))
         scores = ", ".join(
             f"{each['eval_return_mean']:,.1f} ± {each['eval_return_std']:,.1f} after {each['env_steps']:,} steps"
             for each in evals
@@ -91,6 +102,10 @@ class Display:
     def close(self) -> None:
         """Ends the live table."""
         status.show(None)
+
+
+def _seeds(config: RunConfig) -> range:
+    return range(config.seed, config.seed + config.num_seeds)
 
 
 def _moved(record: Record) -> str:

@@ -1,30 +1,30 @@
-"""The loop of a run: steps environments and programs, and keeps the cadences."""
+"""The loop of a run: steps environments and programs of all its seeds, and does in between what is due."""
 
 import contextlib
 import functools
 import pathlib
-import shlex
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seer_jax import files, flops, replay, status
+from seer_jax import flops, replay, status
 from seer_jax.agents import base
 from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError, VectorEnv
-from seer_jax.run import best, checkpoint, display, evaluation, metrics, plan, resolve, state
+from seer_jax.run import best, checkpoint, display, evaluation, plan, state
+from seer_jax.run import run_dir as run_dir_lib
 from seer_jax.run.assembly import Assembly
 from seer_jax.run.evaluation import EvaluationStopped
-from seer_jax.run.records import Receiver, Record, RecordWriter
+from seer_jax.run.records import Receiver, Record
+from seer_jax.run.seed import Keys, Next, OfSeed, Seed, configs_of, crossed, directories_of
 from seer_jax.run.training_envs import TrainingEnvs
 from seer_jax.seer import handover
 from seer_jax.seer.phases import FROZEN, FULL
 
-PARAMS_DIRECTORY = "params"  # in the directory of a run
 SNAPSHOT_DIRECTORY = "freeze"  # among the checkpoints
-_WARM_UP = "warm-up"
 
 
 class RunStopped(Exception):
@@ -42,12 +42,17 @@ class NonFiniteError(Exception):
 class Loop:
     """One run: environments on the host, arrays on the device, and the cadences of what is done when.
 
+    Its seeds are trained together. The end of an episode costs a row, so that they do not take the same number of agent
+    steps in the same time. A seed that has something else to do than a step therefore waits for the others: evaluations,
+    checkpoints and the freeze come when no seed steps any more.
+
     Args:
       parts: the assembly of the run.
-      env: its training environments.
+      env: its training environments, those of all seeds.
       run_dir: directory of the run.
       encoder: encoder of another run to start from; None starts from a new one.
-      saved: checkpoint of this run to continue from; None starts from the first step.
+      saved: for each seed the checkpoint to continue from, or None for one that does not; None starts all of them from
+        the first step.
       receivers: each is called with every record.
       warn: receives one line about a failure that does not end the run.
       check_run_dir: raises an error if the directory is not that of the run any more; called before each write.
@@ -61,35 +66,47 @@ class Loop:
         run_dir: pathlib.Path,
         *,
         encoder: base.Params | None,
-        saved: checkpoint.Checkpoint | None,
+        saved: Sequence[checkpoint.Checkpoint | None] | None,
         receivers: Sequence[Receiver],
         warn: Callable[[str], None],
         check_run_dir: Callable[[], None],
     ) -> None:
-        self._check_run_dir = check_run_dir
         self._parts, self._config, self._run_dir, self._warn = parts, parts.config, run_dir, warn
-        k_agent, k_actor, self._k_eval, self._k_freeze = jax.random.split(jax.random.PRNGKey(self._config.seed), 4)
-        self._envs = TrainingEnvs(self._config, env)
+        self._check_run_dir, self._resumed = check_run_dir, saved is not None
+        self._envs = TrainingEnvs(self._config, env, self._config.num_seeds)
+        self._keys = [Keys(config.seed) for config in configs_of(self._config)]
         if saved is None:
-            self._state = state.begin(parts, self._envs.timestep, encoder, k_agent=k_agent, k_actor=k_actor)
+            self._state = state.begin(parts, self._envs.timestep, encoder, self._keys)
         else:
             with status.activity("reading the checkpoint"):
                 self._state = state.restore(parts, saved)
-        self._progress, self._resumed = self._state.progress, saved is not None
-        self._phase = parts.phase(self._progress.phase)
-        self._eval_act = evaluation.make_act(parts.agent, first_stack=self._config.env.first_stack)
-        offset = saved.progress["metrics_bytes"] if saved else 0
-        self._metrics = metrics.MetricsWriter(
-            run_dir,
-            offset=offset,
-            env_steps=self._progress.env_steps,
-            hparams=resolve.flat(self._config.to_dict()),
-            warn=warn,
-        )
         self._display = display.Display(self._config, run_dir)
-        self._records = RecordWriter(
-            [self._metrics.write, self._display.show, *receivers], frames_per_step=self._config.env.action_repeat
+        self._seeds = self._open_seeds(saved, receivers)
+        self._info: Mapping[str, Any] = {}
+        self._phase = parts.phase(self._state.phase)
+        self._eval_act = evaluation.make_act(
+            parts.agent, first_stack=self._config.env.first_stack, map_seeds=parts.placement.map_seeds
         )
+
+    def _open_seeds(
+        self, saved: Sequence[checkpoint.Checkpoint | None] | None, receivers: Sequence[Receiver]
+    ) -> dict[int, Seed]:
+        """Returns the seeds that train, by number from 0 on."""
+        configs, directories = configs_of(self._config), directories_of(self._config, self._run_dir)
+        seeds: dict[int, Seed] = {}
+        for i, (config, directory) in enumerate(zip(configs, directories, strict=True)):
+            if saved is not None and saved[i] is None:
+                continue
+            seeds[i] = Seed(
+                config,
+                directory,
+                saved=None if saved is None else saved[i],
+                phase=self._state.phase,
+                receivers=[functools.partial(self._display.show, config.seed), *receivers],
+                warn=self._warn,
+                check_run_dir=self._check_run_dir,
+            )
+        return seeds
 
     def train(self, stop: Callable[[], bool]) -> Record:
         """Runs to `total_steps`, or until `stop`, and returns the record of kind `end`.
@@ -112,270 +129,303 @@ class Loop:
             raise
 
     def _train(self, stop: Callable[[], bool]) -> Record:
-        config, progress = self._config, self._progress
-        if self._resumed:
-            self._write("checkpoint", {})  # this line followed the checkpoint, and was cut off with the rest
-        best.remove_unused(self._run_dir, progress)
-        if progress.env_steps < config.total_steps:
+        for each in self._seeds.values():
+            if self._resumed:
+                each.write("checkpoint", {})  # this line followed the checkpoint, and was cut off with the rest
+            best.remove_unused(each.run_dir, each.progress)
+        if any(each.progress.env_steps < self._config.total_steps for each in self._seeds.values()):
             self._compile()
-        progress.clock.skip()
-        if config.params_every and not progress.env_steps:
-            self._keep_params()
-        self._evaluate_if_due(stop)  # an evaluation that was stopped
-        while progress.env_steps < config.total_steps:
-            if self._phase.name == FULL and config.seer.enabled and progress.env_steps >= config.seer.freeze_step:
-                with self._untimed():
-                    self._freeze(stop)
-            before, learning, stopping = progress.env_steps, progress.updates > 0, stop()
-            after = before + self._envs.steps_taken
-            # The last step ends episodes as each checkpoint does: a run with more `total_steps` may go on from there.
-            last = after >= config.total_steps
-            saving = stopping or last or _crossed(config.checkpoint_every, before, after)
-            self.vector_step(renew_envs=saving)
-            if progress.updates and not learning:
-                progress.clock.book(_WARM_UP, progress.env_steps)
-            self._keep_cadences(before)
-            self._evaluate_if_due(stop)
-            if saving:
-                with self._untimed():
-                    self._save(last=last)
-            if stopping:
-                raise RunStopped
+        self._skip_time()
+        if self._config.params_every and not self._resumed:
+            self._keep_params(range(self._config.num_seeds))
+        while self._advance(stop):
+            pass
         with self._untimed():
             return self._end()
 
     def _stepping(self) -> str:
-        config, progress = self._config, self._progress
-        if not progress.updates:
-            return f"filling the replay: {progress.env_steps:,} of {config.learn_start:,} steps"
-        return f"training: {progress.env_steps:,} of {config.total_steps:,} steps"
+        config, slowest = self._config, min((each.progress for each in self._seeds.values()), key=lambda p: p.env_steps)
+        if not slowest.updates:
+            return f"filling the replay: {slowest.env_steps:,} of {config.learn_start:,} steps"
+        return f"training: {slowest.env_steps:,} of {config.total_steps:,} steps"
 
-    def _keep_cadences(self, before: int) -> None:
-        """Logs and keeps parameters as far as due since `before`, in agent steps."""
-        config, now = self._config, self._progress.env_steps
-        if _crossed(config.log_every, before, now):
-            self._log()
-        if _crossed(config.params_every, before, now):
+    def _advance(self, stop: Callable[[], bool]) -> bool:
+        """Does what the seeds do next, those that step first; returns False if all have ended."""
+        arrived = self._envs.steps_taken
+        seeds_by_next: dict[Next, list[int]] = {}
+        for i, each in self._seeds.items():
+            seeds_by_next.setdefault(each.next(int(arrived[i])), []).append(i)
+        steps, last_steps = (seeds_by_next.get(kind, []) for kind in (Next.STEP, Next.LAST_STEP))
+        if steps or seeds_by_next.keys() <= {Next.LAST_STEP, Next.END}:
+            if (steps or last_steps) and stop():
+                self._stop(steps + last_steps, ended=seeds_by_next.get(Next.END, []))
+            if steps:
+                self._step(steps)
+            elif last_steps:
+                self._step(last_steps, renew_envs=True)
+            else:
+                return False
+        elif evaluated := seeds_by_next.get(Next.EVALUATE):
             with self._untimed():
-                self._keep_params()
+                self._evaluate(evaluated, stop)
+        elif saved := seeds_by_next.get(Next.SAVE):
+            with self._untimed():
+                self._save(saved)
+        else:
+            assert seeds_by_next.keys() <= {Next.FREEZE, Next.END}, seeds_by_next  # see `rules`
+            with self._untimed():
+                self._freeze(stop)
+        return True
 
-    def _evaluate_if_due(self, stop: Callable[[], bool]) -> None:
-        """Evaluates if that is due since the last evaluation, or if the run ends."""
-        evals, now = self._progress.evals, self._progress.env_steps
-        last = evals[-1]["env_steps"] if evals else 0
-        if _crossed(self._config.eval_every, last, now) or last < now >= self._config.total_steps:
+    def _stop(self, steps: list[int], *, ended: list[int]) -> None:
+        """Ends all episodes, writes checkpoints and raises RunStopped.
+
+        Args:
+          steps: the seeds that step next; the others wait for something else.
+          ended: the seeds that have ended.
+        """
+        going_on = [i for i in self._seeds if i not in ended]
+        self._end_episodes([i for i in going_on if i not in steps])
+        self._step(steps, renew_envs=True)
+        with self._untimed():
+            self._save(going_on)
+        raise RunStopped
+
+    def _step(self, seeds: list[int], *, renew_envs: bool = False) -> None:
+        """Steps the environments of some seeds once, and logs and keeps parameters as far as that is due."""
+        before = {i: self._seeds[i].progress.env_steps for i in seeds}
+        self.vector_step(self._flags(seeds), renew_envs=renew_envs)
+        now = {i: self._seeds[i].progress.env_steps for i in seeds}
+        for i in seeds:
+            self._seeds[i].saving = renew_envs
+        if logged := [i for i in seeds if crossed(self._config.log_every, before[i], now[i])]:
+            self._check_finite()
+            for i in logged:
+                if i in self._seeds:
+                    self._seeds[i].log()
+        if kept := [i for i in seeds if crossed(self._config.params_every, before[i], now[i])]:
             with self._untimed():
-                self._evaluate(stop)
+                self._keep_params(kept)
 
     @contextlib.contextmanager
     def _untimed(self) -> Iterator[None]:
         """Counts the time so far to the phase, and the time inside to none."""
         jax.block_until_ready(self._state.train)
-        self._book_time()
+        for each in self._seeds.values():
+            each.book_time()
         try:
             yield
         finally:
-            self._progress.clock.skip()
+            self._skip_time()
 
-    def _book_time(self) -> None:
-        # Steps before learning starts are fast and say nothing about the speed of a phase.
-        progress = self._progress
-        progress.clock.book(progress.phase if progress.updates else _WARM_UP, progress.env_steps)
+    def _skip_time(self) -> None:
+        for each in self._seeds.values():
+            each.progress.clock.skip()
 
-    def vector_step(self, *, renew_envs: bool = False) -> None:
-        """Steps all environments once; `learn` runs on the device while they step on the host.
+    def _flags(self, seeds: Iterable[int]) -> np.ndarray:
+        """Returns `[S]` bool, True for these seeds."""
+        flags = np.zeros(self._config.num_seeds, bool)
+        flags[[*seeds]] = True
+        return flags
+
+    def _put_flags(self, flags: np.ndarray) -> tuple[jax.Array, ...]:
+        """Returns the last arguments of a program: flags of several seeds, none for one."""
+        return (self._parts.placement.put(flags, lanes=False),) if self._config.num_seeds > 1 else ()
+
+    def vector_step(self, steps: np.ndarray, *, renew_envs: bool = False) -> None:
+        """Steps all environments of some seeds once; `learn` runs on the device while they step on the host.
 
         Args:
+          steps: `[S]` bool, the seeds.
           renew_envs: end all episodes here and make new environments, whose state cannot be saved. What comes after a
             checkpoint is then the same for a run that goes on and for one that resumes.
         """
-        run, progress, config = self._state, self._progress, self._config
+        run, phase, programs, place = self._state, self._phase, self._programs, self._parts.placement
         # One transfer to the device and one back, both explicit: a transfer guard shows that there are no others.
-        timestep = jax.device_put(self._envs.take(cut=renew_envs))
-        action, run.actor, run.ring = self._programs.interact(run.train.params, run.actor, run.ring, timestep)
-        progress.env_steps += self._envs.steps_taken
-        progress.rows = min(progress.rows + config.num_envs, self._phase.ring_spec.capacity)
-        progress.ledger.add(self._programs.interact_costs)
-        updates_due = (progress.env_steps - config.learn_start) // config.update_every
-        if updates_due - progress.updates >= self._phase.updates_per_learn:
-            run.train, run.ring, progress.info = self._programs.learn(run.train, run.ring)
-            progress.updates += self._phase.updates_per_learn
-            progress.ledger.add(self._programs.learn_costs)
+        timestep = place.put(self._envs.take(steps, cut=steps & renew_envs), lanes=True)
+        flags = self._put_flags(steps)
+        action, run.actor, run.ring = programs.interact(run.train.params, run.actor, run.ring, timestep, *flags)
+        learns, taken = np.zeros_like(steps), self._envs.steps_taken
+        for i in np.flatnonzero(steps):
+            due = self._seeds[i].acted(int(taken[i]), phase.ring_spec.capacity, programs)
+            learns[i] = due >= phase.updates_per_learn
+        if learns.any():
+            run.train, run.ring, info = programs.learn(run.train, run.ring, *self._put_flags(learns))
+            for i in np.flatnonzero(learns):
+                self._seeds[i].learned(phase.updates_per_learn, OfSeed(info, i) if flags else info, programs)
+            self._info = info
         if renew_envs:
-            progress.pool += 1
-            if progress.env_steps < config.total_steps:  # a run that goes on longer makes them when it resumes
-                self._envs.renew(progress.pool)
+            self._renew_envs(steps)
             return
-        for score, length in self._envs.step(jax.device_get(action)):
-            self._write("episode", {"return": score, "length": length})
-            progress.recent.append(score)
+        host_action = jax.device_get(action)
+        host_action = host_action.reshape(-1, *host_action.shape[2:]) if flags else host_action
+        for i, score, length in self._envs.step(host_action, steps):
+            self._seeds[i].end_episode(score, length)
+
+    def _renew_envs(self, cut: np.ndarray) -> None:
+        """Makes new environments for all seeds; the episodes of the seeds `cut`, `[S]` bool, have ended."""
+        for i in np.flatnonzero(cut):
+            self._seeds[i].progress.pool += 1
+        # A run that goes on longer makes them when it resumes.
+        if any(each.progress.env_steps < self._config.total_steps for each in self._seeds.values()):
+            self._envs.renew([self._seeds[i].progress.pool if i in self._seeds else 0 for i in range(len(cut))])
 
     def _save_between_steps(self) -> None:
-        """Writes a checkpoint without another step.
+        """Writes checkpoints without another step.
 
         The arrivals of the last step are not in the ring, and are lost. The rows before them become the last of their
         episodes, since a resumed run has new environments. If a checkpoint was due, they are already: then the resumed
         run is the same as one that was not interrupted.
         """
-        phase, run = self._phase, self._state
-        if not (self._envs.untouched or self._progress.env_steps >= self._config.total_steps):
-            end_episodes = jax.jit(replay.end_episodes, static_argnums=0, donate_argnums=1)
-            run.ring = end_episodes(phase.ring_spec, run.ring)
-            self._progress.pool += 1
+        total = self._config.total_steps
+        self._end_episodes([i for i, each in self._seeds.items() if each.progress.env_steps < total])
         with self._untimed():
-            self._save()
+            self._save([i for i, each in self._seeds.items() if each.saving or each.progress.env_steps < total])
+
+    def _end_episodes(self, seeds: list[int]) -> None:
+        """Makes the newest rows of some seeds the last of their episodes, unless their environments are new."""
+        ends = self._flags(seeds) & ~self._envs.untouched
+        if not ends.any():
+            return
+        place, run = self._parts.placement, self._state
+        end_episodes = place.map_seeds(functools.partial(replay.end_episodes, self._phase.ring_spec))
+        with place.context():
+            run.ring = jax.jit(end_episodes, donate_argnums=0)(run.ring, *self._put_flags(ends))
+        for i in np.flatnonzero(ends):
+            self._seeds[i].progress.pool += 1
 
     def _compile(self) -> None:
         """Compiles the programs of the phase that begins."""
         with status.activity(f"compiling the programs of the {self._phase.name} phase"):
             self._programs = self._phase.compile()
         per_step = self._programs.cost_per_step
-        self._progress.costs[self._phase.name] = {
-            "flops_per_step": per_step.flops,
-            "macs_per_step": per_step.macs,
-            "replay_bytes": self._state.ring.num_bytes,
-            "replay_capacity": self._phase.ring_spec.capacity,
-        }
+        for each in self._seeds.values():
+            each.progress.costs[self._phase.name] = {
+                "flops_per_step": per_step.flops,
+                "macs_per_step": per_step.macs,
+                "replay_bytes": self._phase.ring.num_bytes,
+                "replay_capacity": self._phase.ring_spec.capacity,
+            }
 
     def _freeze(self, stop: Callable[[], bool]) -> None:
         self._check_run_dir()
-        run, progress, parts = self._state, self._progress, self._parts
-        began, rows_before = progress.clock.elapsed, progress.rows
+        run, parts, seeds = self._state, self._parts, self._seeds
+        began = time.monotonic()
         run.train, run.ring = handover.freeze(
             parts.full,
             parts.frozen,
             run.train,
             run.ring,
-            snapshot_dir=self._run_dir / checkpoint.DIRECTORY / SNAPSHOT_DIRECTORY,
-            key=self._k_freeze,
+            {
+                i: handover.SeedFreeze(each.run_dir / checkpoint.DIRECTORY / SNAPSHOT_DIRECTORY, each.keys.freeze)
+                for i, each in seeds.items()
+            },
             memory_bytes=plan.device_memory(),
             warn=self._warn_of_failed_write,
             stop=stop,
         )
         jax.block_until_ready(run.ring)
-        seconds = progress.clock.elapsed - began
-        obs = jax.ShapeDtypeStruct((1, *run.actor.stack.shape[1:]), np.uint8)
+        seconds = time.monotonic() - began
+        obs = jax.ShapeDtypeStruct((1, *parts.full.actor.stack.shape[1:]), np.uint8)
         encode = functools.partial(base.latents_to_store, parts.agent)
-        progress.ledger.add({"handover": flops.cost_of(encode, run.train.params, obs, self._k_freeze) * rows_before})
-        self._phase, progress.phase = parts.frozen, FROZEN
+        cost = flops.cost_of(encode, parts.full.state.params, obs, jax.ShapeDtypeStruct((2,), np.uint32))
+        self._phase, run.phase = parts.frozen, FROZEN
+        for each in seeds.values():
+            each.progress.phase = FROZEN
+            each.progress.ledger.add({"handover": cost * each.progress.rows})
+        rows = {i: each.progress.rows for i, each in seeds.items()}
         self._compile()
-        before = progress.costs[FULL]
-        self._write(
-            "freeze",
-            {
-                "rows_moved": rows_before,
-                "handover_seconds": seconds,
-                "replay_bytes_before": before["replay_bytes"],
-                "replay_capacity_before": before["replay_capacity"],
-            },
+        for i, each in seeds.items():
+            each.froze(seconds, rows_moved=rows[i])
+
+    def _evaluate(self, seeds: list[int], stop: Callable[[], bool]) -> None:
+        place, everyone = self._parts.placement, range(self._config.num_seeds)
+        env_steps = [self._seeds[i].progress.env_steps if i in self._seeds else 0 for i in everyone]
+        keys = [jax.random.fold_in(self._keys[i].eval, env_steps[i]) for i in everyone]
+        played = evaluation.play_new(
+            self._config,
+            self._eval_act,
+            self._state.train.params,
+            place.stack(keys, lanes=False),
+            env_steps=env_steps,
+            plays=self._flags(seeds),
+            stop=stop,
         )
+        for i in seeds:
+            self._seeds[i].evaluated(played[i])
+        if self._config.keep_best:
+            trains = place.unstack(self._state.train)
+            for i in seeds:
+                self._seeds[i].keep_best(trains[i])
 
-    def _evaluate(self, stop: Callable[[], bool]) -> None:
-        config, progress = self._config, self._progress
-        key = jax.random.fold_in(self._k_eval, progress.env_steps)
-        params, env_steps = self._state.train.params, progress.env_steps
-        played = evaluation.play_new(config, self._eval_act, params, key, env_steps=env_steps, stop=stop)
-        fields, reason = evaluation.summary(config, played)
-        if reason and not progress.evals:
-            self._warn(reason)
-        progress.evals = [*progress.evals[:1], self._write("eval", fields)]
-        if config.keep_best:
-            best.keep_if_better(self._run_dir, progress, self._state.train, self._warn_of_failed_write)
-
-    def _raise_if_not_finite(self) -> None:
-        if self._config.on_nan == "ignore" or _all_finite((self._state.train.params, self._progress.info)):
+    def _check_finite(self) -> None:
+        """Raises NonFiniteError or gives up the seeds whose numbers are bad, as `on_nan` says."""
+        config = self._config
+        if config.on_nan == "ignore":
             return
-        good = checkpoint.newest(self._run_dir / checkpoint.DIRECTORY, self._warn, state_only=True)
-        raise NonFiniteError(
-            f"a loss or a parameter is not finite after {self._progress.env_steps:,} agent steps; the last good"
-            f" checkpoint is {good.directory if good else 'none'}; lower agent.learning_rate, or go on with"
-            " on_nan=ignore"
+        finite = np.broadcast_to(
+            _finite((self._state.train.params, self._info), config.num_seeds > 1), config.num_seeds
         )
+        for i in [i for i in self._seeds if not finite[i]]:
+            message = self._seeds[i].describe_bad_numbers()
+            if config.on_nan == "stop" or len(self._seeds) == 1:
+                raise NonFiniteError(message)
+            self._warn(f"seed {self._seeds[i].config.seed} stops, and the others go on: {message}")
+            run_dir_lib.record_stopped_seed(
+                self._run_dir, self._seeds[i].config.seed, self._seeds[i].progress.env_steps
+            )
+            self._seeds.pop(i).close()
 
-    def _log(self) -> None:
-        self._raise_if_not_finite()
-        self._book_time()
-        progress = self._progress
-        rate = progress.clock.steps_per_second(progress.phase)
-        info = {name: float(value) for name, value in progress.info.items()}
-        recent = float(np.mean(progress.recent)) if progress.recent else None
-        self._write("train", info | {"steps_per_second": rate, "return_mean": recent} | progress.ledger.by_kind())
+    def _keep_params(self, seeds: Iterable[int]) -> None:
+        params = self._parts.placement.unstack(self._state.train.params)
+        for i in seeds:
+            self._seeds[i].keep_params(params[i])
 
-    def _keep_params(self) -> None:
-        """Keeps a copy of the parameters for later analysis; the run itself does not need it."""
-        env_steps, directory = self._progress.env_steps, self._run_dir / PARAMS_DIRECTORY
-        self._check_run_dir()
-        try:
-            directory.mkdir(exist_ok=True)
-            files.save_tree(directory / f"{env_steps:09d}", {"params": self._state.train.params})
-        except OSError as error:
-            self._warn_of_failed_write(f"no copy of the parameters after {env_steps:,} steps ({error.strerror})")
-
-    def _save(self, *, last: bool = False) -> None:
-        """Writes a checkpoint; earlier ones stay until it is complete.
-
-        Args:
-          last: whether no later checkpoint follows.
+    def _save(self, seeds: list[int]) -> None:
+        """Writes checkpoints; earlier ones stay until those of all seeds are complete.
 
         Raises:
-          CheckpointSaveError: the last one failed, or holds the training state alone.
+          CheckpointSaveError: the last one of a seed failed, or holds the training state alone.
           NonFiniteError: there is nothing good to save.
         """
-        self._raise_if_not_finite()
+        self._check_finite()
         self._check_run_dir()
-        try:
-            with status.activity(f"writing the checkpoint after {self._progress.env_steps:,} steps"):
-                state.save(self._state, self._parts, self._run_dir, metrics_bytes=self._metrics.sync())
-        except OSError as error:
-            message = self._describe_failure(error)
-            if last:
-                raise CheckpointSaveError(message) from None
-            self._warn_of_failed_write(message)
-            return
-        self._write("checkpoint", {})
-        best.remove_unused(self._run_dir, self._progress)
-
-    def _describe_failure(self, error: OSError) -> str:
-        """Returns the line about a checkpoint that could not be written: what there is instead, and what to do."""
-        message = f"no checkpoint after {self._progress.env_steps:,} steps ({error.strerror})"
-        if isinstance(error, checkpoint.StateOnlyError):
-            message += "; the training state alone is saved, for evaluate and seer.init_from"
-            if not checkpoint.numbered(self._run_dir / checkpoint.DIRECTORY):
-                return f"{message}; there is no earlier checkpoint to resume from"
-        return f"{message}; earlier ones are intact; continue with --run_dir={shlex.quote(str(self._run_dir))} --resume"
+        saved = state.save(self._state, self._parts, {i: self._seeds[i] for i in seeds if i in self._seeds})
+        for i, error in saved.items():
+            each = self._seeds[i]
+            each.saving = False
+            if error is None:
+                each.write("checkpoint", {})
+                best.remove_unused(each.run_dir, each.progress)
+            elif each.progress.env_steps >= self._config.total_steps:
+                raise CheckpointSaveError(each.describe_failed_save(error)) from None
+            else:
+                each.warn_of_failed_write(each.describe_failed_save(error))
 
     def _warn_of_failed_write(self, message: str) -> None:
         self._check_run_dir()  # without the directory no write succeeds, and the run ends
         self._warn(message)
 
     def _end(self) -> Record:
-        progress = self._progress
-        kept = ("eval_return_mean", "eval_return_std", "eval_length_mean", "human_normalized")
-        summary: dict[str, Any] = {name: progress.evals[-1][name] for name in kept}
-        for phase, cost in progress.costs.items():
-            rate = {f"{phase}_steps_per_second": progress.clock.steps_per_second(phase)}
-            summary |= rate | {f"{phase}_{name}": value for name, value in cost.items()}
-        checksum = {"params_sha256": checkpoint.params_sha256(self._state.train.params)}
-        record = self._write("end", summary | progress.ledger.by_kind() | checksum)
-        self._display.end(record, progress.evals, list(progress.costs))
-        return record
-
-    def _write(self, kind: str, fields: Record) -> Record:
-        self._check_run_dir()
-        return self._records.write(kind, self._progress, fields)
+        params = self._parts.placement.unstack(self._state.train.params)
+        records = {each.config.seed: each.end(params[i]) for i, each in self._seeds.items()}
+        for each in self._seeds.values():
+            self._display.end(
+                each.config.seed, records[each.config.seed], each.progress.evals, list(each.progress.costs)
+            )
+        only, *others = records.values()
+        return {"kind": "end", "seeds": records} if others else only
 
     def close(self) -> None:
         """Closes files, display and environments."""
         self._display.close()
-        self._metrics.close()
+        for each in self._seeds.values():
+            each.close()
         self._envs.close()
 
 
-def _crossed(every: int, before: int, after: int) -> bool:
-    """Returns whether a multiple of `every` lies in (before, after]; 0 has none."""
-    return every > 0 and after // every > before // every
-
-
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+@functools.partial(jax.jit, static_argnums=1)
+def _finite(tree: Any, by_seed: bool) -> jax.Array:
+    """Returns whether all numbers are finite, or, with an axis of seeds, for each seed."""
+    axes = lambda x: tuple(range(1, x.ndim)) if by_seed else None
+    return jnp.stack([jnp.isfinite(x).all(axis=axes(x)) for x in jax.tree.leaves(tree)]).all(axis=0)

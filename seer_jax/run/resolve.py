@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_dict
 from seer_jax import fields
 from seer_jax.agents.base import Algorithm
 from seer_jax.agents.registry import AGENTS
-from seer_jax.config import EncoderConfig, ReplayConfig, RunConfig, SeerConfig
+from seer_jax.config import EncoderConfig, MeshConfig, ReplayConfig, RunConfig, SeerConfig
 from seer_jax.envs.registry import SUITES
 from seer_jax.envs.suite import Suite
 from seer_jax.fields import ConfigError
@@ -30,6 +30,7 @@ def sections_of(suite: Suite, algorithm: Algorithm) -> Sections:
         "encoder": EncoderConfig,
         "replay": ReplayConfig,
         "seer": SeerConfig,
+        "mesh": MeshConfig,
     }
 
 
@@ -83,6 +84,7 @@ def resolve(config: ConfigDict) -> RunConfig:
     _check_encoder(resolved, algorithm)
     algorithm.check(resolved)
     resolved = _name_frozen_stage(resolved, algorithm)
+    rules.check_mesh(resolved)
     rules.check_schedule(resolved, algorithm)
     rules.check_replay(resolved, algorithm)
     return resolved

@@ -79,6 +79,29 @@ def _check_freeze_step(config: RunConfig, period: int) -> None:
         )
 
 
+def check_mesh(config: RunConfig) -> None:
+    """Raises ConfigError if seeds, environments or batches cannot be spread evenly, or the seeds' steps cannot be."""
+    mesh = config.mesh
+    for name, count, axis, devices in (
+        ("num_seeds", config.num_seeds, "mesh.seed", mesh.seed),
+        ("num_envs", config.num_envs, "mesh.data", mesh.data),
+        ("agent.batch_size", config.agent.batch_size, "mesh.data", mesh.data),
+    ):
+        if count % devices:
+            raise ConfigError(f"{name}={count} is not a multiple of {axis}={devices}; choose one that is")
+    every, freeze_step = config.checkpoint_every, config.seer.freeze_step
+    if config.num_seeds == 1 or not every or not config.seer.enabled:
+        return
+    # Seeds take up to num_envs steps at once: of two times nearer than that, seeds could reach one without the other.
+    distance = min(freeze_step % every, -freeze_step % every)
+    if 0 < distance < config.num_envs:
+        raise ConfigError(
+            f"seer.freeze_step={freeze_step} is {distance} steps from a multiple of checkpoint_every={every}, less than"
+            f" num_envs={config.num_envs}: seeds that are trained together could not do both in the same order; set"
+            f" seer.freeze_step={round(freeze_step / every) * every or every}"
+        )
+
+
 def check_replay(config: RunConfig, algorithm: Algorithm) -> None:
     """Raises ConfigError if the ring is too small for this agent, or the latents take more memory than the frames."""
     needed = replay.min_steps(config.agent.n_step, config.env.frame_stack) * config.num_envs

@@ -71,22 +71,30 @@ def new(config: RunConfig) -> Iterator[pathlib.Path]:
         lock.remove_empty(made)
 
 
+def check_empty(run_dir: pathlib.Path) -> None:
+    """Raises ConfigError if a directory holds anything beside its lock."""
+    try:
+        if all(path.name == lock.LOCK_FILE for path in run_dir.iterdir()):
+            return
+    except OSError as error:
+        raise lock.unwritable(run_dir, error) from None
+    raise ConfigError(
+        f"run_dir={run_dir} already exists; name a new directory, or go on with the run in it with --resume"
+    )
+
+
 def start(config: RunConfig, run_dir: pathlib.Path, arguments: Sequence[str]) -> None:
     """Writes the configuration and the manifest.
 
     Args:
       config: the configuration.
-      run_dir: a directory that is empty, apart from its lock.
+      run_dir: the directory.
       arguments: arguments of the command line that gave the configuration, if there was one.
 
     Raises:
       ConfigError: it cannot be used; nothing in it was changed.
     """
     try:
-        if any(path.name != lock.LOCK_FILE for path in run_dir.iterdir()):
-            raise ConfigError(
-                f"run_dir={run_dir} already exists; name a new directory, or go on with the run in it with --resume"
-            )
         files.write_file(run_dir / MANIFEST_FILE, as_json(_manifest(config, arguments)))
         # Written last: with this file the directory is that of a run.
         files.write_file(run_dir / CONFIG_FILE, as_json(config.to_dict()))
@@ -122,6 +130,21 @@ def read_config(run_dir: pathlib.Path) -> ConfigDict:
 def read_manifest(run_dir: pathlib.Path) -> dict[str, Any]:
     """Returns the manifest of a run; raises OSError or ValueError if there is none that can be read."""
     return json.loads((run_dir / MANIFEST_FILE).read_text())
+
+
+def record_stopped_seed(run_dir: pathlib.Path, seed: int, env_steps: int) -> None:
+    """Writes into the manifest of a run of several seeds that one has stopped for good after `env_steps` agent steps."""
+    manifest = read_manifest(run_dir)
+    stopped = manifest.get("stopped_seeds", {}) | {str(seed): env_steps}
+    files.write_file(run_dir / MANIFEST_FILE, as_json(manifest | {"stopped_seeds": stopped}))
+
+
+def stopped_seeds(run_dir: pathlib.Path) -> list[int]:
+    """Returns the seeds of a run of several seeds that have stopped for good."""
+    try:
+        return [int(seed) for seed in read_manifest(run_dir).get("stopped_seeds", {})]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return []
 
 
 def read_records(path: pathlib.Path) -> list[Record]:

@@ -6,59 +6,46 @@ A ring of another capacity can be restored from them, as long as the saved one h
 import pathlib
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from seer_jax import files, replay
+from seer_jax.seer.placed_ring import SeedRing
 
 _CHUNK_ROWS = 4096  # rows, over all environments, in a file
 _PRIORITY = "priority"  # name of the priorities among the arrays of a chunk
 
 
-def counters(ring: replay.Ring) -> dict[str, jax.Array]:
-    """Returns what a checkpoint holds of a ring beside its rows: `written` and `max_priority`."""
-    return {"written": ring.index.written, "max_priority": ring.index.max_priority}
-
-
-def save(directory: pathlib.Path, spec: replay.RingSpec, ring: replay.Ring) -> None:
+def save(directory: pathlib.Path, ring: SeedRing) -> None:
     """Writes rows and priorities of all times, oldest first; raises OSError if they cannot be written."""
     chunks = files.ChunkStream(directory)
-    size, oldest = replay.size(spec, ring), replay.oldest(spec, ring)
-    chunk_steps = max(1, _CHUNK_ROWS // spec.num_envs)
-    for begin in range(0, size, chunk_steps):
-        rows, priority = jax.device_get(replay.read(spec, ring, oldest + begin, min(chunk_steps, size - begin)))
+    for rows, priority in ring.read(_CHUNK_ROWS):
         chunks.append(**{name: _as_numpy_format(x) for name, x in vars(rows).items()}, **{_PRIORITY: priority})
 
 
-def restore(
-    directory: pathlib.Path, spec: replay.RingSpec, row: replay.Rows, counters: dict[str, jax.Array]
-) -> replay.Ring:
-    """Puts a ring on the device, chunk by chunk.
+def restore(directory: pathlib.Path, ring: SeedRing, row: replay.Rows, counters: dict[str, np.ndarray]) -> None:
+    """Fills a ring, chunk by chunk.
 
     Args:
       directory: holds what `save` wrote.
-      spec: static part of the ring.
+      ring: an empty ring.
       row: shapes of the rows of one time.
-      counters: of the saved ring.
+      counters: `written` and `max_priority` of the saved ring.
 
     Raises:
       DamagedFileError: rows of other shapes or types, or another number of them, were saved.
     """
-    write = jax.jit(replay.write, static_argnums=0, donate_argnums=1)
-    ring = replay.init(spec, row)
-    size = min(int(counters["written"]), spec.num_steps)
-    oldest, found, priorities = int(counters["written"]) - size, 0, np.zeros((size, spec.num_envs), np.float32)
+    size = min(int(counters["written"]), ring.spec.num_steps)
+    oldest, found, priorities = int(counters["written"]) - size, 0, np.zeros((size, ring.spec.num_envs), np.float32)
     for chunk in files.ChunkStream(directory):
         rows, priority = _fit(row, chunk, size - found)
         steps = len(rows.first)
-        ring = write(spec, ring, np.int32(oldest + found), rows)
+        ring.write(oldest + found, rows)
         priorities[found : found + steps] = priority
         found += steps
     if found != size:
         raise files.DamagedFileError(f"{directory} holds {found} times of rows, not the {size} that were written")
-    index = ring.index.replace(max_priority=counters["max_priority"])
-    return replay.restore(spec, ring, index, priorities, begin=oldest)
+    ring.restore(counters["max_priority"], priorities, begin=oldest)
 
 
 def _as_numpy_format(array: np.ndarray) -> np.ndarray:

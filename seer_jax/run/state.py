@@ -1,91 +1,127 @@
-"""The state of a run: its progress on the host and its arrays on the device; begun, saved and restored as one."""
+"""The arrays of a run on the device, those of all its seeds; begun, saved and restored as one."""
 
 import dataclasses
-import pathlib
+from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
 
-from seer_jax import replay
+from seer_jax import replay, status
 from seer_jax.agents import base
 from seer_jax.envs.timestep import TimeStep
 from seer_jax.run import checkpoint, transfer
 from seer_jax.run.assembly import Assembly
-from seer_jax.run.progress import Progress
-from seer_jax.seer.phases import FROZEN, FULL, Actor, init_actor
+from seer_jax.run.seed import Keys, Seed
+from seer_jax.seer.phases import FROZEN, FULL, Actor, init_actor, place_actor
+from seer_jax.seer.placed_ring import PlacedRing
+from seer_jax.seer.placement import Placement
 
 
 @dataclasses.dataclass
 class RunState:
-    """Everything that a run needs to continue, apart from its environments.
+    """Everything that a run needs to continue, apart from its environments and what its seeds have on the host.
 
     Attributes:
-      progress: counters.
+      phase: name of the current phase.
       train: training state.
       actor: what acting remembers.
       ring: the ring of the current phase.
     """
 
-    progress: Progress
+    phase: str
     train: base.TrainState
     actor: Actor
     ring: replay.Ring
 
 
-def begin(
-    parts: Assembly, timestep: TimeStep, encoder: base.Params | None, *, k_agent: jax.Array, k_actor: jax.Array
-) -> RunState:
+def begin(parts: Assembly, timestep: TimeStep, encoder: base.Params | None, keys: Sequence[Keys]) -> RunState:
     """Returns the state of a run before its first step.
 
     Args:
       parts: the assembly of the run.
-      timestep: the first arrivals.
+      timestep: the first arrivals, `[S * E]`.
       encoder: encoder of another run to start from; None starts from a new one.
-      k_agent: PRNG key of the training state.
-      k_actor: PRNG key of acting.
+      keys: of each seed.
     """
-    config = parts.config
-    train = parts.full.init_state(k_agent)
-    if encoder is not None:
-        train = transfer.replace_encoder(train, encoder)
+    config, place = parts.config, parts.placement
     frozen_at_once = config.seer.enabled and config.seer.freeze_step == 0
     phase = parts.phase(FROZEN if frozen_at_once else FULL)
-    if frozen_at_once:
-        train = parts.agent.freeze(train)
-    actor = init_actor(k_actor, timestep, config.env.frame_stack)
-    return RunState(Progress(phase=phase.name), train, actor, phase.init_ring())
+
+    def begin_seed(key: jax.Array) -> base.TrainState:
+        train = parts.full.init_state(key)
+        if encoder is not None:
+            train = transfer.replace_encoder(train, encoder)
+        return parts.agent.freeze(train) if frozen_at_once else train
+
+    first = TimeStep(*(x[: config.num_envs] for x in timestep))
+    actors = [init_actor(each.actor, first, config.env.frame_stack) for each in keys]
+    trains = [begin_seed(each.agent) for each in keys]
+    return RunState(phase.name, place.stack(trains, lanes=False), _stack_actors(place, actors), phase.init_ring())
 
 
-def save(state: RunState, parts: Assembly, run_dir: pathlib.Path, *, metrics_bytes: int) -> None:
-    """Writes a checkpoint of the run.
+def _stack_actors(place: Placement, actors: Sequence[Actor]) -> Actor:
+    stacked = place.stack(actors, lanes=False) if len(actors) > 1 else actors[0]
+    return place_actor(stacked, place.move)
+
+
+def save(state: RunState, parts: Assembly, seeds: Mapping[int, Seed]) -> dict[int, OSError | None]:
+    """Writes a checkpoint of each of some seeds.
+
+    Earlier checkpoints stay until those of all seeds are complete, so that an interrupted run finds one that all have.
 
     Args:
       state: the state.
       parts: the assembly of the run.
-      run_dir: directory of the run.
-      metrics_bytes: size of `metrics.jsonl`, to which a resumed run truncates it.
+      seeds: by number, from 0 on.
+
+    Returns:
+      For each seed the error if its checkpoint could not be written: a `StateOnlyError` if there was room for the
+      training state only, another OSError if nothing could be written. Earlier checkpoints are intact.
+    """
+    place, kept = parts.placement, parts.config.checkpoints_kept
+    trains, actors = place.unstack(state.train), place.unstack(state.actor)
+    rings = PlacedRing.of(place, parts.phase(state.phase).ring_spec, state.ring)
+    errors: dict[int, OSError | None] = {}
+    for i, seed in seeds.items():
+        try:
+            with status.activity(f"writing the checkpoint after {seed.progress.env_steps:,} steps"):
+                checkpoint.save(
+                    seed.run_dir / checkpoint.DIRECTORY,
+                    seed.progress.pool,
+                    progress=seed.progress.to_json() | {"metrics_bytes": seed.metrics.sync()},
+                    trees={"train": trains[i], "actor": actors[i]},
+                    ring=rings[i],
+                    kept=kept + (len(seeds) > 1),
+                )
+            errors[i] = None
+        except OSError as error:
+            errors[i] = error
+    if len(seeds) > 1:
+        for i, seed in seeds.items():
+            if errors[i] is None:
+                checkpoint.remove_old(seed.run_dir / checkpoint.DIRECTORY, seed.progress.pool, kept=kept)
+    return errors
+
+
+def restore(parts: Assembly, saved: Sequence[checkpoint.Checkpoint | None]) -> RunState:
+    """Returns the state that checkpoints hold.
+
+    Args:
+      parts: the assembly of the run.
+      saved: of each seed; None for a seed that has stopped for good, whose arrays have no meaning.
 
     Raises:
-      StateOnlyError: there is room for the training state only; it is written, and an earlier checkpoint is intact.
-      OSError: nothing could be written; earlier checkpoints are intact.
+      DamagedFileError: a checkpoint holds something of another shape or type.
     """
-    checkpoint.save(
-        run_dir / checkpoint.DIRECTORY,
-        state.progress.pool,
-        progress=state.progress.to_json() | {"metrics_bytes": metrics_bytes},
-        trees={"train": state.train, "actor": state.actor},
-        spec=parts.phase(state.progress.phase).ring_spec,
-        ring=state.ring,
-        kept=parts.config.checkpoints_kept,
-    )
-
-
-def restore(parts: Assembly, saved: checkpoint.Checkpoint) -> RunState:
-    """Returns the state that a checkpoint holds.
-
-    Raises:
-      DamagedFileError: it holds something of another shape or type.
-    """
-    progress = Progress.from_json(saved.progress)
-    phase = parts.phase(progress.phase)
-    trees, ring = saved.restore({"train": phase.state, "actor": phase.actor}, phase.ring_spec, phase.row)
-    return RunState(progress, trees["train"], trees["actor"], ring)
+    place, there = parts.placement, [i for i, each in enumerate(saved) if each is not None]
+    phase = parts.phase(saved[there[0]].progress["phase"])  # pyright: ignore[reportOptionalMemberAccess]
+    rings = PlacedRing.of(place, phase.ring_spec, phase.init_ring())
+    trees = {
+        i: each.restore({"train": phase.state, "actor": phase.actor}, rings[i], phase.row)
+        for i, each in enumerate(saved)
+        if each is not None
+    }
+    by_seed = [trees.get(i, trees[there[0]]) for i in range(len(saved))]
+    train = place.stack([each["train"] for each in by_seed], lanes=False)
+    actor = _stack_actors(place, [each["actor"] for each in by_seed])
+    return RunState(phase.name, train, actor, rings.join())

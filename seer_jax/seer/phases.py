@@ -3,9 +3,14 @@
 `interact` writes what the environments sent and acts; the environments wait for nothing else. `learn` samples and
 updates. Both are compiled once, ahead of the first step of their phase, own the buffers that they return (donation),
 and hold no Python state. A phase is a choice between programs, never a branch inside one.
+
+Both are written for one seed. Several seeds, mapped over the axis of seeds, do not reach the same step at the same time,
+since the end of an episode costs a row. Their programs therefore take a flag for each seed, and where it is False they
+leave all arrays of that seed as they are.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +22,7 @@ from flax import struct
 from seer_jax import flops, replay
 from seer_jax.agents import base
 from seer_jax.envs.timestep import TimeStep
+from seer_jax.seer.placement import Placement
 
 Carry = tuple[base.TrainState, replay.Ring]
 
@@ -43,14 +49,22 @@ def init_actor(key: jax.Array, timestep: TimeStep, frame_stack: int) -> Actor:
     return Actor(stack=stack, key=key, steps=jnp.zeros((), jnp.int32))
 
 
+def place_actor(actor: Actor, place: Callable[..., Any]) -> Actor:
+    """Returns an actor whose leaves `place`, a method of `Placement`, has placed."""
+    key, steps = (place(leaf, lanes=False) for leaf in (actor.key, actor.steps))
+    return Actor(stack=place(actor.stack, lanes=True), key=key, steps=steps)
+
+
 class Programs(NamedTuple):
     """Compiled programs of one phase, and their costs.
 
     Attributes:
-      interact: `(params, actor, ring, timestep) -> (action [E, ...], actor, ring)`; consumes actor and ring.
-      learn: `(state, ring) -> (state, ring, info)`, several updates; consumes both. Info is their mean.
-      interact_costs: costs of `act` and `encode`, of one call.
-      learn_costs: cost of `update`, of all updates of a call.
+      interact: `(params, actor, ring, timestep) -> (action [E, ...], actor, ring)`; consumes actor and ring. With
+        several seeds all have the axis of seeds, and a fifth argument, `[S]` bool, says which seeds step.
+      learn: `(state, ring) -> (state, ring, info)`, several updates; consumes both. Info is their mean. With several
+        seeds a third argument, `[S]` bool, says which seeds learn.
+      interact_costs: costs of `act` and `encode`, of one call and one seed.
+      learn_costs: cost of `update`, of all updates of a call and one seed.
       cost_per_step: cost of an agent step, once learning has begun.
     """
 
@@ -67,19 +81,23 @@ class Jitted(NamedTuple):
     Attributes:
       interact: as in `Programs`.
       learn: as in `Programs`.
+      interact_arguments: shapes of the arguments of `interact`, with their places.
+      learn_arguments: shapes of the arguments of `learn`, with their places.
       loop_length: iterations of the loop that `learn` consists of, 1 if it has none.
       learn_macs: multiply-accumulates of a call of `learn`, in the paper's convention.
     """
 
     interact: jax.stages.Wrapped
     learn: jax.stages.Wrapped
+    interact_arguments: tuple[Any, ...]
+    learn_arguments: tuple[Any, ...]
     loop_length: int
     learn_macs: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Phase:
-    """One phase of a run, as shapes: nothing is allocated.
+    """One phase of a run, as shapes of one seed: nothing is allocated.
 
     Attributes:
       name: `full` or `frozen`.
@@ -93,6 +111,7 @@ class Phase:
       updates_per_learn: updates in one call of `learn`, whole cycles of the agent's.
       steps_per_learn: agent steps between two calls of `learn`.
       importance_exponent: beta of prioritized replay, by update.
+      placement: the seeds, and the places of their arrays.
     """
 
     name: str
@@ -106,6 +125,7 @@ class Phase:
     updates_per_learn: int
     steps_per_learn: int
     importance_exponent: optax.Schedule
+    placement: Placement
 
     @property
     def learner(self) -> base.Learner:
@@ -114,12 +134,21 @@ class Phase:
 
     @property
     def ring(self) -> replay.Ring:
-        """Shapes of the ring."""
-        return jax.eval_shape(self.init_ring)
+        """Shapes of the ring of one seed."""
+        return jax.eval_shape(lambda: replay.init(self.ring_spec, self.row))
 
     def init_ring(self) -> replay.Ring:
-        """Returns an empty ring."""
-        return replay.init(self.ring_spec, self.row)
+        """Returns an empty ring for all seeds, each part of it made on its device."""
+        init = functools.partial(replay.init, self.ring_spec, self.row)
+        place = self.placement
+        if place.num_seeds == 1 and place.mesh is None:
+            return init()
+        seeds = (place.num_seeds,) if place.num_seeds > 1 else ()
+
+        def of_all_seeds() -> replay.Ring:
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, (*seeds, *x.shape)), init())
+
+        return jax.jit(of_all_seeds, out_shardings=place.sharding(lanes=True))()
 
     def init_state(self, key: jax.Array) -> base.TrainState:
         """Returns a new training state of this phase."""
@@ -130,20 +159,40 @@ class Phase:
         """Builds both programs for a platform: `cpu`, `cuda` or `tpu`."""
         # XLA:CPU runs the gradient of a convolution inside a loop 20 times slower than outside of one.
         unroll = self.learner.has_convolution and platform == "cpu"
+        place, lanes = self.placement, functools.partial(self.placement.shapes, lanes=True)
+        params, state = (place.shapes(tree, lanes=False) for tree in (self.state.params, self.state))
+        actor, ring, timestep = place_actor(self.actor, place.shapes), lanes(self.ring), lanes(self.timestep)
+        flag = jax.ShapeDtypeStruct((), jnp.bool)
+        flags = (place.shapes(flag, lanes=False),) if place.num_seeds > 1 else ()
+        shardings = functools.partial(jax.tree.map, lambda x: x.sharding)
+        here, everywhere = place.sharding(lanes=True), place.sharding(lanes=False)
         return Jitted(
-            interact=jax.jit(make_interact(self), donate_argnames=("actor", "ring")),
-            learn=jax.jit(make_learn(self, unroll=unroll), donate_argnames=("state", "ring")),
+            interact=jax.jit(
+                place.map_seeds(make_interact(self)),
+                donate_argnums=(1, 2),
+                out_shardings=(here, shardings(actor), here),
+            ),
+            learn=jax.jit(
+                place.map_seeds(make_learn(self, unroll=unroll)),
+                donate_argnums=(0, 1),
+                out_shardings=(everywhere, here, everywhere),
+            ),
+            interact_arguments=(params, actor, ring, timestep, *flags),
+            learn_arguments=(state, ring, *flags),
             loop_length=1 if unroll else self.updates_per_learn // len(self.learner.updates),
             learn_macs=flops.paper_macs(self.learner.passes(), self.batch_size) * self.updates_per_learn,
         )
 
     def compile(self) -> Programs:
-        """Compiles both programs for the default device."""
-        jitted = self.jit(jax.default_backend())
-        interact = jitted.interact.lower(self.state.params, self.actor, self.ring, self.timestep).compile()
-        learn = jitted.learn.lower(self.state, self.ring).compile()
-        learn_flops = flops.xla_flops(learn) * jitted.loop_length  # XLA counts the body of a loop once
-        interact_costs = self._interact_costs(flops.xla_flops(interact))
+        """Compiles both programs for the default device, or for the devices of the mesh."""
+        jitted, place = self.jit(jax.default_backend()), self.placement
+        with place.context():
+            interact = jitted.interact.lower(*jitted.interact_arguments).compile()
+            learn = jitted.learn.lower(*jitted.learn_arguments).compile()
+        # XLA counts the work of one device, and the body of a loop once.
+        share = place.num_shards / place.num_seeds_on_device
+        learn_flops = flops.xla_flops(learn) * jitted.loop_length * share
+        interact_costs = self._interact_costs(flops.xla_flops(interact) * share)
         learn_costs = {"update": flops.Cost(flops=learn_flops, macs=jitted.learn_macs)}
         acting, learning = (sum(costs.values(), flops.Cost()) for costs in (interact_costs, learn_costs))
         cost_per_step = acting * (1 / self.ring_spec.num_envs) + learning * (1 / self.steps_per_learn)
@@ -175,12 +224,16 @@ def make_observe(phase: Phase) -> Callable[..., tuple[jax.Array, jax.Array]]:
 
 
 def make_interact(phase: Phase) -> Callable[..., tuple[jax.Array, Actor, replay.Ring]]:
-    """Returns the pure function behind `Programs.interact`."""
+    """Returns the pure function behind `Programs.interact`, of one seed; its flag may be left out."""
     agent, spec, observe = phase.agent, phase.ring_spec, make_observe(phase)
     stored_dtype = phase.row.observation.dtype
 
     def interact(
-        params: base.Params, actor: Actor, ring: replay.Ring, timestep: TimeStep[jax.Array]
+        params: base.Params,
+        actor: Actor,
+        ring: replay.Ring,
+        timestep: TimeStep[jax.Array],
+        steps: jax.Array | None = None,
     ) -> tuple[jax.Array, Actor, replay.Ring]:
         stack = replay.push_frame(actor.stack, timestep.frame, timestep.first, first_stack=spec.first_stack)
         k_act, k_store = jax.random.split(jax.random.fold_in(actor.key, actor.steps))
@@ -194,13 +247,14 @@ def make_interact(phase: Phase) -> Callable[..., tuple[jax.Array, Actor, replay.
             last=timestep.last,
             first=timestep.first,
         )
-        return action, actor.replace(stack=stack, steps=actor.steps + 1), replay.add(spec, ring, row)
+        acted = actor.replace(stack=stack, steps=actor.steps + 1)
+        return action, _where(steps, acted, actor), replay.add(spec, ring, row, steps)
 
     return interact
 
 
 def make_learn(phase: Phase, *, unroll: bool) -> Callable[..., tuple[base.TrainState, replay.Ring, base.Info]]:
-    """Returns the pure function behind `Programs.learn`.
+    """Returns the pure function behind `Programs.learn`, of one seed; its flag may be left out.
 
     Args:
       phase: the phase.
@@ -208,35 +262,46 @@ def make_learn(phase: Phase, *, unroll: bool) -> Callable[..., tuple[base.TrainS
     """
     spec, updates = phase.ring_spec, phase.learner.updates
 
-    def one(update: base.Update, state: base.TrainState, ring: replay.Ring) -> tuple[Carry, base.Info]:
+    def one(
+        update: base.Update, state: base.TrainState, ring: replay.Ring, learns: jax.Array | None
+    ) -> tuple[Carry, base.Info]:
         k_sample, _ = base.update_keys(state)
         beta: Any = phase.importance_exponent(state.updates)
         batch = replay.sample(spec, ring, k_sample, batch_size=phase.batch_size, importance_exponent=beta)
-        state, losses, info = update(state, batch)
+        new, losses, info = update(state, batch)
         if spec.prioritized:
+            # A loss that is not a number leaves its priority as it is.
+            losses = losses if learns is None else jnp.where(learns, losses, jnp.nan)
             ring = replay.update_priorities(spec, ring, batch.start, losses)
-        return (state, ring), info
+        return (_where(learns, new, state), ring), info
 
-    def cycle(carry: Carry, _: Any) -> tuple[Carry, base.Info]:
+    def cycle(carry: Carry, learns: jax.Array | None) -> tuple[Carry, base.Info]:
         infos = []
         for update in updates:
-            carry, info = one(update, *carry)
+            carry, info = one(update, *carry, learns)
             infos.append(info)
         # Updates of a cycle may report different metrics. (A set would make programs that differ by process.)
         names = dict.fromkeys(name for info in infos for name in info)
         means = {name: jnp.mean(jnp.stack([info[name] for info in infos if name in info])) for name in names}
         return carry, means
 
-    def learn(state: base.TrainState, ring: replay.Ring) -> tuple[base.TrainState, replay.Ring, base.Info]:
+    def learn(
+        state: base.TrainState, ring: replay.Ring, learns: jax.Array | None = None
+    ) -> tuple[base.TrainState, replay.Ring, base.Info]:
         cycles = phase.updates_per_learn // len(updates)
         if not unroll:
-            (state, ring), infos = jax.lax.scan(cycle, (state, ring), length=cycles)
+            (state, ring), infos = jax.lax.scan(lambda carry, _: cycle(carry, learns), (state, ring), length=cycles)
             return state, ring, jax.tree.map(lambda x: x.mean(axis=0), infos)
         # Written out: a scan of one step is still a loop, whatever its `unroll` says.
         infos = []
         for _ in range(cycles):
-            (state, ring), info = cycle((state, ring), None)
+            (state, ring), info = cycle((state, ring), learns)
             infos.append(info)
         return state, ring, jax.tree.map(lambda *x: jnp.stack(x).mean(), *infos)
 
     return learn
+
+
+def _where(flag: jax.Array | None, new: Any, old: Any) -> Any:
+    """Returns the new arrays where the flag is True or there is none."""
+    return new if flag is None else jax.tree.map(functools.partial(jnp.where, flag), new, old)
