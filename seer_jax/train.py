@@ -106,7 +106,7 @@ def _run_in(
     source = pathlib.Path(config.seer.init_from) if config.seer.init_from is not None and saved is None else None
     if source is not None:
         transfer.check(config, source)
-    env = registry.make_env(config, training=True, pool=saved.progress["pool"] if saved else 0)
+    env = registry.make_env(config, training=True, pools=[saved.progress["pool"] if saved else 0])
     try:
         parts = assembly.assemble(config, env.action_spec)
         plan.refuse_if_too_large(config, plan.sizes(parts))

@@ -25,6 +25,7 @@ from seer_jax.seer.phases import FROZEN, FULL
 PARAMS_DIRECTORY = "params"  # in the directory of a run
 SNAPSHOT_DIRECTORY = "freeze"  # among the checkpoints
 _WARM_UP = "warm-up"
+_RUNNING = np.ones(1, bool)
 
 
 class RunStopped(Exception):
@@ -69,7 +70,7 @@ class Loop:
         self._check_run_dir = check_run_dir
         self._parts, self._config, self._run_dir, self._warn = parts, parts.config, run_dir, warn
         k_agent, k_actor, self._k_eval, self._k_freeze = jax.random.split(jax.random.PRNGKey(self._config.seed), 4)
-        self._envs = TrainingEnvs(self._config, env)
+        self._envs = TrainingEnvs(self._config, env, num_seeds=1)
         if saved is None:
             self._state = state.begin(parts, self._envs.timestep, encoder, k_agent=k_agent, k_actor=k_actor)
         else:
@@ -127,7 +128,7 @@ class Loop:
                 with self._untimed():
                     self._freeze(stop)
             before, learning, stopping = progress.env_steps, progress.updates > 0, stop()
-            after = before + self._envs.steps_taken
+            after = before + int(self._envs.steps_taken[0])
             # The last step ends episodes as each checkpoint does: a run with more `total_steps` may go on from there.
             last = after >= config.total_steps
             saving = stopping or last or _crossed(config.checkpoint_every, before, after)
@@ -191,9 +192,9 @@ class Loop:
         """
         run, progress, config = self._state, self._progress, self._config
         # One transfer to the device and one back, both explicit: a transfer guard shows that there are no others.
-        timestep = jax.device_put(self._envs.take(cut=renew_envs))
+        timestep = jax.device_put(self._envs.take(_RUNNING, cut=_RUNNING & renew_envs))
         action, run.actor, run.ring = self._programs.interact(run.train.params, run.actor, run.ring, timestep)
-        progress.env_steps += self._envs.steps_taken
+        progress.env_steps += int(self._envs.steps_taken[0])
         progress.rows = min(progress.rows + config.num_envs, self._phase.ring_spec.capacity)
         progress.ledger.add(self._programs.interact_costs)
         updates_due = (progress.env_steps - config.learn_start) // config.update_every
@@ -204,9 +205,9 @@ class Loop:
         if renew_envs:
             progress.pool += 1
             if progress.env_steps < config.total_steps:  # a run that goes on longer makes them when it resumes
-                self._envs.renew(progress.pool)
+                self._envs.renew([progress.pool])
             return
-        for score, length in self._envs.step(jax.device_get(action)):
+        for _, score, length in self._envs.step(jax.device_get(action), _RUNNING):
             self._write("episode", {"return": score, "length": length})
             progress.recent.append(score)
 
@@ -218,7 +219,7 @@ class Loop:
         run is the same as one that was not interrupted.
         """
         phase, run = self._phase, self._state
-        if not (self._envs.untouched or self._progress.env_steps >= self._config.total_steps):
+        if not (self._envs.untouched[0] or self._progress.env_steps >= self._config.total_steps):
             end_episodes = jax.jit(replay.end_episodes, static_argnums=0, donate_argnums=1)
             run.ring = end_episodes(phase.ring_spec, run.ring)
             self._progress.pool += 1
@@ -274,7 +275,7 @@ class Loop:
         config, progress = self._config, self._progress
         key = jax.random.fold_in(self._k_eval, progress.env_steps)
         params, env_steps = self._state.train.params, progress.env_steps
-        played = evaluation.play_new(config, self._eval_act, params, key, env_steps=env_steps, stop=stop)
+        (played,) = evaluation.play_new(config, self._eval_act, params, key, env_steps=[env_steps], stop=stop)
         fields, reason = evaluation.summary(config, played)
         if reason and not progress.evals:
             self._warn(reason)
