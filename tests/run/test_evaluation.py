@@ -1,13 +1,20 @@
 """Evaluation plays one whole episode in each environment."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from seer_jax.agents import base
 from seer_jax.config import EnvConfig
+from seer_jax.envs import registry
 from seer_jax.run import evaluation
+from seer_jax.run.resolve import resolve
+from tests.helpers import fake_env
 from tests.helpers.fake_env import FakeEnv
+from tests.helpers.runs import tiny_config
 
 
 def brightest_agent():
@@ -46,6 +53,52 @@ def test_environments_whose_episodes_have_ended_are_not_stepped_and_do_not_count
     assert env.steps.tolist() == [3, 11, 7]
     assert played.scores.tolist() == [30, 110, 70]
     assert played.truncated.all()  # the first episode of a FakeEnv is truncated
+
+
+def integer_agent():
+    """Acts by a key and by sums of pixels with integer weights, which are exact in whatever order they are added."""
+    return brightest_agent()._replace(
+        encode=lambda params, views: jnp.einsum("nhwk,hwk->n", views.astype(jnp.float32), params)[:, None, None],
+        act_eval=lambda params, latents, key: (
+            (latents[:, 0, 0].astype(np.int32) + jax.random.randint(key, (len(latents),), 0, 4)) % 4
+        ),
+    )
+
+
+def assert_seeds_play_together_what_they_play_alone(config, env_steps):
+    """Compares the evaluations of the seeds from `config.seed` on, each with other parameters; returns one of each."""
+    agent, num_seeds = integer_agent(), len(env_steps)
+    params = np.random.default_rng(0).integers(0, 4, (num_seeds, *registry.view_shape(config.env))).astype(np.float32)
+    keys = jnp.stack([jax.random.PRNGKey(seed) for seed in range(num_seeds)])
+    acts = [evaluation.make_act(agent, first_stack="repeat", map_seeds=over) for over in (lambda act: act, jax.vmap)]
+    together = evaluation.play_new(config, acts[1], params, keys, env_steps=env_steps, stop=lambda: False)
+    for i, played in enumerate(together):
+        own, place = dataclasses.replace(config, seed=config.seed + i), dict(env_steps=env_steps[i : i + 1])
+        (alone,) = evaluation.play_new(own, acts[0], params[i], keys[i], **place, stop=lambda: False)
+        jax.tree.map(np.testing.assert_array_equal, alone, played)
+    return together
+
+
+class ScoringEnv(FakeEnv):
+    """Scores the actions."""
+
+    def step_some(self, action, running):
+        sent = super().step_some(action, running)
+        return sent._replace(score=sent.score + action)
+
+
+def test_seeds_that_are_evaluated_together_play_what_they_play_alone(fake_envs, monkeypatch):
+    monkeypatch.setattr(fake_env, "FakeEnv", ScoringEnv)
+    config = resolve(tiny_config(seed=5, eval_episodes=2))
+    played = assert_seeds_play_together_what_they_play_alone(config, env_steps=[40, 41, 40])
+    assert [each.lengths.tolist() for each in played] == [[12, 5], [5, 9], [9, 7]]
+    assert len({tuple(each.scores / each.lengths) for each in played}) == 3
+
+
+def test_seeds_that_are_evaluated_together_play_a_real_game_as_alone():
+    config = resolve(tiny_config(eval_episodes=2, env__task="breakout", env__max_episode_steps=200))
+    played = assert_seeds_play_together_what_they_play_alone(config, env_steps=[0, 300, 200])
+    assert len({length for each in played for length in each.lengths}) > 3
 
 
 def test_evaluation_that_is_asked_to_stop_takes_no_further_step():
