@@ -35,7 +35,7 @@ import json, os
 os.environ.setdefault("MUJOCO_GL", "egl")
 from seer_jax.envs import dmc
 import mujoco, numpy as np
-pool = dmc.DmcEnv("cartpole-swingup", num_envs=1, seed=0, image_size=84, action_repeat=8, camera_id=0, training=True)
+pool = dmc.DmcEnv("cartpole-swingup", seeds=[0], image_size=84, action_repeat=8, camera_id=0)
 first = pool.reset().frame
 context = mujoco.GLContext(84, 84)
 context.make_current()
@@ -126,8 +126,7 @@ def check_atari() -> Iterable[Finding]:
 def _play_pong(seed: int) -> np.ndarray:
     env = atari.AtariEnv(
         "pong",
-        num_envs=2,
-        seed=seed,
+        seeds=[seed, seed + 2],
         protocol=atari.PROTOCOLS["seer"],
         image_size=84,
         action_repeat=4,

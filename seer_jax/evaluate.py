@@ -73,7 +73,7 @@ def _evaluate(values: flags.FlagValues) -> int:
         frames: list[np.ndarray] | None = [] if values.video else None
         act = evaluation.make_act(agent, first_stack=config.env.first_stack)
         key = jax.random.PRNGKey(config.seed)
-        played = evaluation.play(act, params, env, key, frame_stack=config.env.frame_stack, frames=frames)
+        (played,) = evaluation.play(act, params, env, key, frame_stack=config.env.frame_stack, frames=frames)
     except files.DamagedFileError as error:
         raise cli.UsageError(f"--run_dir={run_dir} has no parameters for its configuration: {error}") from None
     except (EnvironmentFailedError, InvalidTimeStepError) as error:

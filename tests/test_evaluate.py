@@ -73,7 +73,7 @@ def test_command_plays_the_saved_parameters_in_as_many_episodes_as_the_run(real_
 
     def play(act, params, env, key, **kwargs):
         seen.append((params, env.num_envs))
-        return evaluation.Episodes(np.zeros(2), np.ones(2, int), np.zeros(2, bool))
+        return [evaluation.Episodes(np.zeros(2), np.ones(2, int), np.zeros(2, bool))]
 
     monkeypatch.setattr(evaluation, "play", play)
     assert evaluate.main(["evaluate", f"--run_dir={directory}"]) == 0

@@ -95,40 +95,36 @@ def game_name(task: str) -> str:
 
 
 class AtariEnv:
-    """`num_envs` copies of one game behind `timestep.VectorEnv`."""
+    """Copies of one game behind `timestep.VectorEnv`."""
 
     def __init__(
         self,
         task: str,
         *,
-        num_envs: int,
-        seed: int,
+        seeds: list[int],
         protocol: Protocol,
         image_size: int,
         action_repeat: int,
         training: bool,
-        pool: int = 0,
         num_threads: int = 0,
     ) -> None:
         """Builds the pool.
 
         Args:
           task: a name that `game_name` knows.
-          num_envs: E.
-          seed: seed of the run.
+          seeds: seed of each environment; their number is E.
           protocol: the rules of the game.
           image_size: height and width of a frame, in pixels.
           action_repeat: emulator frames per agent step; an image is the maximum over the last two, then scaled.
           training: whether the protocol's training-only items (lives, clipping) apply.
-          pool: number of pools that the run has built before; each has seeds of its own.
           num_threads: emulator threads; 0 lets EnvPool choose.
         """
         self._life_loss_terminal = training and protocol.life_loss_terminal
         self._clip_rewards = training and protocol.clip_rewards
         self._pool = envpool.make_gymnasium(
             games()[game_name(task)],
-            num_envs=num_envs,
-            seed=timestep.environment_seeds(seed, num_envs, training=training, pool=pool),
+            num_envs=len(seeds),
+            seed=seeds,
             num_threads=num_threads,
             stack_num=1,
             gray_scale=True,
@@ -145,7 +141,7 @@ class AtariEnv:
             episodic_life=False,
             reward_clip=False,
         )
-        self.num_envs = num_envs
+        self.num_envs = len(seeds)
         self.action_spec = specs.DiscreteArray(int(self._pool.action_space.n))
         self.frame_shape = (image_size, image_size, 1)
 
@@ -160,14 +156,14 @@ class AtariEnv:
 
     def step_some(self, action: np.ndarray, running: np.ndarray) -> timestep.TimeStep:
         # After `done` EnvPool ignores one action and returns the reset observation with reward 0.
-        first = self._over
+        first = self._over & running
         frame, score, terminated, truncated, info = self._step_pool(np.asarray(action, np.int32), running)
         last = terminated | truncated
         terminated = last & ~truncated
         lives = info["lives"]
         if self._life_loss_terminal:
             terminated |= (lives < self._lives) & (lives > 0) & ~first
-        self._lives, self._over = lives, np.where(running, last, self._over)
+        self._lives, self._over = np.where(running, lives, self._lives), np.where(running, last, self._over)
         reward = np.clip(score, -1.0, 1.0) if self._clip_rewards else score
         return timestep.TimeStep(frame[:, 0, :, :, None], reward, score, terminated, truncated, last, first)
 

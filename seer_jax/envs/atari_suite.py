@@ -37,17 +37,15 @@ def _fill_unset(env: Mapping[str, Any]) -> dict[str, Any]:
     return fill_from_protocol(env, protocol) | {"task": game}
 
 
-def _make_env(env: AtariConfig, *, num_envs: int, seed: int, training: bool, pool: int) -> atari.AtariEnv:
+def _make_env(env: AtariConfig, *, seeds: list[int], training: bool) -> atari.AtariEnv:
     items = {field.name: getattr(env, field.name) for field in dataclasses.fields(atari.Protocol)}
     return atari.AtariEnv(
         env.task,
-        num_envs=num_envs,
-        seed=seed,
+        seeds=seeds,
         protocol=atari.Protocol(**items),
         image_size=env.image_size,
         action_repeat=env.action_repeat,
         training=training,
-        pool=pool,
     )
 
 

@@ -138,19 +138,16 @@ class _Backend(Interface):
 
 
 class DmcEnv:
-    """`num_envs` copies of one task behind `timestep.VectorEnv`."""
+    """Copies of one task behind `timestep.VectorEnv`."""
 
     def __init__(
         self,
         task: str,
         *,
-        num_envs: int,
-        seed: int,
+        seeds: list[int],
         image_size: int,
         action_repeat: int,
         camera_id: int,
-        training: bool,
-        pool: int = 0,
         backend: str = "envpool",
         render_quality: str = "full",
     ) -> None:
@@ -158,13 +155,10 @@ class DmcEnv:
 
         Args:
           task: a name that `tasks` knows.
-          num_envs: E.
-          seed: seed of the run.
+          seeds: seed of each environment; their number is E.
           image_size: height and width of a frame, in pixels.
           action_repeat: control steps in an agent step.
           camera_id: camera of the task's model.
-          training: whether the environments are trained in; those of evaluations have other seeds.
-          pool: number of pools that the run has built before; each has seeds of its own.
           backend: `envpool` or `dm_control`.
           render_quality: `full`, or `fast` without shadows and multisampling, which changes the images.
 
@@ -174,13 +168,13 @@ class DmcEnv:
         require_rendering()
         self._backend: _Backend = BACKENDS[backend](
             task,
-            seeds=timestep.environment_seeds(seed, num_envs, training=training, pool=pool),
+            seeds=seeds,
             image_size=image_size,
             camera_id=camera_id,
             quality=render_quality,
         )
         self._action_repeat = action_repeat
-        self.num_envs = num_envs
+        self.num_envs = len(seeds)
         self.frame_shape = (image_size, image_size, 3)
         real = self._backend.action_spec
         self._center, self._scale = (real.maximum + real.minimum) / 2, (real.maximum - real.minimum) / 2

@@ -44,16 +44,14 @@ def _check(env: DmcConfig) -> None:
         raise ConfigError(str(error)) from None
 
 
-def _make_env(env: DmcConfig, *, num_envs: int, seed: int, training: bool, pool: int) -> dmc.DmcEnv:
+def _make_env(env: DmcConfig, *, seeds: list[int], training: bool) -> dmc.DmcEnv:
+    del training  # both kinds are alike
     return dmc.DmcEnv(
         env.task,
-        num_envs=num_envs,
-        seed=seed,
+        seeds=seeds,
         image_size=env.image_size,
         action_repeat=env.action_repeat,
         camera_id=env.camera_id,
-        training=training,
-        pool=pool,
         backend=env.backend,
         render_quality=env.render_quality,
     )

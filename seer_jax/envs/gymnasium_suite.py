@@ -27,8 +27,9 @@ def make_suite(tasks: Mapping[str, Make], *, channels: int, discrete_actions: bo
       discrete_actions: whether action spaces are `Discrete`; otherwise they are a `Box` between -1 and 1.
     """
 
-    def make_env(env: EnvConfig, *, num_envs: int, seed: int, training: bool, pool: int) -> GymnasiumEnv:
-        return GymnasiumEnv(tasks[env.task], timestep.environment_seeds(seed, num_envs, training=training, pool=pool))
+    def make_env(env: EnvConfig, *, seeds: list[int], training: bool) -> GymnasiumEnv:
+        del training  # both kinds are alike
+        return GymnasiumEnv(tasks[env.task], seeds)
 
     def check(env: EnvConfig) -> None:
         if env.task not in tasks:
@@ -95,11 +96,11 @@ def _wrapper(shape: tuple[int, ...], dtype: np.dtype | None, wanted: tuple[int, 
 
 
 class GymnasiumEnv:
-    """Environments of Gymnasium behind `timestep.PartialVectorEnv`, stepped one after the other in this process.
+    """Environments of Gymnasium behind `timestep.VectorEnv`, stepped one after the other in this process.
 
     Args:
       make: returns an environment whose spaces `make_suite` accepts.
-      seeds: seed of each environment, for its first episode.
+      seeds: seed of each environment, for its first episode; their number is E.
     """
 
     def __init__(self, make: Make, seeds: list[int]) -> None:

@@ -1,5 +1,9 @@
 """The suites by name, and the environments of a run."""
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from seer_jax.config import EnvConfig, RunConfig
 from seer_jax.envs import atari_suite, dmc_suite
 from seer_jax.envs.suite import Suite
@@ -9,17 +13,44 @@ from seer_jax.envs.timestep import VectorEnv
 SUITES: dict[str, Suite] = {"atari": atari_suite.SUITE, "dmc": dmc_suite.SUITE}
 
 
-def make_env(config: RunConfig, *, training: bool, pool: int = 0) -> VectorEnv:
-    """Builds the environments of a run: `num_envs` to train in, or one for each evaluation episode.
+def make_env(config: RunConfig, *, training: bool, pools: Sequence[int] = (0,)) -> VectorEnv:
+    """Builds the environments of runs with the seeds `config.seed`, `config.seed + 1` and so on, in this order.
+
+    Each run has E environments: `num_envs` to train in, or one for each evaluation episode. They are those of a run
+    that is alone.
 
     Args:
       config: the configuration.
       training: whether lives, clipped rewards and `num_envs` apply.
-      pool: number of times that the run has built such environments before; each time they get seeds of their own.
+      pools: for each of the S runs a number that differs each time that it builds such environments, so that they get
+        new seeds: how often it has built some to train in, or its agent steps at an evaluation.
+
+    Returns:
+      S * E environments; environment e of run s is number `s * E + e`.
     """
     num_envs = config.num_envs if training else config.eval_episodes
-    make = SUITES[config.env.suite].make_env
-    return make(config.env, num_envs=num_envs, seed=config.seed, training=training, pool=pool)
+    seeds = [
+        seed
+        for run, pool in enumerate(pools)
+        for seed in environment_seeds(config.seed + run, num_envs, training=training, pool=pool)
+    ]
+    return SUITES[config.env.suite].make_env(config.env, seeds=seeds, training=training)
+
+
+def environment_seeds(seed: int, num_envs: int, *, training: bool, pool: int) -> list[int]:
+    """Returns unrelated 31-bit seeds. Training and evaluation have separate streams.
+
+    EnvPool gives environment i the seed `seed + i` for an integer seed, so that nearby runs would share
+    environments.
+
+    Args:
+      seed: seed of the run.
+      num_envs: E.
+      training: whether the environments are trained in.
+      pool: as an item of `pools` in `make_env`.
+    """
+    entropy = np.random.SeedSequence(seed, spawn_key=(int(training), pool))
+    return (entropy.generate_state(num_envs) >> 1).tolist()
 
 
 def frame_shape(env: EnvConfig) -> tuple[int, int, int]:

@@ -13,15 +13,13 @@ from seer_jax.fields import ConfigError
 class MakeEnv(Protocol):
     """Builds environments."""
 
-    def __call__(self, env: Any, *, num_envs: int, seed: int, training: bool, pool: int) -> VectorEnv:
-        """Builds `num_envs` environments.
+    def __call__(self, env: Any, *, seeds: list[int], training: bool) -> VectorEnv:
+        """Builds an environment for each seed.
 
         Args:
           env: the resolved section `env` of the suite's own class.
-          num_envs: E.
-          seed: seed of the run.
+          seeds: seed of each environment, `[E]`.
           training: whether they are trained in; otherwise they play evaluation episodes.
-          pool: number of environments of this kind that the run has built before; each gets seeds of its own.
         """
         ...
 

@@ -5,7 +5,7 @@ All arrays live on the host. Moving them to the device is the caller's business.
 
 import contextlib
 from collections.abc import Iterator
-from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -63,17 +63,16 @@ class VectorEnv(Protocol):
         """Executes `action`, `[E, ...]`. In an environment whose last TimeStep was `last` it starts an episode."""
         ...
 
-    def close(self) -> None:
-        """Frees the environments."""
+    def step_some(self, action: np.ndarray, running: np.ndarray) -> TimeStep:
+        """Steps the environments where `running`, `[E]` bool, at least one of them.
+
+        The others do not change: when they are stepped again, they continue as if there had been no pause. What the
+        TimeStep holds of them has no meaning.
+        """
         ...
 
-
-@runtime_checkable
-class PartialVectorEnv(VectorEnv, Protocol):
-    """Environments of which some can be stepped alone, as evaluations do while the last episodes go on."""
-
-    def step_some(self, action: np.ndarray, running: np.ndarray) -> TimeStep:
-        """Steps the environments where `running`, `[E]` bool; the arrivals of the others have no meaning."""
+    def close(self) -> None:
+        """Frees the environments."""
         ...
 
 
@@ -105,22 +104,10 @@ def check(step: TimeStep) -> TimeStep:
     return step
 
 
-def cut(step: TimeStep) -> TimeStep:
-    """Returns the same arrival as the last of its episode, as a time limit would make it."""
-    return step._replace(truncated=step.truncated | ~(step.terminated & step.last), last=np.ones_like(step.last))
+def cut(step: TimeStep, lanes: np.ndarray) -> TimeStep:
+    """Returns the same arrivals, those where `lanes`, `[E]` bool, as the last of their episodes.
 
-
-def environment_seeds(seed: int, num_envs: int, *, training: bool, pool: int) -> list[int]:
-    """Returns unrelated 31-bit seeds. Training and evaluation have separate streams.
-
-    EnvPool gives environment i the seed `seed + i` for an integer seed, so that nearby runs would share
-    environments.
-
-    Args:
-      seed: seed of the run.
-      num_envs: E.
-      training: whether the environments are trained in.
-      pool: number of times that the run has built such environments before.
+    They end as a time limit would end them.
     """
-    entropy = np.random.SeedSequence(seed, spawn_key=(int(training), pool))
-    return (entropy.generate_state(num_envs) >> 1).tolist()
+    truncated = step.truncated | (lanes & ~(step.terminated & step.last))
+    return step._replace(truncated=truncated, last=step.last | lanes)

@@ -11,19 +11,22 @@ class EpisodeTracker:
     """Sums rewards and counts steps of the running episode of each environment.
 
     Args:
-      num_envs: E.
+      num_envs: number of environments, E.
     """
 
     def __init__(self, num_envs: int) -> None:
         self._scores = np.zeros(num_envs)
         self._lengths = np.zeros(num_envs, int)
 
-    def add(self, timestep: TimeStep) -> Iterator[tuple[float, int]]:
-        """Counts one arrival in each environment; yields score and length in agent steps of each episode that ended."""
-        self._scores += timestep.score
-        self._lengths += ~timestep.first
-        for lane in np.flatnonzero(timestep.last):
-            yield float(self._scores[lane]), int(self._lengths[lane])
+    def add(self, timestep: TimeStep, lanes: np.ndarray) -> Iterator[tuple[int, float, int]]:
+        """Counts one arrival in each environment where `lanes`, `[E]` bool.
+
+        Yields environment, score and length, in agent steps, of each episode that ended.
+        """
+        self._scores += np.where(lanes, timestep.score, 0.0)
+        self._lengths += lanes & ~timestep.first
+        for lane in np.flatnonzero(lanes & timestep.last):
+            yield int(lane), float(self._scores[lane]), int(self._lengths[lane])
             self._scores[lane] = self._lengths[lane] = 0
 
     def reset(self) -> None:

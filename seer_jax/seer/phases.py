@@ -4,9 +4,9 @@
 updates. Both are compiled once, ahead of the first step of their phase, own the buffers that they return (donation),
 and hold no Python state. A phase is a choice between programs, never a branch inside one.
 
-Both are written for one seed. Several seeds, mapped over the axis of seeds, do not reach the same step at the same time,
-since the end of an episode costs a row. Their programs therefore take a flag for each seed, and where it is False they
-leave all arrays of that seed as they are.
+Both are written for one seed. Several seeds do not reach the same agent step at the same time, since the end of an
+episode costs a row. Their programs therefore take a flag for each seed, and where it is False they leave all arrays of
+that seed as they are.
 """
 
 import dataclasses

@@ -98,7 +98,20 @@ class Placement:
         if self.num_seeds == 1:
             return [tree]
         host = jax.device_get(tree)
-        return [jax.tree.map(lambda x: x[i], host) for i in range(self.num_seeds)]
+        return [_item(host, i) for i in range(self.num_seeds)]
+
+
+def _on_only_seed(fn: Callable) -> Callable:
+    """Returns a function of arrays with an axis of one seed, which computes what `fn` does without that axis."""
+
+    def mapped(*args: Any) -> Any:
+        return jax.tree.map(lambda x: x[None], fn(*_item(args, 0)))
+
+    return mapped
+
+
+def _item(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 def make_placement(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Placement:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seer_jax import replay
-from seer_jax.envs import atari, atari_scores
+from seer_jax.envs import atari, atari_scores, registry
 
 RAW_SIZE = {"img_height": 210, "img_width": 160}
 SEER, MACHADO = atari.PROTOCOLS["seer"], atari.PROTOCOLS["machado"]
@@ -18,8 +18,7 @@ def make(task="breakout", *, num_envs=2, seed=0, protocol=SEER, training=True, i
     protocol = dataclasses.replace(protocol, **items)
     return atari.AtariEnv(
         task,
-        num_envs=num_envs,
-        seed=seed,
+        seeds=registry.environment_seeds(seed, num_envs, training=training, pool=0),
         protocol=protocol,
         image_size=image_size,
         action_repeat=action_repeat,

@@ -7,20 +7,19 @@ import pytest
 
 from configs import curl_dmc
 from seer_jax import envs
-from seer_jax.envs import dmc, timestep
+from seer_jax.envs import dmc, registry, timestep
 from seer_jax.fields import ConfigError
 from seer_jax.run.resolve import resolve
 
 pytestmark = pytest.mark.skipif(not envs.HAS_EGL, reason="this machine has no EGL to render with")
 
 
-def make(task="cartpole-swingup", **changes):
+def make(task="cartpole-swingup", *, num_envs=2, seed=0, training=True, **changes):
     if changes.get("backend") == "dm_control":
         pytest.importorskip("dm_control")  # not among the pins for Python 3.13
-    arguments = dict(
-        num_envs=2, seed=0, image_size=32, action_repeat=4, camera_id=0, training=True, render_quality="fast"
-    )
-    return dmc.DmcEnv(task, **arguments | changes)
+    arguments = dict(image_size=32, action_repeat=4, camera_id=0, render_quality="fast")
+    seeds = registry.environment_seeds(seed, num_envs, training=training, pool=0)
+    return dmc.DmcEnv(task, seeds=seeds, **arguments | changes)
 
 
 def play(env, actions):
@@ -145,7 +144,7 @@ def test_starts_differ_between_environments_seeds_and_evaluation():
     flat = [frame.tobytes() for start in starts[:3] for frame in start]
     assert len(set(flat)) == len(flat)
     np.testing.assert_array_equal(starts[0], starts[3])
-    assert len(set(timestep.environment_seeds(0, 64, training=True, pool=0))) == 64
+    assert len(set(registry.environment_seeds(0, 64, training=True, pool=0))) == 64
 
 
 def test_actions_are_clipped_and_scaled_to_the_bounds_of_the_task():

@@ -12,7 +12,7 @@ class FakeEnv:
 
     Environment i plays episodes of `lengths[i]` steps. Even episodes are truncated, odd ones terminate, and
     half way lose a life, which terminates in training alone. Every step scores 10. Pixels hold the number of the step
-    since the environment was built, so that neighbouring frames are never alike; they differ by pool.
+    since the environment was built, so that neighbouring frames are never alike; they differ by pool and seed.
 
     Args:
       lengths: agent steps of the episodes of each environment.
@@ -21,19 +21,20 @@ class FakeEnv:
       num_actions: number of discrete actions.
       action_size: size of continuous actions; None for discrete ones.
       training: whether the loss of a life terminates, and rewards are clipped.
-      pool: as `registry.make_env` has it.
+      pool: an item of `pools` of `registry.make_env`.
+      seed: seed of the run.
     """
 
-    def __init__(self, lengths, *, size=42, channels=1, num_actions=3, action_size=None, training=True, pool=0):
+    def __init__(self, lengths, *, size=42, channels=1, num_actions=3, action_size=None, training=True, pool=0, seed=0):
         self.num_envs, self.action_spec = len(lengths), specs.DiscreteArray(num_actions)
         if action_size is not None:
             self.action_spec = specs.BoundedArray((action_size,), np.float32, -1.0, 1.0)
         self.frame_shape = (size, size, channels)
-        self._lengths, self._training, self._pool = np.asarray(lengths), training, pool
+        self._lengths, self._training, self._pool, self._seed = np.asarray(lengths), training, pool, seed
         self.closed = False
 
     def reset(self):
-        self._step = 0
+        self.steps = np.zeros(self.num_envs, int)
         self._age = np.zeros(self.num_envs, int)
         self._episode = np.zeros(self.num_envs, int)
         self._over = np.zeros(self.num_envs, bool)
@@ -41,38 +42,88 @@ class FakeEnv:
         return TimeStep(self._frame(), zeros, zeros, false, false, false, ~false)
 
     def step(self, action):
+        return self.step_some(action, np.ones(self.num_envs, bool))
+
+    def step_some(self, action, running):
+        """The values of environments that are not stepped are those that do most harm where they are used."""
         first = self._over
-        self._step += 1
-        self._age = np.where(first, 0, self._age + 1)
+        self.steps += running
+        self._age = np.where(running, np.where(first, 0, self._age + 1), self._age)
         last = self._age == self._lengths
         truncated = last & (self._episode % 2 == 0)
         life = (self._age == self._lengths // 2) & (self._episode % 2 == 1) & self._training
         terminated = (last & ~truncated) | life
         score = np.where(first, 0, 10).astype(np.float32)
         reward = np.clip(score, -1, 1) if self._training else score
-        self._episode += last
-        self._over = last
-        return TimeStep(self._frame(), reward, score, terminated, truncated, last, first)
+        self._episode += last & running
+        self._over = np.where(running, last, self._over)
+        frame, number, other = self._frame(), np.float32(np.nan), ~running
+        frame[other] = 255
+        reward, score = (np.where(running, x, number) for x in (reward, score))
+        return TimeStep(frame, reward, score, terminated | other, truncated | other, last | other, first | other)
 
     def close(self):
         self.closed = True
 
     def _frame(self):
-        ids = np.arange(self.num_envs)[:, None, None, None]
+        ids, steps = (x[:, None, None, None] for x in (np.arange(self.num_envs), self.steps))
         shape = (self.num_envs, *self.frame_shape)
-        frame = np.broadcast_to((self._step * 7 + ids * 31 + self._pool * 13) % 256, shape).astype(np.uint8)
+        offset = self._pool * 13 + self._seed * 17
+        frame = np.broadcast_to((steps * 7 + ids * 31 + offset) % 256, shape).astype(np.uint8)
         frame[:, : self.num_envs] = ids
         return frame
 
 
-def make_env(config, *, training, pool=0):
-    """Replaces `registry.make_env`."""
+class FakeEnvs:
+    """The environments of several seeds, each of which has those that it has alone.
+
+    Args:
+      envs: a `FakeEnv` of each seed.
+    """
+
+    def __init__(self, envs):
+        self.envs, self.num_envs = envs, sum(env.num_envs for env in envs)
+        self.action_spec, self.frame_shape = envs[0].action_spec, envs[0].frame_shape
+
+    def reset(self):
+        return self._join(env.reset() for env in self.envs)
+
+    def step(self, action):
+        return self._join(env.step(mine) for env, mine in zip(self.envs, self._split(action), strict=True))
+
+    def step_some(self, action, running):
+        parts = zip(self.envs, self._split(action), self._split(running), strict=True)
+        return self._join(env.step_some(mine, goes) for env, mine, goes in parts)
+
+    def close(self):
+        for env in self.envs:
+            env.close()
+
+    @property
+    def closed(self):
+        return all(env.closed for env in self.envs)
+
+    def _split(self, x):
+        return np.split(x, len(self.envs))
+
+    def _join(self, steps):
+        return TimeStep(*map(np.concatenate, zip(*steps, strict=True)))
+
+
+def make_env(config, *, training, pools=(0,)):
+    """Replaces `registry.make_env`. Episodes of neighbouring seeds have other lengths."""
     suite = SUITES[config.env.suite]
-    return FakeEnv(
-        [7, 12, 5, 9][: config.num_envs if training else config.eval_episodes],
-        size=config.env.image_size,
-        channels=suite.channels,
-        action_size=None if suite.discrete_actions else 2,
-        training=training,
-        pool=pool,
-    )
+    num_envs = config.num_envs if training else config.eval_episodes
+    envs = [
+        FakeEnv(
+            np.roll([7, 12, 5, 9], -seed)[:num_envs],
+            size=config.env.image_size,
+            channels=suite.channels,
+            action_size=None if suite.discrete_actions else 2,
+            training=training,
+            pool=pool,
+            seed=seed,
+        )
+        for seed, pool in enumerate(pools, start=config.seed)
+    ]
+    return envs[0] if len(envs) == 1 else FakeEnvs(envs)

@@ -52,7 +52,7 @@ def test_run_is_evaluated_on_images_of_its_version():
     frames = {}
     for resize in (config.env.resize, "area", "linear"):
         section = dataclasses.replace(config.env, resize=resize)
-        env = SUITES["atari"].make_env(section, num_envs=1, seed=0, training=False, pool=0)
+        env = SUITES["atari"].make_env(section, seeds=[0], training=False)
         frames.setdefault(resize, []).append(env.reset().frame)
         env.close()
     np.testing.assert_array_equal(*frames["area"])

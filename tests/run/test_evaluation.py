@@ -3,17 +3,18 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax import envs
 from seer_jax.agents import base
 from seer_jax.config import EnvConfig
-from seer_jax.envs import atari, dmc, timestep
-from seer_jax.envs.gymnasium_suite import GymnasiumEnv
+from seer_jax.envs import registry
 from seer_jax.run import evaluation
-from tests.docs.test_tutorial import Counter
+from seer_jax.run.resolve import resolve
+from tests.helpers import fake_env
 from tests.helpers.fake_env import FakeEnv
+from tests.helpers.runs import tiny_config
 
 
 def brightest_agent():
@@ -34,10 +35,10 @@ def brightest_agent():
 @pytest.mark.parametrize(("first_stack", "before_first"), [("black", 0), ("repeat", 31)])
 def test_each_environment_counts_one_episode_however_short(first_stack, before_first):
     env = FakeEnv([3, 11, 7], training=False)
-    frames, actions, step = [], [], env.step
-    env.step = lambda action: (actions.append(action), step(action))[1]
+    frames, actions, step_some = [], [], env.step_some
+    env.step_some = lambda action, running: (actions.append(action), step_some(action, running))[1]
     act = evaluation.make_act(brightest_agent(), first_stack=first_stack)
-    played = evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2, frames=frames)
+    (played,) = evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2, frames=frames)
     np.testing.assert_array_equal(played.lengths, [3, 11, 7])
     np.testing.assert_array_equal(played.scores, [30, 110, 70])
     assert len(frames) == 3  # of the first environment, until its episode ends
@@ -45,74 +46,59 @@ def test_each_environment_counts_one_episode_however_short(first_stack, before_f
     np.testing.assert_array_equal(np.stack(actions)[:3, 1], [before_first, 31, 38])
 
 
-class PartialEnv(FakeEnv):
-    """Counts the steps of each environment; the arrivals of those that are not stepped are noise."""
-
-    def reset(self):
-        self.steps = np.zeros(self.num_envs, int)
-        return super().reset()
-
-    def step_some(self, action, running):
-        self.steps += running
-        sent, rng = self.step(action), np.random.default_rng(self._step)
-
-        def noisy(x):
-            keep = running.reshape(-1, *[1] * (x.ndim - 1))
-            return np.where(keep, x, rng.integers(0, 2, x.shape).astype(x.dtype))
-
-        return timestep.TimeStep(*map(noisy, sent))
+def test_environments_whose_episodes_have_ended_are_not_stepped_and_do_not_count():
+    env = FakeEnv([3, 11, 7], training=False)  # sends values that would count if they were used
+    act = evaluation.make_act(brightest_agent(), first_stack="black")
+    (played,) = evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2)
+    assert env.steps.tolist() == [3, 11, 7]
+    assert played.scores.tolist() == [30, 110, 70]
+    assert played.truncated.all()  # the first episode of a FakeEnv is truncated
 
 
-def test_environments_whose_episodes_have_ended_are_not_stepped_and_scores_are_the_same():
-    agent = brightest_agent()._replace(
-        encode=lambda params, views: views.mean(axis=(1, 2))[:, None],
+def integer_agent():
+    """Acts by a key and by sums of pixels with integer weights, which are exact in whatever order they are added."""
+    return brightest_agent()._replace(
+        encode=lambda params, views: jnp.einsum("nhwk,hwk->n", views.astype(jnp.float32), params)[:, None, None],
         act_eval=lambda params, latents, key: (
-            (latents[:, 0, 0] + 99 * jax.random.uniform(key, (3,))).astype(np.int32) % 3
+            (latents[:, 0, 0].astype(np.int32) + jax.random.randint(key, (len(latents),), 0, 4)) % 4
         ),
     )
-    act, results = evaluation.make_act(agent, first_stack="black"), []
-    for env_class in (FakeEnv, PartialEnv):
-        env, actions = env_class([3, 11, 7], training=False), []
-        step = env.step
-        env.step = lambda action, step=step, actions=actions: (actions.append(action), step(action))[1]
-        played = evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2)
-        results.append((*played, [[a[i] for a in actions[:length]] for i, length in enumerate(played.lengths)]))
-    assert env.steps.tolist() == [3, 11, 7]
-    assert results[0][3] == results[1][3]
-    jax.tree.map(np.testing.assert_array_equal, results[0][:3], results[1][:3])
-    assert results[0][2].all()  # the first episode of a FakeEnv is truncated
 
 
-def make_atari():
-    protocol = dataclasses.replace(atari.PROTOCOLS["machado"], max_episode_steps=6)
-    return atari.AtariEnv(
-        "breakout", num_envs=3, seed=0, protocol=protocol, image_size=42, action_repeat=4, training=False
-    )
+def assert_seeds_play_together_what_they_play_alone(config, env_steps):
+    """Compares the evaluations of the seeds from `config.seed` on, each with other parameters; returns one of each."""
+    agent, num_seeds = integer_agent(), len(env_steps)
+    params = np.random.default_rng(0).integers(0, 4, (num_seeds, *registry.view_shape(config.env))).astype(np.float32)
+    keys = jnp.stack([jax.random.PRNGKey(seed) for seed in range(num_seeds)])
+    acts = [evaluation.make_act(agent, first_stack="repeat", map_seeds=over) for over in (lambda act: act, jax.vmap)]
+    together = evaluation.play_new(config, acts[1], params, keys, env_steps=env_steps, stop=lambda: False)
+    for i, played in enumerate(together):
+        own, place = dataclasses.replace(config, seed=config.seed + i), dict(env_steps=env_steps[i : i + 1])
+        (alone,) = evaluation.play_new(own, acts[0], params[i], keys[i], **place, stop=lambda: False)
+        jax.tree.map(np.testing.assert_array_equal, alone, played)
+    return together
 
 
-def make_dmc(backend):
-    arguments = {"image_size": 32, "action_repeat": 250, "camera_id": 0, "training": False, "render_quality": "fast"}
-    return dmc.DmcEnv("cartpole-swingup", num_envs=3, seed=0, backend=backend, **arguments)
+class ScoringEnv(FakeEnv):
+    """Scores the actions."""
+
+    def step_some(self, action, running):
+        sent = super().step_some(action, running)
+        return sent._replace(score=sent.score + action)
 
 
-@pytest.mark.parametrize("suite", ["atari", *dmc.BACKENDS, "gymnasium"])
-def test_environments_stepped_alone_send_what_they_send_together(suite):
-    """Environments stop one by one; the others go on as if all were stepped, through ends and starts of episodes."""
-    if suite in dmc.BACKENDS and not envs.HAS_EGL:
-        pytest.skip("this machine has no EGL to render with")
-    if suite == "dm_control":
-        pytest.importorskip("dm_control")  # not among the pins for Python 3.13
-    makes = {"atari": make_atari, "gymnasium": lambda: GymnasiumEnv(lambda: Counter(8), [3, 8, 4])}
-    alone, together = (makes.get(suite, lambda: make_dmc(suite))() for _ in range(2))
-    alone.reset(), together.reset()
-    rng, ends = np.random.default_rng(0), {0: 5, 1: 16, 2: 9}
-    for t in range(16):
-        running = np.array([t < ends[i] for i in range(3)])
-        spec = alone.action_spec
-        action = rng.integers(0, 3, 3) if spec.dtype == np.int32 else rng.uniform(-1, 1, (3, *spec.shape))
-        for one, other in zip(alone.step_some(action, running), together.step(action), strict=True):
-            np.testing.assert_array_equal(one[running], other[running])
-    alone.close(), together.close()
+def test_seeds_that_are_evaluated_together_play_what_they_play_alone(fake_envs, monkeypatch):
+    monkeypatch.setattr(fake_env, "FakeEnv", ScoringEnv)
+    config = resolve(tiny_config(seed=5, eval_episodes=2))
+    played = assert_seeds_play_together_what_they_play_alone(config, env_steps=[40, 41, 40])
+    assert [each.lengths.tolist() for each in played] == [[12, 5], [5, 9], [9, 7]]
+    assert len({tuple(each.scores / each.lengths) for each in played}) == 3
+
+
+def test_seeds_that_are_evaluated_together_play_a_real_game_as_alone():
+    config = resolve(tiny_config(eval_episodes=2, env__task="breakout", env__max_episode_steps=200))
+    played = assert_seeds_play_together_what_they_play_alone(config, env_steps=[0, 300, 200])
+    assert len({length for each in played for length in each.lengths}) > 3
 
 
 def test_evaluation_that_is_asked_to_stop_takes_no_further_step():
@@ -120,7 +106,7 @@ def test_evaluation_that_is_asked_to_stop_takes_no_further_step():
     answers = iter([False, False, True])
     with pytest.raises(evaluation.EvaluationStopped):
         evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2, stop=lambda: next(answers))
-    assert env._step == 2
+    assert env.steps.tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +130,7 @@ def test_second_evaluation_starts_anew_and_compiles_nothing():
     env = FakeEnv([5], training=False)
     act = evaluation.make_act(brightest_agent(), first_stack="black")
     for _ in range(2):
-        played = evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2)
+        (played,) = evaluation.play(act, {}, env, jax.random.PRNGKey(0), frame_stack=2)
         assert played.lengths.tolist() == [5]
     assert act._cache_size() == 1
 

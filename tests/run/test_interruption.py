@@ -191,7 +191,7 @@ def test_invalid_timestep_leaves_a_checkpoint_of_the_step_before(fake_envs, tmp_
 
     def invalid(env, action):
         sent = step(env, action)
-        return sent._replace(reward=sent.reward * np.nan) if env._step == 45 and env._training else sent
+        return sent._replace(reward=sent.reward * np.nan) if env.steps[0] == 45 and env._training else sent
 
     with monkeypatch.context() as patch:
         patch.setattr(FakeEnv, "step", invalid)

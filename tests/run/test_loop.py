@@ -245,7 +245,7 @@ def test_invalid_timestep_ends_a_run(fake_envs, one_compilation, tmp_path, monke
 
     def step(self, action):
         sent = real_step(self, action)
-        return sent._replace(**{field: getattr(sent, field) * np.float32(value)}) if self._step == 20 else sent
+        return sent._replace(**{field: getattr(sent, field) * np.float32(value)}) if self.steps[0] == 20 else sent
 
     monkeypatch.setattr(FakeEnv, "step", step)
     with pytest.raises(timestep.InvalidTimeStepError, match=field):

@@ -21,7 +21,7 @@ from tests.helpers.runs import compiled_once, tiny_config
 @pytest.fixture
 def fake_env(monkeypatch):
     env = FakeEnv([7, 12], training=True)
-    monkeypatch.setattr(registry, "make_env", lambda config, *, training, pool=0: env)
+    monkeypatch.setattr(registry, "make_env", lambda config, *, training, pools=(0,): env)
     monkeypatch.setattr(plan, "_CALIBRATION_SECONDS", 0.05)
     with compiled_once():
         yield env

@@ -22,9 +22,9 @@ class RecordingEnv(FakeEnv):
         self.sent.append(super().reset())
         return self.sent[-1]
 
-    def step(self, action):
+    def step_some(self, action, running):
         self.received.append(np.asarray(action))
-        self.sent.append(super().step(action))
+        self.sent.append(super().step_some(action, running))
         return self.sent[-1]
 
 

@@ -187,7 +187,7 @@ def test_best_state_stays_right_when_a_run_is_killed_and_resumed(fake_envs, tmp_
     config = resumable_config(keep_best=True, eval_every=100)
 
     def play(act, params, env, key, **arguments):
-        return evaluation.Episodes(np.full(2, scores[env._pool // 10 * 10]), np.ones(2, int), np.zeros(2, bool))
+        return [evaluation.Episodes(np.full(2, scores[env._pool // 10 * 10]), np.ones(2, int), np.zeros(2, bool))]
 
     def assert_best_is_after(steps):
         assert evaluate.main(["evaluate", f"--run_dir={run_dir}", "--best"]) == 0

@@ -28,9 +28,9 @@ def source(tmp_path_factory):
 
 
 def make_env(num_actions):
-    def make(config, *, training, pool=0):
+    def make(config, *, training, pools=(0,)):
         lengths = [7, 12, 5, 9][: config.num_envs if training else config.eval_episodes]
-        return FakeEnv(lengths, training=training, num_actions=num_actions, pool=pool)
+        return FakeEnv(lengths, training=training, num_actions=num_actions, pool=pools[0])
 
     return make
 
