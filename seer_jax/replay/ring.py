@@ -7,6 +7,7 @@ change only near the write head. `add` therefore evaluates the rule there and ke
 import jax
 import jax.numpy as jnp
 
+from seer_jax.replay import layout
 from seer_jax.replay.frames import true_before
 from seer_jax.replay.priorities import set_priorities, zero_sums
 from seer_jax.replay.records import Index, Ring, RingSpec, Rows
@@ -14,8 +15,13 @@ from seer_jax.replay.records import Index, Ring, RingSpec, Rows
 
 def init(spec: RingSpec, row: Rows) -> Ring:
     """Returns an empty ring for rows like `row`, whose leaves are `[E, ...]` arrays or their shapes."""
+    observation = jax.ShapeDtypeStruct(row.observation.shape[1:], row.observation.dtype)
+    stored_row = jax.eval_shape(
+        lambda row: row.replace(observation=layout.to_stored(observation, row.observation)), row
+    )
     return Ring(
-        rows=jax.tree.map(lambda x: jnp.zeros((spec.num_steps, *x.shape), x.dtype), row),
+        observation=observation,
+        rows=jax.tree.map(lambda x: jnp.zeros((spec.num_steps, *x.shape), x.dtype), stored_row),
         index=Index(
             written=jnp.zeros((), jnp.int32),
             sums=zero_sums(spec.capacity),
@@ -27,6 +33,7 @@ def init(spec: RingSpec, row: Rows) -> Ring:
 def add(spec: RingSpec, ring: Ring, row: Rows) -> Ring:
     """Writes the rows of one time, `[E, ...]`, over the oldest."""
     slot = ring.index.written % spec.num_steps
+    row = row.replace(observation=layout.to_stored(ring.observation, row.observation))
     rows = jax.tree.map(lambda buf, x: jax.lax.dynamic_update_index_in_dim(buf, x, slot, 0), ring.rows, row)
     return _update_starts(spec, ring.replace(rows=rows, index=ring.index.replace(written=ring.index.written + 1)))
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seer_jax.replay import layout
 from seer_jax.replay.frames import stack_frames, true_before
 from seer_jax.replay.priorities import draw_starts, importance_weights
-from seer_jax.replay.records import Batch, Ring, RingSpec, Rows
+from seer_jax.replay.records import Batch, Ring, RingSpec
 
 
 def sample(
@@ -38,29 +39,32 @@ def sample(
     bootstrap = (slot + taken) % spec.num_steps
 
     return Batch(
-        obs=_observe(spec, ring.rows, slot, env, k_obs),
+        obs=_observe(spec, ring, slot, env, k_obs),
         action=ring.rows.action[slot, env],
         reward=jnp.dot(rewards, discounts[:-1], precision=jax.lax.Precision.HIGHEST),  # TPUs would round it
         discount=jnp.where(stops, 0.0, discounts[taken]),
-        next_obs=_observe(spec, ring.rows, bootstrap, env, k_next),
+        next_obs=_observe(spec, ring, bootstrap, env, k_next),
         weight=importance_weights(spec, priority, importance_exponent),
         start=start,
     )
 
 
-def _observe(spec: RingSpec, rows: Rows, slot: jax.Array, env: jax.Array, key: jax.Array) -> jax.Array:
+def _observe(spec: RingSpec, ring: Ring, slot: jax.Array, env: jax.Array, key: jax.Array) -> jax.Array:
     """Rebuilds the observations of rows `slot`, `env` (both `[B]`)."""
+    rows = ring.rows
     if spec.stack:
         back = jnp.arange(spec.stack)[::-1]
 
         def read(row: tuple[jax.Array, jax.Array]) -> jax.Array:
             slot, env = row
             at = (slot - back) % spec.num_steps, env
-            return stack_frames(rows.observation[at], rows.first[at], first_stack=spec.first_stack)
+            frames = layout.from_stored(ring.observation, rows.observation[at])  # [k, H, W, C]
+            return stack_frames(frames, rows.first[at], first_stack=spec.first_stack)
 
         # In two halves, since XLA:CPU does not fuse across a loop. Otherwise it would rebuild the stacks, with their
         # indices and masks, for every pixel of every product that reads them.
         return jax.lax.map(read, (slot, env), batch_size=max(1, slot.size // 2))
-    num_copies = rows.observation.shape[2]
+    copies = layout.from_stored(ring.observation, rows.observation[slot, env])  # [B, K, N, L]
+    num_copies = copies.shape[1]
     copy = 0 if num_copies == 1 else jax.random.randint(key, slot.shape, 0, num_copies)
-    return rows.observation[slot, env, copy].astype(jnp.float32)
+    return copies[jnp.arange(slot.size), copy].astype(jnp.float32)

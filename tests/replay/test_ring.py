@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from seer_jax import replay
+from seer_jax.replay.layout import LANES
 from seer_jax.replay.priorities import WIDTH
 from tests.helpers.rings import FRAME, add_program, as_dicts, build, make_twin, random_rows, sampleable_starts
 
@@ -63,9 +64,10 @@ def test_add_writes_into_the_donated_ring():
     assert all(x.is_deleted() for x in jax.tree.leaves(ring))
 
 
-def test_num_bytes_counts_every_array():
+def test_num_bytes_counts_every_array_as_it_is_stored():
     spec = replay.RingSpec(num_steps=10, num_envs=3, stack=1, n_step=1, discount=0.9)
     ring, _ = build(spec, iter(()), 0)
-    rows = 10 * 3 * (int(np.prod(FRAME)) + 4 + 4 + 3)  # frame, action, reward, three flags
+    assert np.prod(FRAME) < LANES
+    rows = 10 * 3 * (LANES + 4 + 4 + 3)  # frame, action, reward, three flags
     index = 4 * (1 + 3 * 2 * WIDTH + 1)  # written, three levels of two blocks, the maximum
     assert ring.num_bytes == rows + index
