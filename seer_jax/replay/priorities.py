@@ -32,10 +32,7 @@ def zero_sums(capacity: int) -> tuple[jax.Array, ...]:
 
 
 def update_priorities(spec: RingSpec, ring: Ring, start: jax.Array, loss: jax.Array) -> Ring:
-    """Sets the priorities of sampled starts to `loss ** priority_exponent`; `start` and `loss` are `[B]`.
-
-    Unsampleable rows keep priority 0. Where a loss is not finite the priority does not change.
-    """
+    """Does what `shards.update_priorities` does, with what one device holds."""
     index = ring.index
     before = index.priorities.reshape(-1)[start]
     priority = (jnp.abs(loss) + _MIN_PRIORITY) ** spec.priority_exponent
@@ -79,6 +76,12 @@ def draw_starts(index: Index, key: jax.Array, batch_size: int) -> tuple[jax.Arra
         priority = jnp.take_along_axis(masses, entry[:, None], axis=1)[:, 0]
         at = at * WIDTH + entry
     return at, priority
+
+
+def chances(index: Index, start: jax.Array) -> jax.Array:
+    """Returns the probability with which `draw_starts` draws each of the leaves `start`, `[B]`."""
+    total = index.sums[-1][0].sum()
+    return index.priorities.reshape(-1)[start] / total
 
 
 def importance_weights(spec: RingSpec, priority: jax.Array, exponent: jax.Array | float) -> jax.Array:

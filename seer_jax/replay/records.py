@@ -22,6 +22,7 @@ class RingSpec:
     Attributes:
       num_steps: T, rows of each environment.
       num_envs: E.
+      num_shards: devices over which the environments are spread; E is a multiple of it. See `shards`.
       stack: frames in a sampled observation, or 0 if rows hold latents.
       first_stack: `black` or `repeat`, what stands in a stack before an episode's first frame; see `frames`.
       n_step: transitions in a full window.
@@ -38,6 +39,7 @@ class RingSpec:
     prioritized: bool = False
     priority_exponent: float = 0.5
     first_stack: str = "black"
+    num_shards: int = 1
 
     def __post_init__(self) -> None:
         needed = min_steps(self.n_step, self.stack)
@@ -51,6 +53,11 @@ class RingSpec:
     def capacity(self) -> int:
         """T * E, rows in all."""
         return self.num_steps * self.num_envs
+
+    @property
+    def of_shard(self) -> "RingSpec":
+        """The static part of what one device holds."""
+        return dataclasses.replace(self, num_envs=self.num_envs // self.num_shards, num_shards=1)
 
 
 def min_steps(n_step: int, stack: int) -> int:

@@ -14,7 +14,7 @@ from seer_jax.replay.records import Index, Ring, RingSpec, Rows
 
 
 def init(spec: RingSpec, row: Rows) -> Ring:
-    """Returns an empty ring for rows like `row`, whose leaves are `[E, ...]` arrays or their shapes."""
+    """Does what `shards.init` does, for what one device holds."""
     observation = jax.ShapeDtypeStruct(row.observation.shape[1:], row.observation.dtype)
     stored_row = jax.eval_shape(
         lambda row: row.replace(observation=layout.to_stored(observation, row.observation)), row
@@ -30,18 +30,21 @@ def init(spec: RingSpec, row: Rows) -> Ring:
     )
 
 
-def add(spec: RingSpec, ring: Ring, row: Rows) -> Ring:
-    """Writes the rows of one time, `[E, ...]`, over the oldest."""
+def add(spec: RingSpec, ring: Ring, row: Rows, steps: jax.Array | None = None) -> Ring:
+    """Does what `shards.add` does, with what one device holds."""
     slot = ring.index.written % spec.num_steps
     row = row.replace(observation=layout.to_stored(ring.observation, row.observation))
+    if steps is not None:
+        row = jax.tree.map(lambda buf, x: jnp.where(steps, x, buf[slot]), ring.rows, row)
     rows = jax.tree.map(lambda buf, x: jax.lax.dynamic_update_index_in_dim(buf, x, slot, 0), ring.rows, row)
-    return _update_starts(spec, ring.replace(rows=rows, index=ring.index.replace(written=ring.index.written + 1)))
+    written = ring.index.written + (1 if steps is None else steps.astype(jnp.int32))
+    return _update_starts(spec, ring.replace(rows=rows, index=ring.index.replace(written=written)))
 
 
-def end_episodes(spec: RingSpec, ring: Ring) -> Ring:
-    """Makes the newest rows the last of their episodes, as if they had been added so; the ring holds some rows."""
+def end_episodes(spec: RingSpec, ring: Ring, ends: jax.Array | None = None) -> Ring:
+    """Does what `shards.end_episodes` does, with what one device holds."""
     slot = (ring.index.written - 1) % spec.num_steps
-    rows = ring.rows.replace(last=ring.rows.last.at[slot].set(True))
+    rows = ring.rows.replace(last=ring.rows.last.at[slot].max(True if ends is None else ends))
     return _update_starts(spec, ring.replace(rows=rows))
 
 

@@ -13,18 +13,7 @@ from seer_jax.replay.records import Batch, Ring, RingSpec
 def sample(
     spec: RingSpec, ring: Ring, key: jax.Array, *, batch_size: int, importance_exponent: jax.Array | float = 0.0
 ) -> Batch:
-    """Draws starts with replacement and rebuilds their n-step transitions.
-
-    Args:
-      spec: static part of the ring.
-      ring: the ring.
-      key: PRNG key.
-      batch_size: B.
-      importance_exponent: beta of Schaul et al. 2016; ignored if replay is uniform.
-
-    Returns:
-      A batch. Its content is undefined while no row is sampleable.
-    """
+    """Does what `shards.sample` does, with what one device holds."""
     k_start, k_obs, k_next = jax.random.split(key, 3)
     start, priority = draw_starts(ring.index, k_start, batch_size)
     slot, env = start // spec.num_envs, start % spec.num_envs  # [B]

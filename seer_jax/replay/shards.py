@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from seer_jax.replay import priorities, ring as ring_lib, sampling
+from seer_jax.replay import priorities, sampling
+from seer_jax.replay import ring as ring_lib
 from seer_jax.replay.records import Batch, Ring, RingSpec, Rows
 
 SHARDS = "data"  # axis of the mesh

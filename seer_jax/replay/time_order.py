@@ -4,14 +4,19 @@ A time counts from the birth of the ring. It holds the times from `oldest` to `o
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from seer_jax.replay import layout
-from seer_jax.replay.priorities import set_all_priorities
+from seer_jax.replay.priorities import set_all_priorities, zero_sums
 from seer_jax.replay.records import Index, Ring, RingSpec, Rows
+
+At = tuple[
+    jax.Array | np.int32, ...
+]  # indices in the axes of seeds and of devices, which the arrays of many rings have
 
 
 def size(spec: RingSpec, ring: Ring) -> int:
@@ -24,7 +29,7 @@ def oldest(spec: RingSpec, ring: Ring) -> int:
     return int(ring.index.written) - size(spec, ring)
 
 
-def read(spec: RingSpec, ring: Ring, begin: int, count: int) -> tuple[Rows, jax.Array]:
+def read(spec: RingSpec, ring: Ring, begin: int, count: int, at: At = ()) -> tuple[Rows, jax.Array]:
     """Copies the rows of the times `begin` to `begin + count - 1`.
 
     Args:
@@ -32,23 +37,24 @@ def read(spec: RingSpec, ring: Ring, begin: int, count: int) -> tuple[Rows, jax.
       ring: the ring.
       begin: the first time; the ring holds it and the others.
       count: M.
+      at: indices of this ring in the leading axes of the arrays.
 
     Returns:
       Rows `[M, E, ...]` and their priorities `[M, E]`.
     """
-    return _read(spec, ring, np.int32(begin), count)
+    return _read(spec, ring, np.int32(begin), count, at)
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "count"))
-def _read(spec: RingSpec, ring: Ring, begin: jax.Array, count: int) -> tuple[Rows, jax.Array]:
+def _read(spec: RingSpec, ring: Ring, begin: jax.Array, count: int, at: At) -> tuple[Rows, jax.Array]:
     slot = (begin + jnp.arange(count)) % spec.num_steps
     start = slot[:, None] * spec.num_envs + jnp.arange(spec.num_envs)
-    rows = jax.tree.map(lambda x: x[slot], ring.rows)
+    rows = jax.tree.map(lambda x: x[(*at, slot)], ring.rows)
     rows = rows.replace(observation=layout.from_stored(ring.observation, rows.observation))
-    return rows, ring.index.priorities.reshape(-1)[start]
+    return rows, ring.index.priorities[at].reshape(-1)[start]
 
 
-def write(spec: RingSpec, ring: Ring, begin: jax.Array | int, rows: Rows) -> Ring:
+def write(spec: RingSpec, ring: Ring, begin: jax.Array | int, rows: Rows, at: At = ()) -> Ring:
     """Writes rows `[M, E, ...]` as the times `begin` to `begin + M - 1`; `restore` makes them part of the ring.
 
     Args:
@@ -56,31 +62,36 @@ def write(spec: RingSpec, ring: Ring, begin: jax.Array | int, rows: Rows) -> Rin
       ring: the ring.
       begin: the first time.
       rows: at most T times.
+      at: indices of this ring in the leading axes of the arrays.
     """
     slot = (begin + jnp.arange(len(rows.first))) % spec.num_steps
     rows = rows.replace(observation=layout.to_stored(ring.observation, rows.observation))
 
     def put(buffer: jax.Array, x: jax.Array) -> jax.Array:
-        return buffer.at[slot].set(x.astype(buffer.dtype), unique_indices=True)
+        return buffer.at[(*at, slot)].set(x.astype(buffer.dtype), unique_indices=True)
 
     return ring.replace(rows=jax.tree.map(put, ring.rows, rows))
 
 
-def restore(spec: RingSpec, ring: Ring, index: Index, priorities: np.ndarray, *, begin: int = 0) -> Ring:
+def restore(
+    spec: RingSpec, ring: Ring, max_priority: Any, priorities: np.ndarray, *, begin: int = 0, at: At = ()
+) -> Ring:
     """Returns a ring whose newest M times, from `begin` on, were written with the rows of another ring.
 
     Args:
       spec: static part of the ring.
       ring: a new ring that holds the rows.
-      index: index of the other ring.
+      max_priority: of the other ring.
       priorities: `[M, E]` priorities of these rows, oldest first.
       begin: the oldest time.
+      at: indices of this ring in the leading axes of the arrays.
     """
     placed = np.zeros((spec.num_steps, spec.num_envs), np.float32)
     placed[(begin + np.arange(len(priorities))) % spec.num_steps] = priorities
-    written, max_priority = jnp.asarray(begin + len(priorities), jnp.int32), jnp.asarray(index.max_priority)
-    moved = ring.index.replace(written=written, max_priority=max_priority)
-    return ring.replace(index=set_all_priorities(spec, moved, jnp.asarray(placed)))
+    written = jnp.asarray(begin + len(priorities), jnp.int32)
+    moved = Index(written, zero_sums(spec.capacity), jnp.asarray(max_priority, jnp.float32))
+    index = set_all_priorities(spec, moved, jnp.asarray(placed))
+    return ring.replace(index=jax.tree.map(lambda buffer, x: buffer.at[at].set(x), ring.index, index) if at else index)
 
 
 def free(ring: Ring) -> None:

@@ -43,7 +43,7 @@ def changes(config: RunConfig, directory: pathlib.Path) -> run_dir.Differences:
 def find_checkpoints(
     directory: pathlib.Path, config: RunConfig, changed: run_dir.Differences, warn: Callable[[str], None]
 ) -> list[checkpoint.Checkpoint | None] | None:
-    """Returns for each seed the checkpoint to go on from; None if the run never wrote any and starts anew.
+    """Returns each seed's checkpoint to go on from; None if the run never wrote any and starts anew.
 
     A run of several seeds goes on from the newest checkpoint that all of them have. A seed that has stopped for good has
     none in the list.

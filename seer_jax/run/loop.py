@@ -22,7 +22,7 @@ from seer_jax.run.records import Receiver, Record
 from seer_jax.run.seed import Keys, Next, OfSeed, Seed, configs_of, crossed, directories_of
 from seer_jax.run.training_envs import TrainingEnvs
 from seer_jax.seer import handover
-from seer_jax.seer.phases import FROZEN, FULL
+from seer_jax.seer.phases import FROZEN
 
 SNAPSHOT_DIRECTORY = "freeze"  # among the checkpoints
 
@@ -42,9 +42,9 @@ class NonFiniteError(Exception):
 class Loop:
     """One run: environments on the host, arrays on the device, and the cadences of what is done when.
 
-    Its seeds are trained together. The end of an episode costs a row, so that they do not take the same number of agent
-    steps in the same time. A seed that has something else to do than a step therefore waits for the others: evaluations,
-    checkpoints and the freeze come when no seed steps any more.
+    Its seeds are trained together. The end of an episode costs a row, so that they do not take the same number of
+    agent steps in the same time. A seed that has something else to do than a step therefore waits for the others:
+    evaluations, checkpoints and the freeze come when no seed steps any more.
 
     Args:
       parts: the assembly of the run.
@@ -427,5 +427,5 @@ class Loop:
 @functools.partial(jax.jit, static_argnums=1)
 def _finite(tree: Any, by_seed: bool) -> jax.Array:
     """Returns whether all numbers are finite, or, with an axis of seeds, for each seed."""
-    axes = lambda x: tuple(range(1, x.ndim)) if by_seed else None
-    return jnp.stack([jnp.isfinite(x).all(axis=axes(x)) for x in jax.tree.leaves(tree)]).all(axis=0)
+    leaves = [x.reshape(x.shape[0], -1) if by_seed else x for x in jax.tree.leaves(tree)]
+    return jnp.stack([jnp.isfinite(x).all(axis=1 if by_seed else None) for x in leaves]).all(axis=0)

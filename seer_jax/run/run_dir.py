@@ -133,7 +133,7 @@ def read_manifest(run_dir: pathlib.Path) -> dict[str, Any]:
 
 
 def record_stopped_seed(run_dir: pathlib.Path, seed: int, env_steps: int) -> None:
-    """Writes into the manifest of a run of several seeds that one has stopped for good after `env_steps` agent steps."""
+    """Writes into the manifest of a run of several seeds that one stopped for good after `env_steps` agent steps."""
     manifest = read_manifest(run_dir)
     stopped = manifest.get("stopped_seeds", {}) | {str(seed): env_steps}
     files.write_file(run_dir / MANIFEST_FILE, as_json(manifest | {"stopped_seeds": stopped}))

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import jax
-import numpy as np
 
 from seer_jax import replay, status
 from seer_jax.agents import base
