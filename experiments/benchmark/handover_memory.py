@@ -62,8 +62,9 @@ def _with_rows(phase: Phase, rows: int) -> Phase:
 def _hand_over(full: Phase, frozen: Phase, state: base.TrainState, snapshot_dir: pathlib.Path) -> None:
     """Freezes an agent whose ring is full of black frames."""
     spec, ring = full.ring_spec, full.init_ring()
-    ring = replay.restore(spec, ring, ring.index, np.zeros((spec.num_steps, spec.num_envs), np.float32))
-    _, latents = handover.freeze(full, frozen, state, ring, snapshot_dir=snapshot_dir, key=jax.random.PRNGKey(0))
+    ring = replay.restore(spec, ring, ring.index.max_priority, np.zeros((spec.num_steps, spec.num_envs), np.float32))
+    seeds = {0: handover.SeedFreeze(snapshot_dir, jax.random.PRNGKey(0))}
+    _, latents = handover.freeze(full, frozen, state, ring, seeds)
     jax.block_until_ready(latents)
 
 

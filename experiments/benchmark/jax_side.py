@@ -104,14 +104,8 @@ class JaxSide:
         ring = jax.block_until_ready(noisy_ring(full, HANDOVER_ROWS))
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as directory:
-            _, ring = handover.freeze(
-                full,
-                frozen,
-                self.states[phases.FULL],
-                ring,
-                snapshot_dir=pathlib.Path(directory),
-                key=jax.random.PRNGKey(0),
-            )
+            seeds = {0: handover.SeedFreeze(pathlib.Path(directory), jax.random.PRNGKey(0))}
+            _, ring = handover.freeze(full, frozen, self.states[phases.FULL], ring, seeds)
             jax.block_until_ready(ring)
             return [1e3 * (time.perf_counter() - began) / HANDOVER_ROWS]
 

@@ -28,4 +28,4 @@ def noisy_ring(phase: Phase, num_steps: int | None = None) -> replay.Ring:
     rows = rows.replace(observation=draw(phase.row.observation), reward=draw(phase.row.reward))
     ring = phase.init_ring()
     written = replay.write(spec, ring, 0, rows)
-    return replay.restore(spec, written, ring.index, np.ones((count, spec.num_envs), np.float32))
+    return replay.restore(spec, written, ring.index.max_priority, np.ones((count, spec.num_envs), np.float32))

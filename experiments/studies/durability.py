@@ -28,6 +28,7 @@ from experiments.report import records
 from seer_jax import replay
 from seer_jax.run import assembly, checkpoint, resolve
 from seer_jax.run.records import Record
+from seer_jax.seer.placed_ring import PlacedRing
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "durability"
 STALL_ROWS = 500_000
@@ -51,19 +52,22 @@ def stall() -> None:
     parts = assembly.assemble(resolve.resolve(rainbow_atari.get_config()), specs.DiscreteArray(18))
     for phase in (parts.full, parts.frozen):
         spec = dataclasses.replace(phase.ring_spec, num_steps=STALL_ROWS)
-        ring = replay.init(spec, phase.row)
-        ring = replay.restore(spec, ring, ring.index, np.zeros((STALL_ROWS, 1), np.float32))
+        phase = dataclasses.replace(phase, ring_spec=spec)
+        ring = replay.restore(spec, phase.init_ring(), 1.0, np.zeros((STALL_ROWS, 1), np.float32))
         trees = {"train": phase.init_state(jax.random.PRNGKey(0))}
         jax.block_until_ready((ring, trees))
         with tempfile.TemporaryDirectory(dir=".") as directory:
             began = time.monotonic()
-            checkpoint.save(pathlib.Path(directory), 1, progress={}, trees=trees, spec=spec, ring=ring)
+            checkpoint.save(
+                pathlib.Path(directory), 1, progress={}, trees=trees, ring=PlacedRing.of(phase.placement, spec, ring)[0]
+            )
             saved = time.monotonic()
             ring_bytes = ring.num_bytes
             replay.free(ring)
             found = checkpoint.newest(pathlib.Path(directory), sys.exit)
             assert found is not None
-            jax.block_until_ready(found.restore({"train": phase.state}, spec, phase.row))
+            rings = PlacedRing.of(phase.placement, spec, phase.init_ring())
+            jax.block_until_ready((found.restore({"train": phase.state}, rings[0], phase.row), rings.join()))
             resumed = time.monotonic()
         times = {"save_seconds": saved - began, "resume_seconds": resumed - saved}
         _write_result(f"stall-{phase.name}", {"rows": STALL_ROWS, "ring_bytes": ring_bytes} | times)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +112,7 @@ def _ring_spec(config: RunConfig, phase: str) -> replay.RingSpec:
     )
 
 
-def assemble(config: RunConfig, action_spec: specs.Array, devices: Sequence[jax.Device] | None = None) -> Assembly:
+def assemble(config: RunConfig, action_spec: specs.Array, devices: Sequence[Any] | None = None) -> Assembly:
     """Builds the agent of a configuration.
 
     Args:

@@ -45,8 +45,8 @@ def find_checkpoints(
 ) -> list[checkpoint.Checkpoint | None] | None:
     """Returns each seed's checkpoint to go on from; None if the run never wrote any and starts anew.
 
-    A run of several seeds goes on from the newest checkpoint that all of them have. A seed that has stopped for good has
-    none in the list.
+    A run of several seeds goes on from the newest checkpoint that all of them have. A seed that stopped for good has
+    None in the list.
 
     Args:
       directory: directory of the run.

@@ -246,12 +246,12 @@ class Loop:
         flags = self._put_flags(steps)
         action, run.actor, run.ring = programs.interact(run.train.params, run.actor, run.ring, timestep, *flags)
         learns, taken = np.zeros_like(steps), self._envs.steps_taken
-        for i in np.flatnonzero(steps):
+        for i in np.flatnonzero(steps).tolist():
             due = self._seeds[i].acted(int(taken[i]), phase.ring_spec.capacity, programs)
             learns[i] = due >= phase.updates_per_learn
         if learns.any():
             run.train, run.ring, info = programs.learn(run.train, run.ring, *self._put_flags(learns))
-            for i in np.flatnonzero(learns):
+            for i in np.flatnonzero(learns).tolist():
                 self._seeds[i].learned(phase.updates_per_learn, OfSeed(info, i) if flags else info, programs)
             self._info = info
         if renew_envs:
@@ -264,7 +264,7 @@ class Loop:
 
     def _renew_envs(self, cut: np.ndarray) -> None:
         """Makes new environments for all seeds; the episodes of the seeds `cut`, `[S]` bool, have ended."""
-        for i in np.flatnonzero(cut):
+        for i in np.flatnonzero(cut).tolist():
             self._seeds[i].progress.pool += 1
         # A run that goes on longer makes them when it resumes.
         if any(each.progress.env_steps < self._config.total_steps for each in self._seeds.values()):
@@ -291,7 +291,7 @@ class Loop:
         end_episodes = place.map_seeds(functools.partial(replay.end_episodes, self._phase.ring_spec))
         with place.context():
             run.ring = jax.jit(end_episodes, donate_argnums=0)(run.ring, *self._put_flags(ends))
-        for i in np.flatnonzero(ends):
+        for i in np.flatnonzero(ends).tolist():
             self._seeds[i].progress.pool += 1
 
     def _compile(self) -> None:

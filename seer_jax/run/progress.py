@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from seer_jax import flops
@@ -80,7 +81,7 @@ class Progress:
     costs: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     evals: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     best: dict[str, float] | None = None
-    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     recent: collections.deque[float] = dataclasses.field(
         default_factory=lambda: collections.deque(maxlen=_RECENT_EPISODES)
     )

@@ -144,7 +144,7 @@ class SeedRing:
             self._blocks[place] = change(self._blocks[place], share, shard)
 
     @property
-    def devices(self) -> list[jax.Device]:
+    def devices(self) -> list[Any]:
         """The devices that hold the environments of the seed, in order."""
         return [next(iter(self._blocks[place].index.written.devices())) for place in self._places]
 

@@ -114,7 +114,7 @@ def _item(tree: Any, index: int) -> Any:
     return jax.tree.map(lambda x: x[index], tree)
 
 
-def make_placement(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Placement:
+def make_placement(config: RunConfig, devices: Sequence[Any] | None = None) -> Placement:
     """Returns the places of the arrays of a run.
 
     Args:

@@ -9,6 +9,8 @@ import numpy as np
 
 from seer_jax import replay
 from seer_jax.replay.priorities import set_all_priorities
+from seer_jax.seer.placed_ring import PlacedRing, SeedRing
+from seer_jax.seer.placement import Placement
 from tests.helpers.naive import NaiveReplay
 
 FRAME = (3, 3, 2)  # several channels, whose order in a stack shows
@@ -115,3 +117,15 @@ def sample_at(spec: replay.RingSpec, ring: replay.Ring, starts: Iterable[tuple[i
         priorities = np.zeros((spec.num_steps, spec.num_envs), np.float32)
         priorities[time % spec.num_steps, env] = 1.0
         yield jax.tree.map(lambda x: np.asarray(x)[0], _sample_one(spec)(ring, priorities))
+
+
+def alone(spec: replay.RingSpec, ring: replay.Ring) -> SeedRing:
+    """Returns the ring of a run of one seed on one device, to be read and written."""
+    return PlacedRing.of(Placement(), spec, ring)[0]
+
+
+def restore_alone(saved: Any, like: Any, spec: replay.RingSpec, row: replay.Rows) -> tuple[Any, replay.Ring]:
+    """Returns the trees and the ring of a checkpoint."""
+    rings = PlacedRing.of(Placement(), spec, replay.init(spec, row))
+    trees = saved.restore(like, rings[0], row)
+    return trees, rings.join()

@@ -17,6 +17,7 @@ from seer_jax.run.loop import Loop
 from seer_jax.run.resolve import resolve
 from seer_jax.seer.phases import Phase
 from tests.helpers import fake_env
+from tests.helpers.rings import alone
 
 TIMES = ("seconds", "steps_per_second")
 
@@ -84,9 +85,9 @@ def fake_games():
     """
     made, vector_step = [], Loop.vector_step
 
-    def guarded_step(loop, **arguments):
+    def guarded_step(loop, *arguments, **named):
         with jax.transfer_guard("disallow"):
-            vector_step(loop, **arguments)
+            vector_step(loop, *arguments, **named)
 
     def make(config, **arguments):
         made.append(fake_env.make_env(config, **arguments))
@@ -132,9 +133,9 @@ def compiled_once():
             _programs[key] = compile_phase(phase)
         return _programs[key]
 
-    def act_of(agent, first_stack):
-        if agent not in _acts:  # its configuration has one `first_stack`
-            _acts[agent] = make_act(agent, first_stack=first_stack)
+    def act_of(agent, first_stack, map_seeds):
+        if agent not in _acts:  # its configuration has one `first_stack`, and one number of seeds
+            _acts[agent] = make_act(agent, first_stack=first_stack, map_seeds=map_seeds)
         return _acts[agent]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -178,11 +179,11 @@ def run_killed_after(config, directory, steps, monkeypatch, *, resume=False):
     """Runs until the environments were stepped so often, and leaves as `kill -9` would."""
     vector_step, seen = Loop.vector_step, []
 
-    def step(loop, **arguments):
+    def step(loop, *arguments, **named):
         seen.append(1)
         if len(seen) > steps:
             raise Killed
-        vector_step(loop, **arguments)
+        vector_step(loop, *arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "vector_step", step)
@@ -198,7 +199,7 @@ def write_run(directory, config, params=None):
     row = replay.row_shapes(jax.ShapeDtypeStruct((1, 4, 4, 1), np.uint8), jax.ShapeDtypeStruct((1,), np.int32))
     trees = {"train": {"params": params or {}}}
     ring = replay.init(spec, row)
-    checkpoint.save(directory / "checkpoints", 1, progress={"env_steps": 1}, trees=trees, spec=spec, ring=ring)
+    checkpoint.save(directory / "checkpoints", 1, progress={"env_steps": 1}, trees=trees, ring=alone(spec, ring))
 
 
 def write_untrained_run(directory, config):

@@ -124,7 +124,7 @@ def move(spec, ring, target_spec, chunk):
         rows, priority = replay.read(spec, ring, oldest + at, min(chunk, size - at))
         target = replay.write(target_spec, target, at, rows)
         priorities.append(priority)
-    return replay.restore(target_spec, target, ring.index, np.concatenate(priorities))
+    return replay.restore(target_spec, target, ring.index.max_priority, np.concatenate(priorities))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -6,6 +6,7 @@ import pytest
 from seer_jax import replay
 from seer_jax.run import best, checkpoint
 from seer_jax.run.progress import Progress
+from tests.helpers.rings import alone
 
 
 def evaluate(run_dir, progress, env_steps, score, warn=pytest.fail):
@@ -19,7 +20,7 @@ def save(run_dir, progress, number):
     spec = replay.RingSpec(num_steps=8, num_envs=1, stack=0, n_step=1, discount=0.9)
     row = replay.row_shapes(np.zeros((1, 1, 1, 1), np.float32), np.zeros(1, np.int32))
     ring = replay.init(spec, row)
-    checkpoint.save(run_dir / "checkpoints", number, progress=progress.to_json(), trees={}, spec=spec, ring=ring)
+    checkpoint.save(run_dir / "checkpoints", number, progress=progress.to_json(), trees={}, ring=alone(spec, ring))
     best.remove_unused(run_dir, progress)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from seer_jax import files, replay
 from seer_jax.run import checkpoint, saved_ring
+from tests.helpers.rings import alone, restore_alone
 from tests.helpers.runs import contents
 
 ADD = jax.jit(replay.add, static_argnums=0)
@@ -62,10 +63,10 @@ def test_restored_ring_equals_the_saved_one(tmp_path, times, dtype):
     """Empty, in part full, full, and overwritten twice."""
     spec, row, ring = small_ring(times, dtype)
     x = np.arange(3, dtype=np.float32)
-    saved = checkpoint.save(tmp_path, 1, progress={"env_steps": times}, trees={"x": x}, spec=spec, ring=ring)
+    saved = checkpoint.save(tmp_path, 1, progress={"env_steps": times}, trees={"x": x}, ring=alone(spec, ring))
     found = checkpoint.newest(tmp_path, pytest.fail)
     assert found == saved
-    trees, restored = found.restore(LIKE, spec, row)
+    trees, restored = restore_alone(found, LIKE, spec, row)
     np.testing.assert_array_equal(trees["x"], x)
     assert_rings_equal(spec, restored, ring)
     rows, _ = replay.read(spec, restored, 0, 1)
@@ -75,7 +76,7 @@ def test_restored_ring_equals_the_saved_one(tmp_path, times, dtype):
 def test_rows_of_a_checkpoint_are_in_the_order_of_time(tmp_path, monkeypatch):
     monkeypatch.setattr(saved_ring, "_CHUNK_ROWS", 3)
     spec, _, ring = small_ring(19)
-    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, spec=spec, ring=ring)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, ring=alone(spec, ring))
     chunks = [chunk["reward"].ravel().tolist() for chunk in files.ChunkStream(saved.directory)]
     assert chunks == [[11, 12, 13], [14, 15, 16], [17, 18]]
     assert json.loads((saved.directory / checkpoint.MANIFEST_FILE).read_text())["format"] == 3
@@ -86,8 +87,8 @@ def test_ring_that_overwrote_nothing_is_restored_into_a_larger_one(tmp_path, tim
     """As a run that goes on longer needs it: the rows keep their slots and their priorities."""
     spec, row, ring = small_ring(times)
     larger = dataclasses.replace(spec, num_steps=20)
-    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, spec=spec, ring=ring)
-    _, restored = saved.restore({}, larger, row)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, ring=alone(spec, ring))
+    _, restored = restore_alone(saved, {}, larger, row)
     assert_rows_equal(larger, restored, spec, ring)
     from_the_start = small_ring(times, num_steps=20)[2]
     for t in range(times, 20):
@@ -98,22 +99,22 @@ def test_ring_that_overwrote_nothing_is_restored_into_a_larger_one(tmp_path, tim
 def test_sums_of_many_priorities_are_restored_exactly(tmp_path):
     """They are computed anew from the priorities, in a ring of several blocks that was overwritten."""
     spec, row, ring = small_ring(300, num_steps=260)
-    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, spec=spec, ring=ring)
-    assert_rings_equal(spec, saved.restore({}, spec, row)[1], ring)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, ring=alone(spec, ring))
+    assert_rings_equal(spec, restore_alone(saved, {}, spec, row)[1], ring)
 
 
 def test_ring_that_overwrote_rows_does_not_fit_into_a_larger_one(tmp_path):
     spec, row, ring = small_ring(9)
-    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, spec=spec, ring=ring)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, ring=alone(spec, ring))
     with pytest.raises(files.DamagedFileError, match="holds 8 times of rows, not the 9 that were written"):
-        saved.restore({}, dataclasses.replace(spec, num_steps=20), row)
+        restore_alone(saved, {}, dataclasses.replace(spec, num_steps=20), row)
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_checkpoint_of_an_earlier_format_is_refused_in_one_line_but_its_state_is_read(tmp_path, version):
     spec, _, ring = small_ring(5)
     for number in (1, 2):
-        saved = checkpoint.save(tmp_path, number, progress={}, trees={"x": np.ones(3)}, spec=spec, ring=ring)
+        saved = checkpoint.save(tmp_path, number, progress={}, trees={"x": np.ones(3)}, ring=alone(spec, ring))
         manifest = saved.directory / checkpoint.MANIFEST_FILE
         manifest.write_text(manifest.read_text().replace('"format": 3', f'"format": {version}'))
     with pytest.raises(
@@ -126,7 +127,7 @@ def test_checkpoint_of_an_earlier_format_is_refused_in_one_line_but_its_state_is
 def test_manifest_in_which_a_number_changed_is_damaged(tmp_path):
     spec, _, ring = small_ring(5)
     for number in (1, 2):
-        saved = checkpoint.save(tmp_path, number, progress={"env_steps": 123}, trees={}, spec=spec, ring=ring)
+        saved = checkpoint.save(tmp_path, number, progress={"env_steps": 123}, trees={}, ring=alone(spec, ring))
     manifest = saved.directory / checkpoint.MANIFEST_FILE
     manifest.write_text(manifest.read_text().replace("123", "923"))
     warned = []
@@ -136,7 +137,7 @@ def test_manifest_in_which_a_number_changed_is_damaged(tmp_path):
 
 def test_format_of_a_later_version_is_refused_by_its_number(tmp_path):
     spec, _, ring = small_ring(5)
-    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, spec=spec, ring=ring)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, ring=alone(spec, ring))
     manifest = saved.directory / checkpoint.MANIFEST_FILE
     manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 4'))
     warned = []
@@ -147,37 +148,37 @@ def test_format_of_a_later_version_is_refused_by_its_number(tmp_path):
 
 def test_state_of_other_shapes_or_parts_is_refused(tmp_path):
     spec, row, ring = small_ring(5)
-    saved = checkpoint.save(tmp_path, 1, progress={}, trees={"x": np.zeros(3, np.float32)}, spec=spec, ring=ring)
-    trees, _ = saved.restore(LIKE, spec, row)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={"x": np.zeros(3, np.float32)}, ring=alone(spec, ring))
+    trees, _ = restore_alone(saved, LIKE, spec, row)
     assert trees["x"].shape == (3,)
     for like in ({"x": jax.ShapeDtypeStruct((4,), np.float32)}, {"y": jax.ShapeDtypeStruct((3,), np.float32)}):
         with pytest.raises(files.DamagedFileError, match="saved state"):
-            saved.restore(like, spec, row)
+            restore_alone(saved, like, spec, row)
 
 
 def test_rows_of_other_shapes_dtypes_or_number_are_refused(tmp_path):
     spec, row, ring = small_ring(5)
-    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, spec=spec, ring=ring)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees={}, ring=alone(spec, ring))
     wide, whole = (jax.ShapeDtypeStruct((1, 2, 1, size), dtype) for size, dtype in ((4, jnp.bfloat16), (3, np.float32)))
     for observation in (wide, whole):
         with pytest.raises(files.DamagedFileError, match="the saved rows do not fit: observation is"):
-            saved.restore({}, spec, row.replace(observation=observation))
+            restore_alone(saved, {}, spec, row.replace(observation=observation))
     rows = saved.directory / "rows-00000.npz"
     content = rows.read_bytes()
     rows.unlink()
     with pytest.raises(files.DamagedFileError, match="holds 0 times of rows, not the 5"):
-        saved.restore({}, spec, row)
+        restore_alone(saved, {}, spec, row)
     for name in ("rows-00000.npz", "rows-00001.npz"):
         (saved.directory / name).write_bytes(content)
     with pytest.raises(files.DamagedFileError, match="the saved rows do not fit"):
-        saved.restore({}, spec, row)
+        restore_alone(saved, {}, spec, row)
 
 
 def test_only_the_newest_two_checkpoints_are_kept_and_no_leftovers(tmp_path):
     spec, _, ring = small_ring(5)
     (tmp_path / "000009.partial").mkdir()
     for number in (1, 2, 3):
-        checkpoint.save(tmp_path, number, progress={}, trees={}, spec=spec, ring=ring)
+        checkpoint.save(tmp_path, number, progress={}, trees={}, ring=alone(spec, ring))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003"]
 
 
@@ -189,7 +190,7 @@ def test_directory_without_checkpoints_has_none_and_no_state(tmp_path):
 
 def test_state_is_read_although_the_rows_are_damaged(tmp_path):
     spec, _, ring = small_ring(5)
-    saved = checkpoint.save(tmp_path, 1, progress={"env_steps": 5}, trees={"x": np.ones(3)}, spec=spec, ring=ring)
+    saved = checkpoint.save(tmp_path, 1, progress={"env_steps": 5}, trees={"x": np.ones(3)}, ring=alone(spec, ring))
     (saved.directory / "rows-00000.npz").write_bytes(b"damaged")
     trees, progress = checkpoint.load_newest_state(tmp_path)
     np.testing.assert_array_equal(trees["x"], np.ones(3))
@@ -217,7 +218,7 @@ def save_all(directory, numbers, **changes):
     spec, _, ring = small_ring(5)
     for number in numbers:
         trees = {"x": np.full(3, number, np.float32)}
-        checkpoint.save(directory, number, progress={"number": number}, trees=trees, spec=spec, ring=ring, **changes)
+        checkpoint.save(directory, number, progress={"number": number}, trees=trees, ring=alone(spec, ring), **changes)
 
 
 def names_in(directory):
@@ -244,12 +245,12 @@ def test_checkpoint_without_room_for_its_ring_keeps_its_state_and_the_newest_com
 def test_state_is_written_where_the_operating_system_refuses_the_ring(tmp_path):
     """A limit on the size of files takes the disk's place."""
     spec, _, ring = small_ring(200, num_steps=200)
-    checkpoint.save(tmp_path / "compiled", 1, progress={}, trees={}, spec=spec, ring=ring)
+    checkpoint.save(tmp_path / "compiled", 1, progress={}, trees={}, ring=alone(spec, ring))
     tmp_path, limits = tmp_path / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
         with pytest.raises(checkpoint.StateOnlyError, match="File too large"):
-            checkpoint.save(tmp_path, 1, progress={"number": 1}, trees={"x": np.ones(3)}, spec=spec, ring=ring)
+            checkpoint.save(tmp_path, 1, progress={"number": 1}, trees={"x": np.ones(3)}, ring=alone(spec, ring))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     trees, progress = checkpoint.load_newest_state(tmp_path)

@@ -33,9 +33,9 @@ def whole(tmp_path_factory):
     directory, shown, steps = tmp_path_factory.mktemp("whole") / "run", [], []
     real_shown, vector_step = status._STATUS._shown, Loop.vector_step
 
-    def step(loop, **arguments):
-        steps.append((loop._progress.updates, status._STATUS._lines()))
-        vector_step(loop, **arguments)
+    def step(loop, steps_of_seeds, **arguments):
+        steps.append((loop._seeds[0].progress.updates, status._STATUS._lines()))
+        vector_step(loop, steps_of_seeds, **arguments)
 
     with fake_games(), compiled_once(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(status._STATUS, "_shown", lambda text: shown.append(text) or real_shown(text))

@@ -220,9 +220,9 @@ def test_non_finite_parameters_stop_a_run_unless_they_are_ignored(
 ):
     vector_step = Loop.vector_step
 
-    def step(loop, **arguments):
-        vector_step(loop, **arguments)
-        if loop._progress.env_steps >= 170 and loop._progress.phase == "full":
+    def step(loop, steps_of_seeds, **arguments):
+        vector_step(loop, steps_of_seeds, **arguments)
+        if loop._seeds[0].progress.env_steps >= 170 and loop._seeds[0].progress.phase == "full":
             train_state = loop._state.train
             loop._state.train = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, train_state)
 

@@ -15,6 +15,7 @@ from seer_jax.run import assembly, checkpoint, disk, plan
 from seer_jax.run.resolve import resolve
 from seer_jax.seer.phases import FROZEN, FULL
 from tests.helpers.fake_env import FakeEnv
+from tests.helpers.rings import alone
 from tests.helpers.runs import compiled_once, tiny_config
 
 
@@ -144,7 +145,7 @@ def test_planned_disk_is_that_of_the_files(fake_env, tmp_path, phase):
     ring = planned.init_ring()
     ring = ring.replace(index=ring.index.replace(written=jnp.int32(spec.num_steps)))  # it is full
     trees = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), {"train": planned.state, "actor": planned.actor})
-    saved = checkpoint.save(tmp_path, 1, progress={}, trees=trees, spec=spec, ring=ring)
+    saved = checkpoint.save(tmp_path, 1, progress={}, trees=trees, ring=alone(spec, ring))
     written = sum(path.stat().st_size for path in saved.directory.iterdir())
     assert disk._checkpoint_bytes(planned) == pytest.approx(written, rel=0.05)
 

@@ -18,6 +18,7 @@ from seer_jax.agents.registry import AGENTS
 from seer_jax.envs.timestep import TimeStep
 from seer_jax.run.assembly import Assembly
 from seer_jax.seer import handover, phases
+from seer_jax.seer.placement import Placement
 from tests.helpers import agents
 from tests.helpers.rings import build, observations, priorities_by_slot, random_rows, sample_at, sampleable_starts
 
@@ -42,7 +43,7 @@ def make_agent():
 
 def make_phases(**changes):
     config = agents.replaced(CONFIG, **changes)
-    assembly = Assembly(config, make_agent(), jax.ShapeDtypeStruct((config.num_envs,), np.int32))
+    assembly = Assembly(config, make_agent(), jax.ShapeDtypeStruct((config.num_envs,), np.int32), Placement())
     return assembly.full, assembly.frozen
 
 
@@ -60,7 +61,8 @@ def image_ring(written, *, num_envs=2, **changes):
 
 
 def freeze(full, frozen, state, ring, directory, **arguments):
-    return handover.freeze(full, frozen, state, ring, snapshot_dir=directory, key=jax.random.PRNGKey(0), **arguments)
+    seeds = {0: handover.SeedFreeze(directory, jax.random.PRNGKey(0))}
+    return handover.freeze(full, frozen, state, ring, seeds, **arguments)
 
 
 @pytest.fixture
@@ -187,8 +189,8 @@ def test_snapshot_that_lost_rows_or_is_damaged_raises(state, tmp_path, monkeypat
     full, frozen, ring, *_ = image_ring(55)
     through_disk = handover._through_disk
 
-    def damaged(directory, *args):
-        chunks = through_disk(directory, *args)
+    def damaged(seeds, *args):
+        chunks, directory = through_disk(seeds, *args), seeds[0].snapshot_dir
         damage(directory / "rows-00005.npz")
         return chunks
 
@@ -215,14 +217,15 @@ def test_latents_stored_after_the_freeze_equal_those_moved_by_it(state, tmp_path
 def test_augmented_copies_are_drawn_anew_for_every_row_and_chunk(tmp_path, small_chunks):
     """All frames are the same image: latents differ by their random crops alone."""
     small = agents.make("curl_sac", num_envs=2, replay__capacity=ROWS)
-    assembly = Assembly(small.config, small.agent, jax.ShapeDtypeStruct((2, agents.ACTION_SIZE), np.float32))
+    assembly = Assembly(
+        small.config, small.agent, jax.ShapeDtypeStruct((2, agents.ACTION_SIZE), np.float32), Placement()
+    )
     full, frozen = assembly.full, assembly.frozen
     ring, image = full.init_ring(), agents.random_batch("curl_sac").obs[0, ..., :3]
     times = CHUNK_ROWS  # two chunks
     rows = jax.tree.map(lambda x: jnp.zeros((times, *x.shape), x.dtype), full.row)
     rows = rows.replace(observation=jnp.broadcast_to(image, rows.observation.shape))
-    index = jax.device_get(ring.index)
-    ring = replay.restore(full.ring_spec, replay.write(full.ring_spec, ring, 0, rows), index, np.ones((times, 2)))
+    ring = replay.restore(full.ring_spec, replay.write(full.ring_spec, ring, 0, rows), 1.0, np.ones((times, 2)))
     _, latents = freeze(full, frozen, small.state, ring, tmp_path / "freeze")
     copies = observations(frozen.ring_spec, latents)[3:]  # their stacks hold no zeros: [M, E, K, N, L]
     assert copies.shape == (times - 3, 2, 4, 2, 6)
