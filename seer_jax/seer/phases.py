@@ -189,10 +189,12 @@ class Phase:
         with place.context():
             interact = jitted.interact.lower(*jitted.interact_arguments).compile()
             learn = jitted.learn.lower(*jitted.learn_arguments).compile()
+        if place.num_seeds > 1:  # a seed costs what it costs alone: the flags of several are not its work
+            alone = dataclasses.replace(self, placement=place.of_one_seed).compile()
+            return alone._replace(interact=interact, learn=learn)
         # XLA counts the work of one device, and the body of a loop once.
-        share = place.num_shards / place.num_seeds_on_device
-        learn_flops = flops.xla_flops(learn) * jitted.loop_length * share
-        interact_costs = self._interact_costs(flops.xla_flops(interact) * share)
+        learn_flops = flops.xla_flops(learn) * jitted.loop_length * place.num_shards
+        interact_costs = self._interact_costs(flops.xla_flops(interact) * place.num_shards)
         learn_costs = {"update": flops.Cost(flops=learn_flops, macs=jitted.learn_macs)}
         acting, learning = (sum(costs.values(), flops.Cost()) for costs in (interact_costs, learn_costs))
         cost_per_step = acting * (1 / self.ring_spec.num_envs) + learning * (1 / self.steps_per_learn)

@@ -46,6 +46,13 @@ class Placement:
         """Seeds whose programs run on one device."""
         return self.num_seeds if self.mesh is None else self.num_seeds // self.mesh.shape[SEED]
 
+    @property
+    def of_one_seed(self) -> "Placement":
+        """The places of the first seed if it were alone."""
+        if self.mesh is None or self.num_shards == 1:
+            return Placement()
+        return Placement(mesh=_mesh(self.mesh.devices[:1]))
+
     def sharding(self, *, lanes: bool) -> NamedSharding | None:
         """Returns how an array is spread; None without a mesh.
 
@@ -55,7 +62,8 @@ class Placement:
         if self.mesh is None:
             return None
         seeds = (SEED,) if self.num_seeds > 1 else ()
-        return NamedSharding(self.mesh, PartitionSpec(*seeds, *((DATA,) if lanes else ())))
+        shards = (DATA,) if lanes and self.num_shards > 1 else ()
+        return NamedSharding(self.mesh, PartitionSpec(*seeds, *shards))
 
     def context(self) -> contextlib.AbstractContextManager[Any]:
         """Returns the context in which programs are compiled, which names the mesh."""
@@ -134,5 +142,8 @@ def make_placement(config: RunConfig, devices: Sequence[Any] | None = None) -> P
             f"mesh.seed={shape[0]} and mesh.data={shape[1]} need {needed} devices, and there are {len(devices)}; lower"
             " one of them"
         )
-    mesh = Mesh(np.asarray(devices[:needed]).reshape(shape), (SEED, DATA), axis_types=(AxisType.Auto,) * 2)
-    return Placement(config.num_seeds, mesh)
+    return Placement(config.num_seeds, _mesh(np.asarray(devices[:needed]).reshape(shape)))
+
+
+def _mesh(devices: np.ndarray) -> Mesh:
+    return Mesh(devices, (SEED, DATA), axis_types=(AxisType.Auto, AxisType.Auto))
