@@ -30,17 +30,17 @@ def sample(
     slot, env = start // spec.num_envs, start % spec.num_envs  # [B]
 
     ahead = (slot[:, None] + 1 + jnp.arange(spec.n_step)) % spec.num_steps  # [B, n]
-    terminated, last = (x[ahead, env[:, None]] for x in (ring.rows.terminated, ring.rows.last))
+    terminated, last = (layout.take(x, ahead, env[:, None]) for x in (ring.rows.terminated, ring.rows.last))
     ended_before = true_before(terminated | last, axis=1)
     taken = jnp.sum(~ended_before, axis=1)  # [B], m of the n steps belong to the window
     discounts = jnp.asarray(spec.discount ** np.arange(spec.n_step + 1), jnp.float32)
-    rewards = jnp.where(ended_before, 0.0, ring.rows.reward[ahead, env[:, None]])
+    rewards = jnp.where(ended_before, 0.0, layout.take(ring.rows.reward, ahead, env[:, None]))
     stops = jnp.any(terminated & ~ended_before, axis=1)
     bootstrap = (slot + taken) % spec.num_steps
 
     return Batch(
         obs=_observe(spec, ring, slot, env, k_obs),
-        action=ring.rows.action[slot, env],
+        action=layout.take(ring.rows.action, slot, env),
         reward=jnp.dot(rewards, discounts[:-1], precision=jax.lax.Precision.HIGHEST),  # TPUs would round it
         discount=jnp.where(stops, 0.0, discounts[taken]),
         next_obs=_observe(spec, ring, bootstrap, env, k_next),
