@@ -1,4 +1,4 @@
-"""How a ring stores observations: flat, in whole lanes of 128 elements, and 16-bit floats as integers.
+"""How a ring stores observations, flat, in whole lanes of 128 elements, and 16-bit floats as integers; how it is read.
 
 A TPU reads tiles whose minor axis is 128 lanes wide. If the minor axis of the rows is no multiple of that, its compiler
 makes time the minor axis, and a program that gathers rows first copies the whole ring into another layout.
@@ -41,3 +41,19 @@ def from_stored(observation: jax.ShapeDtypeStruct, x: jax.Array) -> jax.Array:
     """Inverts `to_stored`: returns `[..., *observation.shape]` for `x`, `[..., W]`."""
     values = jax.lax.bitcast_convert_type(x[..., : math.prod(observation.shape)], observation.dtype)
     return values.reshape(*x.shape[:-1], *observation.shape)
+
+
+def take(x: jax.Array, slot: jax.Array, env: jax.Array) -> jax.Array:
+    """Gathers the entries of rows that have few of them, one by one: for whole rows a TPU would copy all of `x` first.
+
+    Args:
+      x: `[T, E, *shape]`.
+      slot: first index.
+      env: second index; both are broadcast to a common shape `[...]`.
+
+    Returns:
+      `[..., *shape]`.
+    """
+    entries = jnp.indices(x.shape[2:], sparse=True)
+    slot, env = (jnp.expand_dims(i, range(i.ndim, i.ndim + len(entries))) for i in (slot, env))
+    return x[(slot, env, *entries)]
