@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 
 from seer_jax import TESTED_JAXLIB, cli
 from seer_jax.envs import atari
-from seer_jax.run import plan
+from seer_jax.run import needs
 
 GREEN, YELLOW, RED = "green", "yellow", "red"
 _REQUIREMENTS = pathlib.Path(__file__).parents[1] / "requirements.txt"
@@ -164,7 +164,7 @@ def check_disk_and_memory() -> Iterable[Finding]:
     enough = free >= _MIN_FREE_BYTES
     fix = "" if enough else "free some, or put --run_dir on another disk: checkpoints hold the whole replay ring"
     yield Finding(GREEN if enough else YELLOW, "disk", f"{free / 1e9:,.1f} GB free here", fix)
-    memory = plan.device_memory()
+    memory = needs.device_memory()
     enough = memory >= _MIN_MEMORY_BYTES
     fix = "" if enough else "see with --plan what a run needs; the preset constrained needs little"
     yield Finding(GREEN if enough else YELLOW, "device memory", f"{memory / 1e9:,.1f} GB", fix)

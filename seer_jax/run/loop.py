@@ -14,7 +14,7 @@ import numpy as np
 from seer_jax import files, flops, replay, status
 from seer_jax.agents import base
 from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError, VectorEnv
-from seer_jax.run import best, checkpoint, display, evaluation, metrics, plan, resolve, state
+from seer_jax.run import best, checkpoint, display, evaluation, metrics, needs, resolve, state
 from seer_jax.run.assembly import Assembly
 from seer_jax.run.evaluation import EvaluationStopped
 from seer_jax.run.records import Receiver, Record, RecordWriter
@@ -248,7 +248,7 @@ class Loop:
             run.ring,
             snapshot_dir=self._run_dir / checkpoint.DIRECTORY / SNAPSHOT_DIRECTORY,
             key=self._k_freeze,
-            memory_bytes=plan.device_memory(),
+            memory_bytes=needs.device_memory(),
             warn=self._warn_of_failed_write,
             stop=stop,
         )
