@@ -212,7 +212,6 @@ def _plan(values: flags.FlagValues, overrides: list[str]) -> None:
     target = targets.find(values.target)
     with target.device() as placement:  # before anything can use a device of this machine
         config = _config(values, overrides)
-        cli.use_compilation_cache()
         _print_warnings(config)
         target_plan.show(config, target, placement, json_file)
 

@@ -10,8 +10,10 @@ import difflib
 import functools
 import importlib.metadata
 import importlib.util
+import math
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -29,6 +31,8 @@ _TPU_ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 _CUDA_FLAG = "--xla_gpu_autotune_level=0"
+# Programs for a device that is not there would be kept in JAX's cache, and could not be read back.
+_JAX_SETTINGS = {"jax_platforms": "cpu", "jax_persistent_cache_min_compile_time_secs": math.inf}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +72,12 @@ class Target:
     def device(self) -> Iterator[SingleDeviceSharding]:
         """Yields a placement for the shapes that a program is lowered for, on one such device.
 
-        The environment is that of the compiler inside. The process must not have loaded it before.
+        Inside, the environment is that of the compiler, and JAX leaves accelerators of this machine alone, unless it
+        uses them already.
         """
-        jax.config.update("jax_platforms", "cpu")  # for what is computed here, also where there is an accelerator
         xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {_CUDA_FLAG}".strip()
-        with _environment(_TPU_ENVIRONMENT if self.platform == "tpu" else {"XLA_FLAGS": xla_flags}):
+        variables = _TPU_ENVIRONMENT if self.platform == "tpu" else {"XLA_FLAGS": xla_flags}
+        with _environment(variables), _jax_settings(_JAX_SETTINGS):
             device, *_ = topologies.get_topology_desc(platform=self.platform, **self.topology).devices
             yield SingleDeviceSharding(device)
 
@@ -94,6 +99,18 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _jax_settings(settings: dict[str, Any]) -> Iterator[None]:
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def _tpu(name: str, topology_name: str, memory_gib: float, **topology: str) -> Target:
