@@ -74,11 +74,18 @@ class Target:
 
         Inside, the environment is that of the compiler, and JAX leaves accelerators of this machine alone, unless it
         uses them already.
+
+        Raises:
+          ConfigError: the compiler cannot be used.
         """
         xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {_CUDA_FLAG}".strip()
         variables = _TPU_ENVIRONMENT if self.platform == "tpu" else {"XLA_FLAGS": xla_flags}
         with _environment(variables), _jax_settings(_JAX_SETTINGS):
-            device, *_ = topologies.get_topology_desc(platform=self.platform, **self.topology).devices
+            try:
+                device, *_ = topologies.get_topology_desc(platform=self.platform, **self.topology).devices
+            except (NotImplementedError, RuntimeError) as error:
+                message = f"--target={self.name}: {self.compiler} cannot compile for it here: {error}"
+                raise ConfigError(f"{message}; install the version that goes with jax {jax.__version__}") from None
             yield SingleDeviceSharding(device)
 
 
