@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 
 from seer_jax import TESTED_JAXLIB, cli
 from seer_jax.envs import atari
-from seer_jax.run import plan
+from seer_jax.run import needs, targets
 
 GREEN, YELLOW, RED = "green", "yellow", "red"
 _REQUIREMENTS = pathlib.Path(__file__).parents[1] / "requirements.txt"
@@ -163,7 +163,7 @@ def check_disk_and_memory() -> Iterable[Finding]:
     enough = free >= _MIN_FREE_BYTES
     fix = "" if enough else "free some, or put --run_dir on another disk: checkpoints hold the whole replay ring"
     yield Finding(GREEN if enough else YELLOW, "disk", f"{free / 1e9:,.1f} GB free here", fix)
-    memory = plan.device_memory()
+    memory = needs.device_memory()
     enough = memory >= _MIN_MEMORY_BYTES
     fix = "" if enough else "see with --plan what a run needs; the preset constrained needs little"
     yield Finding(GREEN if enough else YELLOW, "device memory", f"{memory / 1e9:,.1f} GB", fix)
@@ -184,6 +184,14 @@ def check_compile_cache() -> Iterable[Finding]:
     yield Finding(GREEN, "compiled programs", f"kept in {path} ({size / 1e6:,.0f} MB)")
 
 
+def check_targets() -> Iterable[Finding]:
+    missing = {target.name: target.missing for target in targets.TARGETS.values()}
+    names = [name for name, command in missing.items() if command is None]
+    others = sorted({command for command in missing.values() if command is not None})
+    message = f"--plan --target= {', '.join(names)}" if names else "for no other device than this one"
+    yield Finding(GREEN, "plans", message, " and ".join(others) and f"for more: {' and '.join(others)}")
+
+
 CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
     check_python,
     check_packages,
@@ -192,6 +200,7 @@ CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
     check_rendering,
     check_disk_and_memory,
     check_compile_cache,
+    check_targets,
 )
 
 

@@ -1,6 +1,7 @@
 """The command that trains, and the function behind it.
 
-python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FIELD=VALUE] [--run_dir=DIR] [--plan]
+python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FIELD=VALUE] [--run_dir=DIR]
+python -m seer_jax.train --config=... --plan [--target=DEVICE] [--json=FILE]    # what the run will cost; starts nothing
 python -m seer_jax.train --run_dir=DIR --resume    # continues the run in DIR from its newest checkpoint
 python -m seer_jax.train --run_dir=DIR --resume --config.total_steps=N    # and goes on to N agent steps
 """
@@ -19,7 +20,6 @@ import shlex
 import traceback
 from collections.abc import Callable, Sequence
 
-import rich.console
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -28,7 +28,20 @@ from seer_jax.config import RunConfig
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError
 from seer_jax.fields import ConfigError
-from seer_jax.run import assembly, continuation, lock, metrics, plan, resolve, rules, transfer
+from seer_jax.run import (
+    assembly,
+    continuation,
+    lock,
+    metrics,
+    needs,
+    plan,
+    plan_output,
+    resolve,
+    rules,
+    target_plan,
+    targets,
+    transfer,
+)
 from seer_jax.run import run_dir as run_dir_lib
 from seer_jax.run.loop import CheckpointSaveError, Loop, NonFiniteError, RunStopped
 from seer_jax.run.records import Receiver, Record
@@ -115,7 +128,7 @@ def _run_in(
     env = registry.make_env(config, training=True, pools=pools)
     try:
         parts = assembly.assemble(config, env.action_spec)
-        plan.refuse_if_too_large(config, plan.sizes(parts))
+        plan.refuse_if_too_large(config, needs.sizes(parts), plan.this_device())
         encoder = None if source is None else transfer.load_encoder(source, parts.full.state.params)
         if not started:
             if resume:
@@ -197,24 +210,44 @@ def main(argv: list[str] | None = None) -> int:
     flags.DEFINE_string("run_dir", None, "New directory for all files of the run.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Continue the run in run_dir, if there is one.", flag_values=values)
     flags.DEFINE_bool("plan", False, "Print the costs of the run and stop.", flag_values=values)
+    text = f"With --plan: a device to plan for without having one, of {', '.join(targets.TARGETS)}."
+    flags.DEFINE_string("target", None, text, flag_values=values)
+    flags.DEFINE_string("json", None, "With --plan: a file to write the plan to, too.", flag_values=values)
     return cli.main(argv, __doc__, values, functools.partial(_train, overrides=overrides), _REFUSALS)
 
 
 def _train(values: flags.FlagValues, overrides: list[str]) -> int:
-    config = _config(values, overrides)
-    cli.use_compilation_cache()
     try:
         if values.plan:
-            _print_warnings(config)
-            plan.show(config)
+            _plan(values, overrides)
             return 0
+        for name in ("target", "json"):
+            if values[name].present:
+                raise cli.UsageError(f"--{name} needs --plan, which prints what a run will cost")
+        config = _config(values, overrides)
+        cli.use_compilation_cache()
         with run_dir_lib.new(config) if values.run_dir is None else contextlib.nullcontext(values.run_dir) as run_dir:
             return _train_in(str(run_dir), config, values, overrides)
     except plan.OutOfMemoryError as error:
-        console = rich.console.Console(stderr=True)
-        for table in error.tables:
-            console.print(table)
+        plan_output.show(error.tables, stderr=True)
         raise
+
+
+def _plan(values: flags.FlagValues, overrides: list[str]) -> None:
+    json_file = None if values.json is None else pathlib.Path(values.json)
+    if json_file is not None:
+        plan_output.check_file(json_file)
+    if values.target is None:
+        config = _config(values, overrides)
+        cli.use_compilation_cache()
+        _print_warnings(config)
+        plan.show(config, json_file)
+        return
+    target = targets.find(values.target)
+    with target.device() as placement:  # before anything can use a device of this machine
+        config = _config(values, overrides)
+        _print_warnings(config)
+        target_plan.show(config, target, placement, json_file)
 
 
 def _train_in(run_dir: str, config: RunConfig, values: flags.FlagValues, overrides: list[str]) -> int:

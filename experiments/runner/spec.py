@@ -12,7 +12,7 @@ from experiments.runner import budget
 from seer_jax import cli
 from seer_jax.config import RunConfig
 from seer_jax.envs import registry
-from seer_jax.run import assembly, plan, resolve
+from seer_jax.run import assembly, needs, resolve
 
 SCALES = ("smoke", "cpu", "paper")
 _PROCESS_BYTES = 1.5e9  # memory of a run apart from its rings and states: packages, programs, environments
@@ -81,7 +81,7 @@ class Run:
         env = registry.make_env(config, training=True)
         try:
             parts = assembly.assemble(config, env.action_spec)
-            return int(_PROCESS_BYTES + max(part.device_bytes for part in plan.sizes(parts)))
+            return int(_PROCESS_BYTES + max(part.device_bytes for part in needs.sizes(parts)))
         finally:
             env.close()
 

@@ -14,7 +14,7 @@ import numpy as np
 from seer_jax import flops, replay, status
 from seer_jax.agents import base
 from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError, VectorEnv
-from seer_jax.run import best, checkpoint, display, evaluation, plan, state
+from seer_jax.run import best, checkpoint, display, evaluation, needs, state
 from seer_jax.run import run_dir as run_dir_lib
 from seer_jax.run.assembly import Assembly
 from seer_jax.run.evaluation import EvaluationStopped
@@ -320,7 +320,7 @@ class Loop:
                 i: handover.SeedFreeze(each.run_dir / checkpoint.DIRECTORY / SNAPSHOT_DIRECTORY, each.keys.freeze)
                 for i, each in seeds.items()
             },
-            memory_bytes=plan.device_memory(),
+            memory_bytes=needs.device_memory(),
             warn=self._warn_of_failed_write,
             stop=stop,
         )

@@ -1,7 +1,5 @@
 """The plan: its numbers are those of the run, and a run that does not fit is refused with it."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from dm_env import specs
 from configs import curl_dmc, rainbow_atari
 from seer_jax import flops, train
 from seer_jax.envs import dmc, registry
-from seer_jax.run import assembly, checkpoint, disk, plan
+from seer_jax.run import assembly, checkpoint, disk, needs, plan, plan_output
 from seer_jax.run.resolve import resolve
 from seer_jax.seer.phases import FROZEN, FULL
 from tests.helpers.fake_env import FakeEnv
@@ -34,7 +32,7 @@ def make_parts(env, **changes):
 
 def test_planned_bytes_are_those_of_the_arrays(fake_env):
     parts = make_parts(fake_env)
-    for planned in plan.sizes(parts):
+    for planned in needs.sizes(parts):
         phase = parts.phase(planned.phase)
         assert planned.ring_bytes == phase.init_ring().num_bytes
         assert planned.ring_bytes >= planned.capacity * planned.observation_bytes
@@ -48,7 +46,7 @@ def test_planned_bytes_are_those_of_the_arrays(fake_env):
 def test_preset_quick_frees_most_of_the_memory_and_of_the_work_at_the_freeze(config_file, action_spec, monkeypatch):
     monkeypatch.setattr(dmc, "require_rendering", lambda *args: None)
     parts = assembly.assemble(resolve(config_file.get_config("quick")), action_spec)
-    full, frozen = plan.sizes(parts)
+    full, frozen = needs.sizes(parts)
     assert frozen.ring_bytes < full.ring_bytes / 4
     full_macs, frozen_macs = (flops.paper_macs(phase.learner.passes(), 1) for phase in (parts.full, parts.frozen))
     assert frozen_macs < full_macs / 4
@@ -63,7 +61,7 @@ def test_preset_quick_frees_most_of_the_memory_and_of_the_work_at_the_freeze(con
     ],
 )
 def test_plan_has_the_phases_and_steps_of_the_run(changes, expected):
-    assert plan.phases_of(resolve(tiny_config(**changes))) == expected
+    assert needs.phases_of(resolve(tiny_config(**changes))) == expected
 
 
 def test_show_prints_costs_of_both_phases_and_starts_nothing(fake_env, tmp_path, monkeypatch, capsys):
@@ -74,6 +72,7 @@ def test_show_prints_costs_of_both_phases_and_starts_nothing(fake_env, tmp_path,
     for text in ("full phase", "frozen phase", "MFLOP per agent step", "agent steps/s", "bfloat16", "time, without"):
         assert text in shown
     assert "disk, at most" in shown
+    assert "enough; compiled by jaxlib" in shown
     assert "cannot grow" not in shown  # latents of every dtype are smaller than frames
     assert not list(tmp_path.iterdir())
     assert fake_env.closed
@@ -81,17 +80,16 @@ def test_show_prints_costs_of_both_phases_and_starts_nothing(fake_env, tmp_path,
 
 def test_measured_costs_fall_at_the_freeze(fake_env):
     parts = make_parts(fake_env)
-    full, frozen = (plan.measure(parts, fake_env, planned) for planned in plan.sizes(parts))
-    assert 0 < frozen.measured.cost.macs < full.measured.cost.macs
-    assert min(full.measured.steps_per_second, frozen.measured.steps_per_second) > 0
-    assert full.device_bytes == full.ring_bytes + full.state_bytes + full.measured.temporary_bytes
-    unmeasured = dataclasses.replace(full, measured=None)
-    assert unmeasured.device_bytes == full.ring_bytes + full.state_bytes < full.device_bytes
+    full, frozen = (plan.measure(parts, fake_env, planned) for planned in needs.sizes(parts))
+    assert 0 < frozen.cost.macs < full.cost.macs
+    assert min(full.steps_per_second, frozen.steps_per_second) > 0
+    unmeasured, _ = needs.sizes(parts)
+    assert full.device_bytes == unmeasured.device_bytes + full.temporary_bytes > unmeasured.device_bytes
 
 
 def test_run_larger_than_the_device_is_refused_before_it_writes(fake_env, tmp_path, monkeypatch, capsys):
-    needed = max(planned.device_bytes for planned in plan.sizes(make_parts(fake_env)))
-    monkeypatch.setattr(plan, "device_memory", lambda: needed - 1)
+    needed = max(planned.device_bytes for planned in needs.sizes(make_parts(fake_env)))
+    monkeypatch.setattr(needs, "device_memory", lambda: needed - 1)
     with pytest.raises(plan.OutOfMemoryError, match=r"lower replay\.capacity"):
         train.run(tiny_config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -122,10 +120,10 @@ def test_run_larger_than_the_device_is_refused_before_it_writes(fake_env, tmp_pa
 )
 def test_refusal_names_what_makes_the_ring_of_that_phase_smaller(fake_env, monkeypatch, changes, phase, fixes):
     parts = make_parts(fake_env, **changes)
-    (planned,) = [planned for planned in plan.sizes(parts) if planned.phase == phase]
-    monkeypatch.setattr(plan, "device_memory", lambda: planned.device_bytes - 1)
+    (planned,) = [planned for planned in needs.sizes(parts) if planned.phase == phase]
+    monkeypatch.setattr(needs, "device_memory", lambda: planned.device_bytes - 1)
     with pytest.raises(plan.OutOfMemoryError) as caught:
-        plan.refuse_if_too_large(parts.config, [planned])
+        plan.refuse_if_too_large(parts.config, [planned], plan.this_device())
     assert str(caught.value).endswith(f" GB; {fixes}")
 
 
@@ -133,7 +131,7 @@ def test_refusal_names_what_makes_the_ring_of_that_phase_smaller(fake_env, monke
 def test_plan_says_that_a_ring_cannot_grow_for_dtypes_where_it_cannot(encoder, named):
     sizes = {"env__image_size": 60, "env__crop_size": 60, "replay__allow_more_memory": True}
     config = resolve(tiny_config(encoder__name=encoder, **sizes))
-    caption = plan._dtype_table(config).caption or ""
+    caption = plan_output.dtype_table(config).caption or ""
     assert caption.startswith(named)
     assert bool(caption) == bool(named)
 
@@ -179,8 +177,8 @@ def test_calibration_learns_as_often_as_training(fake_env, monkeypatch):
 
 @pytest.mark.parametrize(("text", "limit"), [("12345\n", 12_345), ("max\n", None)])
 def test_memory_of_a_container_is_its_limit(monkeypatch, tmp_path, text, limit):
-    monkeypatch.setattr(plan, "_CONTAINER_LIMITS", ())
-    machine = plan.device_memory()
+    monkeypatch.setattr(needs, "_CONTAINER_LIMITS", ())
+    machine = needs.device_memory()
     (tmp_path / "memory.max").write_text(text)
-    monkeypatch.setattr(plan, "_CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "nothing"))
-    assert plan.device_memory() == (limit or machine)
+    monkeypatch.setattr(needs, "_CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "nothing"))
+    assert needs.device_memory() == (limit or machine)

@@ -16,7 +16,10 @@ def state_of(directory):
 
 
 def assert_equal_runs(found, expected, *, exact):
-    """The directories hold the same records, times aside, and the same training state; several seeds round in another way."""
+    """The directories hold the same records, times aside, and the same training state.
+
+    Unless each has a device of its own, several seeds round in another way than one.
+    """
     for one, other in zip(untimed(found), untimed(expected), strict=True):
         if not exact:
             other.pop("params_sha256", one.pop("params_sha256", None))
