@@ -11,6 +11,7 @@ import pytest
 from configs import curl_dmc, rainbow_atari
 from seer_jax import replay, train
 from seer_jax.agents.registry import AGENTS
+from seer_jax.config import MeshConfig
 from seer_jax.envs import registry
 from seer_jax.run import checkpoint, evaluation, run_dir
 from seer_jax.run.loop import Loop
@@ -111,6 +112,8 @@ _HOST_FIELDS = {
     "keep_best": False,
     "params_every": 0,
     "on_nan": "stop",
+    "num_seeds": 1,
+    "mesh": MeshConfig(),
 }
 _agents, _programs, _acts = {}, {}, {}
 
@@ -128,15 +131,16 @@ def compiled_once():
 
     def programs_of(phase):
         # What total_steps may change in a program.
-        key = phase.agent, phase.name, phase.ring_spec
+        key = phase.agent, phase.name, phase.ring_spec, *_places(phase.placement)
         if key not in _programs:
             _programs[key] = compile_phase(phase)
         return _programs[key]
 
     def act_of(agent, first_stack, map_seeds):
-        if agent not in _acts:  # its configuration has one `first_stack`, and one number of seeds
-            _acts[agent] = make_act(agent, first_stack=first_stack, map_seeds=map_seeds)
-        return _acts[agent]
+        key = agent, *_places(map_seeds.__self__)  # its configuration has one `first_stack`
+        if key not in _acts:
+            _acts[key] = make_act(agent, first_stack=first_stack, map_seeds=map_seeds)
+        return _acts[key]
 
     with pytest.MonkeyPatch.context() as patch:
         for name, algorithm in algorithms.items():
@@ -144,6 +148,10 @@ def compiled_once():
         patch.setattr(Phase, "compile", programs_of)
         patch.setattr(evaluation, "make_act", act_of)
         yield
+
+
+def _places(placement):
+    return placement.num_seeds, placement.mesh and placement.mesh.devices.shape
 
 
 def records(directory):

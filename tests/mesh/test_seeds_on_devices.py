@@ -11,7 +11,7 @@ from seer_jax.run import assembly, checkpoint, state
 from seer_jax.run.loop import Loop
 from seer_jax.run.progress import Progress
 from seer_jax.run.resolve import resolve
-from tests.helpers.runs import run_killed_after, tiny_config, tiny_control_config
+from tests.helpers.runs import run_killed_after, tiny_config
 from tests.mesh import needs_devices
 from tests.run.test_seeds import assert_equal_runs
 
@@ -26,14 +26,7 @@ def test_eight_seeds_on_eight_devices_equal_their_runs_alone(fake_envs, tmp_path
         assert_equal_runs(tmp_path / "together" / f"seed-{seed}", tmp_path / f"alone-{seed}", exact=True)
 
 
-def test_two_control_seeds_on_two_devices_equal_their_runs_alone(fake_envs, tmp_path):
-    train.run(tiny_control_config(num_seeds=2, mesh__seed=2), tmp_path / "together")
-    for seed in range(2):
-        train.run(tiny_control_config(seed=seed), tmp_path / f"alone-{seed}")
-        assert_equal_runs(tmp_path / "together" / f"seed-{seed}", tmp_path / f"alone-{seed}", exact=True)
-
-
-@pytest.mark.parametrize(("first", "then"), [((4, 1), (1, 1)), ((1, 1), (2, 2)), ((2, 4), (4, 2))])
+@pytest.mark.parametrize(("first", "then"), [((4, 1), (1, 1)), ((2, 2), (4, 2))])
 def test_checkpoints_do_not_depend_on_the_mesh(fake_envs, tmp_path, monkeypatch, first, then):
     """Restored on other devices and written from there, each file is the same, and the run goes on to its end."""
     config, other = (
@@ -73,7 +66,7 @@ def test_a_device_holds_an_eighth_of_a_ring(fake_envs, tmp_path, monkeypatch):
         close(loop)
 
     monkeypatch.setattr(Loop, "close", watched)
-    train.run(tiny_config(num_envs=8, agent__batch_size=8, mesh__data=8, **SHORT), tmp_path / "run")
+    train.run(tiny_config(num_envs=8, agent__batch_size=8, mesh__data=8, learn_start=96, **SHORT), tmp_path / "run")
     for x in jax.tree.leaves(rings[0]):
         assert {shard.data.nbytes for shard in x.addressable_shards} == {x.nbytes // 8}
         assert len({shard.device for shard in x.addressable_shards}) == 8
