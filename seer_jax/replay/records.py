@@ -105,16 +105,18 @@ class Ring(struct.PyTreeNode):
     """The ring's arrays. Other packages use the functions of `seer_jax.replay` and do not read inside.
 
     Attributes:
-      rows: `[T, E, ...]`.
+      rows: `[T, E, ...]`, whose observations are flat and padded, `[T, E, W]`; see `layout`.
       index: counters and priorities.
+      observation: shape `[H, W, C]` or `[K, N, L]`, and type, of the observation of one row.
     """
 
     rows: Rows
     index: Index
+    observation: jax.ShapeDtypeStruct = struct.field(pytree_node=False)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all arrays."""
+        """Bytes of all arrays, the padding of observations included."""
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self))
 
 

@@ -7,15 +7,20 @@ change only near the write head. `add` therefore evaluates the rule there and ke
 import jax
 import jax.numpy as jnp
 
-from seer_jax.replay.frames import true_before
+from seer_jax.replay import layout
 from seer_jax.replay.priorities import set_priorities, zero_sums
 from seer_jax.replay.records import Index, Ring, RingSpec, Rows
 
 
 def init(spec: RingSpec, row: Rows) -> Ring:
     """Returns an empty ring for rows like `row`, whose leaves are `[E, ...]` arrays or their shapes."""
+    observation = jax.ShapeDtypeStruct(row.observation.shape[1:], row.observation.dtype)
+    stored_row = jax.eval_shape(
+        lambda row: row.replace(observation=layout.to_stored(observation, row.observation)), row
+    )
     return Ring(
-        rows=jax.tree.map(lambda x: jnp.zeros((spec.num_steps, *x.shape), x.dtype), row),
+        observation=observation,
+        rows=jax.tree.map(lambda x: jnp.zeros((spec.num_steps, *x.shape), x.dtype), stored_row),
         index=Index(
             written=jnp.zeros((), jnp.int32),
             sums=zero_sums(spec.capacity),
@@ -27,6 +32,7 @@ def init(spec: RingSpec, row: Rows) -> Ring:
 def add(spec: RingSpec, ring: Ring, row: Rows) -> Ring:
     """Writes the rows of one time, `[E, ...]`, over the oldest."""
     slot = ring.index.written % spec.num_steps
+    row = row.replace(observation=layout.to_stored(ring.observation, row.observation))
     rows = jax.tree.map(lambda buf, x: jax.lax.dynamic_update_index_in_dim(buf, x, slot, 0), ring.rows, row)
     return _update_starts(spec, ring.replace(rows=rows, index=ring.index.replace(written=ring.index.written + 1)))
 
@@ -41,41 +47,46 @@ def end_episodes(spec: RingSpec, ring: Ring) -> Ring:
 def _update_starts(spec: RingSpec, ring: Ring) -> Ring:
     """Evaluates which rows may start a window, where the newest rows can have changed it."""
     # Windows that the newest row completes, the row itself, and the stacks that lost a row to it.
-    newest = ring.index.written - 1
+    newest, stack = ring.index.written - 1, max(spec.stack, 1)
     oldest = newest - spec.num_steps + 1
-    times = jnp.concatenate([newest - jnp.arange(spec.n_step + 1), oldest + jnp.arange(max(spec.stack, 1) - 1)])  # [M]
+    times = jnp.concatenate([newest - spec.n_step + jnp.arange(spec.n_step + 1), oldest + jnp.arange(stack - 1)])  # [M]
     start = (times % spec.num_steps)[:, None] * spec.num_envs + jnp.arange(spec.num_envs)  # [M, E]
     before = ring.index.priorities.reshape(-1)[start]
     kept_or_new = jnp.where(before > 0, before, ring.index.max_priority)
-    priority = jnp.where(sampleable(spec, ring, times), kept_or_new, 0.0)
+    sampleable_now = jnp.concatenate(
+        [sampleable(spec, ring, newest - spec.n_step, spec.n_step + 1), sampleable(spec, ring, oldest, stack - 1)]
+    )
+    priority = jnp.where(sampleable_now, kept_or_new, 0.0)
     return ring.replace(index=set_priorities(ring.index, start.ravel(), priority.ravel()))
 
 
-def sampleable(spec: RingSpec, ring: Ring, times: jax.Array) -> jax.Array:
-    """Returns which rows may start a sampled window.
+def sampleable(spec: RingSpec, ring: Ring, begin: jax.Array | int, count: int) -> jax.Array:
+    """Returns which rows of consecutive times may start a sampled window.
 
     Args:
       spec: static part of the ring.
       ring: the ring.
-      times: `[M]` int32, times since birth; times that are no longer or not yet in the ring are not sampleable.
+      begin: the first time; times that are no longer or not yet in the ring are not sampleable.
+      count: M, how many times.
 
     Returns:
       `[M, E]` bool.
     """
-    newest = ring.index.written - 1
-    oldest = jnp.maximum(ring.index.written - spec.num_steps, 0)
-    slot = times % spec.num_steps
+    # All rows that the rule looks at, each read once: those of the stacks before, and of the windows behind.
+    before, n = max(spec.stack, 1) - 1, spec.n_step
+    times = begin - before + jnp.arange(before + count + n)
+    in_ring = ((times >= ring.index.written - spec.num_steps) & (times >= 0) & (times < ring.index.written))[:, None]
+    slot, env = (times % spec.num_steps)[:, None], jnp.arange(spec.num_envs)
+    terminated, last, first = (
+        layout.take(x, slot, env) & in_ring for x in (ring.rows.terminated, ring.rows.last, ring.rows.first)
+    )
+    starts = slice(before, before + count)
+    # A stack or a window is complete if it lies in the ring, or ends at the first or last row of its episode.
+    stack_ok = in_ring[:count] | _any_of(first[: before + count], before + 1)
+    window_ok = in_ring[before + n :] | _any_of((terminated | last)[before + 1 :], n)
+    return in_ring[starts] & stack_ok & window_ok & ~last[starts]
 
-    age = jnp.arange(max(spec.stack, 1))
-    stack_first = ring.rows.first[(slot[:, None] - age) % spec.num_steps]  # [M, k, E]
-    in_ring = (times[:, None] - age >= oldest)[..., None]
-    stack_ok = (in_ring | true_before(stack_first, axis=1)).all(axis=1)
 
-    ahead = slot[:, None] + 1 + jnp.arange(spec.n_step)
-    ahead = ahead % spec.num_steps
-    window_ends = ring.rows.terminated[ahead] | ring.rows.last[ahead]  # [M, n, E]
-    written = (times[:, None] + 1 + jnp.arange(spec.n_step) <= newest)[..., None]
-    window_ok = written[:, -1] | (window_ends & written).any(axis=1)
-
-    there = ((times >= oldest) & (times <= newest))[:, None]
-    return there & stack_ok & window_ok & ~ring.rows.last[slot]
+def _any_of(flags: jax.Array, width: int) -> jax.Array:
+    """Returns whether any of `width` consecutive flags is set, `[M, E]`, of flags `[M + width - 1, E]`."""
+    return jax.lax.reduce_window(flags, False, jax.lax.bitwise_or, (width, 1), (1, 1), "VALID")

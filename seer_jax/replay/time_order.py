@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seer_jax.replay import layout
 from seer_jax.replay.priorities import set_all_priorities
 from seer_jax.replay.records import Index, Ring, RingSpec, Rows
 
@@ -42,7 +43,9 @@ def read(spec: RingSpec, ring: Ring, begin: int, count: int) -> tuple[Rows, jax.
 def _read(spec: RingSpec, ring: Ring, begin: jax.Array, count: int) -> tuple[Rows, jax.Array]:
     slot = (begin + jnp.arange(count)) % spec.num_steps
     start = slot[:, None] * spec.num_envs + jnp.arange(spec.num_envs)
-    return jax.tree.map(lambda x: x[slot], ring.rows), ring.index.priorities.reshape(-1)[start]
+    rows = jax.tree.map(lambda x: x[slot], ring.rows)
+    rows = rows.replace(observation=layout.from_stored(ring.observation, rows.observation))
+    return rows, ring.index.priorities.reshape(-1)[start]
 
 
 def write(spec: RingSpec, ring: Ring, begin: jax.Array | int, rows: Rows) -> Ring:
@@ -55,6 +58,7 @@ def write(spec: RingSpec, ring: Ring, begin: jax.Array | int, rows: Rows) -> Rin
       rows: at most T times.
     """
     slot = (begin + jnp.arange(len(rows.first))) % spec.num_steps
+    rows = rows.replace(observation=layout.to_stored(ring.observation, rows.observation))
 
     def put(buffer: jax.Array, x: jax.Array) -> jax.Array:
         return buffer.at[slot].set(x.astype(buffer.dtype), unique_indices=True)

@@ -90,6 +90,12 @@ def build(
     return ring, twin
 
 
+def observations(spec: replay.RingSpec, ring: replay.Ring) -> np.ndarray:
+    """Returns the observations of all rows that the ring holds, `[M, E, ...]`, oldest first."""
+    rows, _ = replay.read(spec, ring, replay.oldest(spec, ring), replay.size(spec, ring))
+    return np.asarray(rows.observation)
+
+
 def priorities_by_slot(spec: replay.RingSpec, ring: replay.Ring) -> np.ndarray:
     """Returns the priorities of all rows, `[T, E]`, by slot."""
     return np.asarray(ring.index.priorities).ravel()[: spec.capacity].reshape(spec.num_steps, spec.num_envs)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from seer_jax import replay
+from seer_jax.replay.layout import LANES
 from seer_jax.replay.priorities import WIDTH
 from tests.helpers.rings import FRAME, add_program, as_dicts, build, make_twin, random_rows, sampleable_starts
 
@@ -15,13 +16,13 @@ def test_sampleable_rows_equal_twin_after_every_write():
     spec = replay.RingSpec(num_steps=17, num_envs=2, stack=3, n_step=5, discount=0.9)
     rows = random_rows(np.random.default_rng(0), 2)
     ring, twin = build(spec, rows, 0)
-    sampleable = jax.jit(functools.partial(replay.sampleable, spec))
+    sampleable = jax.jit(functools.partial(replay.sampleable, spec), static_argnames="count")
     for _, row in zip(range(80), rows, strict=False):
         ring = add_program(spec)(ring, row)
         twin.add(as_dicts(row))
         expected = set(twin.transitions())
         assert sampleable_starts(spec, ring) == expected
-        everywhere = sampleable(ring, np.arange(-5, 90))  # the rule itself, overwritten and future times included
+        everywhere = sampleable(ring, -5, count=95)  # the rule itself, overwritten and future times included
         assert {(int(env), int(i) - 5) for i, env in zip(*np.nonzero(everywhere), strict=True)} == expected
 
 
@@ -63,9 +64,10 @@ def test_add_writes_into_the_donated_ring():
     assert all(x.is_deleted() for x in jax.tree.leaves(ring))
 
 
-def test_num_bytes_counts_every_array():
+def test_num_bytes_counts_every_array_as_it_is_stored():
     spec = replay.RingSpec(num_steps=10, num_envs=3, stack=1, n_step=1, discount=0.9)
     ring, _ = build(spec, iter(()), 0)
-    rows = 10 * 3 * (int(np.prod(FRAME)) + 4 + 4 + 3)  # frame, action, reward, three flags
+    assert np.prod(FRAME) < LANES
+    rows = 10 * 3 * (LANES + 4 + 4 + 3)  # frame, action, reward, three flags
     index = 4 * (1 + 3 * 2 * WIDTH + 1)  # written, three levels of two blocks, the maximum
     assert ring.num_bytes == rows + index

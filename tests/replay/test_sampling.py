@@ -15,15 +15,22 @@ pytestmark = pytest.mark.numeric
 
 
 @pytest.mark.parametrize(
-    ("n_step", "stack", "num_envs", "first_stack"),
-    [(1, 1, 1, "black"), (3, 4, 3, "black"), (20, 4, 1, "black"), (20, 1, 2, "black"), (3, 4, 2, "repeat")],
+    ("n_step", "stack", "num_envs", "first_stack", "frame_shape"),
+    [
+        (1, 1, 1, "black", (8, 8, 2)),  # as many bytes as a tile has lanes
+        (3, 4, 3, "black", FRAME),
+        (20, 4, 1, "black", (12, 11, 1)),  # some more
+        (20, 1, 2, "black", FRAME),
+        (3, 4, 2, "repeat", FRAME),
+    ],
 )
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**20), wraps=st.sampled_from([0.4, 1.0, 3.3]))
-def test_every_transition_equals_the_twin(n_step, stack, num_envs, first_stack, seed, wraps):
+def test_every_transition_equals_the_twin(n_step, stack, num_envs, first_stack, frame_shape, seed, wraps):
     num_steps = n_step + stack + 13
     spec = replay.RingSpec(num_steps, num_envs, stack, n_step, discount=0.9, first_stack=first_stack)
-    ring, twin = build(spec, random_rows(np.random.default_rng(seed), num_envs), int(wraps * num_steps))
+    rows = random_rows(np.random.default_rng(seed), num_envs, frame_shape)
+    ring, twin = build(spec, rows, int(wraps * num_steps), frame_shape)
     expected = twin.transitions()
     assert sampleable_starts(spec, ring) == set(expected)
     for got, want in zip(sample_at(spec, ring, expected), expected.values(), strict=True):

@@ -83,6 +83,10 @@ def test_read_returns_the_rows_of_any_interval_of_time(shape, wraps):
             np.testing.assert_array_equal(priorities, naive_priorities(spec, ring, at, count))
 
 
+def _by_slot(spec, ring):
+    return replay.read(spec, ring, 0, spec.num_steps)[0]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("count", [1, 4, 7])
 def test_write_replaces_the_rows_of_its_times_and_no_others(shape, count):
@@ -91,11 +95,11 @@ def test_write_replaces_the_rows_of_its_times_and_no_others(shape, count):
     new = jax.tree.map(lambda *x: np.stack(x), *itertools.islice(rows, count))
     begin = len(twin.lanes[0])  # as if the next times arrived
     after = replay.write(spec, ring, begin, new)
-    expected = jax.tree.map(np.array, ring.rows)
+    expected, written = (jax.tree.map(np.array, _by_slot(spec, each)) for each in (ring, after))
     for i in range(count):
         for buffer, values in zip(jax.tree.leaves(expected), jax.tree.leaves(new), strict=True):
             buffer[(begin + i) % spec.num_steps] = values[i]
-    jax.tree.map(np.testing.assert_array_equal, after.rows, expected)
+    jax.tree.map(np.testing.assert_array_equal, written, expected)
     jax.tree.map(np.testing.assert_array_equal, after.index, ring.index)
 
 
@@ -105,13 +109,16 @@ def test_write_rounds_to_the_type_that_the_ring_stores():
     (row,) = itertools.islice(random_rows(np.random.default_rng(0), 2, (1, 1, 2), np.float32), 1)
     row = row.replace(observation=row.observation / 7)
     after = replay.write(spec, ring, 0, jax.tree.map(lambda x: x[None], row))
-    np.testing.assert_array_equal(after.rows.observation[0], row.observation.astype(jnp.bfloat16))
+    stored, _ = replay.read(spec, after, 0, 1)
+    assert stored.observation.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(stored.observation[0], row.observation.astype(jnp.bfloat16))
 
 
 def move(spec, ring, target_spec, chunk):
     """Copies all rows into a new ring, oldest first, some times at once."""
     size, oldest = replay.size(spec, ring), replay.oldest(spec, ring)
-    target = replay.init(target_spec, jax.tree.map(lambda x: x[0], ring.rows))
+    row = jax.tree.map(lambda x: x[0], replay.read(spec, ring, oldest, 1)[0])
+    target = replay.init(target_spec, row)
     priorities = []
     for at in range(0, size, chunk):
         rows, priority = replay.read(spec, ring, oldest + at, min(chunk, size - at))

@@ -68,7 +68,8 @@ def test_restored_ring_equals_the_saved_one(tmp_path, times, dtype):
     trees, restored = found.restore(LIKE, spec, row)
     np.testing.assert_array_equal(trees["x"], x)
     assert_rings_equal(spec, restored, ring)
-    assert restored.rows.observation.dtype == dtype
+    rows, _ = replay.read(spec, restored, 0, 1)
+    assert rows.observation.dtype == dtype
 
 
 def test_rows_of_a_checkpoint_are_in_the_order_of_time(tmp_path, monkeypatch):

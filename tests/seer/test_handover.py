@@ -19,7 +19,7 @@ from seer_jax.envs.timestep import TimeStep
 from seer_jax.run.assembly import Assembly
 from seer_jax.seer import handover, phases
 from tests.helpers import agents
-from tests.helpers.rings import build, priorities_by_slot, random_rows, sample_at, sampleable_starts
+from tests.helpers.rings import build, observations, priorities_by_slot, random_rows, sample_at, sampleable_starts
 
 SIZE = 30  # the smallest image that the data-efficient encoder reads
 ROWS, CHUNK_ROWS = 80, 14  # of a ring of frames, and in transit at one time: several chunks and a remainder
@@ -121,12 +121,14 @@ def test_priorities_move_with_their_rows(state, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_latents_of_a_narrow_dtype_are_rounded_ones(state, tmp_path, dtype):
-    rounded, exact = (
-        freeze(*make_phases(replay__latent_dtype=name), state, image_ring(30)[2], tmp_path / name)[1].rows.observation
-        for name in (dtype, "float32")
-    )
+    def latents(name):
+        full, frozen = make_phases(replay__latent_dtype=name)
+        _, ring = freeze(full, frozen, state, image_ring(30)[2], tmp_path / name)
+        return observations(frozen.ring_spec, ring)
+
+    rounded, exact = latents(dtype), latents("float32")
     assert rounded.dtype == jnp.dtype(dtype)
-    np.testing.assert_array_equal(rounded[:30], exact[:30].astype(dtype))
+    np.testing.assert_array_equal(rounded, exact.astype(dtype))
 
 
 def test_snapshot_holds_state_and_rows_and_the_frames_are_freed(state, tmp_path):
@@ -206,7 +208,8 @@ def test_latents_stored_after_the_freeze_equal_those_moved_by_it(state, tmp_path
     step = TimeStep(row["observation"][None], zero, zero, false, false, false, false | row["first"])
     actor = phases.Actor(stack=stack, key=jax.random.PRNGKey(0), steps=jnp.int32(0))
     _, _, after = jax.jit(phases.make_interact(frozen))(frozen_state.params, actor, latents, step)
-    np.testing.assert_allclose(after.rows.observation[30], after.rows.observation[29], atol=1e-6)
+    *_, moved, stored = observations(frozen.ring_spec, after)
+    np.testing.assert_allclose(stored, moved, atol=1e-6)
 
 
 def test_augmented_copies_are_drawn_anew_for_every_row_and_chunk(tmp_path, small_chunks):
@@ -221,7 +224,7 @@ def test_augmented_copies_are_drawn_anew_for_every_row_and_chunk(tmp_path, small
     index = jax.device_get(ring.index)
     ring = replay.restore(full.ring_spec, replay.write(full.ring_spec, ring, 0, rows), index, np.ones((times, 2)))
     _, latents = freeze(full, frozen, small.state, ring, tmp_path / "freeze")
-    copies = np.asarray(latents.rows.observation[3:times])  # their stacks hold no zeros: [M, E, K, N, L]
+    copies = observations(frozen.ring_spec, latents)[3:]  # their stacks hold no zeros: [M, E, K, N, L]
     assert copies.shape == (times - 3, 2, 4, 2, 6)
     distinct = {copy.tobytes() for copy in copies.reshape(-1, 12).round(4)}
     assert 15 < len(distinct) <= 25  # of 25 places of a crop
