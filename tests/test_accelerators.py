@@ -31,17 +31,22 @@ RAINBOW = rainbow_atari, specs.DiscreteArray(18)
 CURL = curl_dmc, specs.BoundedArray((6,), np.float32, -1.0, 1.0)
 IMPALA = {"encoder.name": "impala", "seer.freeze_through": "section3"}
 QUICK = {"agent.batch_size": 8}
-# Configuration file and actions, other fields, and rows of both rings: 2% of these is more than an update needs.
+# Configuration file and actions, other fields, and rows of both rings. 2% of them are more than most updates need.
 SETTINGS = {
-    "rainbow": (*RAINBOW, {}, 100_000, 300_000),
-    "rainbow-prioritized": (*RAINBOW, {"replay.prioritized": True}, 100_000, 300_000),
+    "rainbow": (*RAINBOW, {}, 200_000, 300_000),
+    "rainbow-prioritized": (*RAINBOW, {"replay.prioritized": True}, 200_000, 300_000),
     "rainbow-impala": (*RAINBOW, IMPALA, 1_000_000, 100_000),
     "rainbow-impala-prioritized": (*RAINBOW, IMPALA | {"replay.prioritized": True}, 1_000_000, 100_000),
     "curl": (*CURL, {}, 400_000, 2_000_000),
 }
-CASES = [("rainbow", 1), ("rainbow-impala-prioritized", 32), ("curl", 1)]
+CASES = [
+    *itertools.product(["rainbow"], [1], [FULL, FROZEN]),
+    *itertools.product(["rainbow-prioritized"], [32], [FULL, FROZEN]),
+    ("rainbow-impala", 1, FROZEN),
+    *itertools.product(["curl"], [1], [FULL, FROZEN]),
+]
 if ALL:
-    QUICK, CASES = {}, list(itertools.product(SETTINGS, (1, 32)))
+    QUICK, CASES = {}, list(itertools.product(SETTINGS, [1, 32], [FULL, FROZEN]))
 HLO_TYPES = {
     "bool": "pred",
     "uint8": "u8",
@@ -53,16 +58,21 @@ HLO_TYPES = {
 }
 
 
-def make_phase(setting, num_envs, name):
-    config_file, action_spec, fields, *rows = SETTINGS[setting]
+def make_phase(setting, num_envs, name, rows=None):
+    """Returns a phase whose ring has so many rows, or those of the setting."""
+    config_file, action_spec, fields, *default_rows = SETTINGS[setting]
     config = config_file.get_config("paper")
-    rows = dict(zip((FULL, FROZEN), rows, strict=True))[name]
+    rows = rows or dict(zip((FULL, FROZEN), default_rows, strict=True))[name]
     lengths = {"total_steps": 10 * rows, "seer.freeze_step": 5 * rows, "num_envs": num_envs, "checkpoint_every": 0}
     ring = {"replay.capacity": rows, "replay.grow_after_freeze": False, "replay.allow_more_memory": True}
     config.update_from_flattened_dict(lengths | ring | QUICK | fields)
     phase = assembly.assemble(resolve(config), action_spec).phase(name)
-    assert phase.ring_spec.capacity == rows
+    assert 0.9 * rows < phase.ring_spec.capacity <= rows
     return phase
+
+
+def temporary_bytes(executable):
+    return compiled.cost(executable, platform="tpu").temporary_bytes
 
 
 def arrays(tree):
@@ -105,8 +115,7 @@ def target(request):
     jax.config.update("jax_exec_time_optimization_effort", effort)
 
 
-@pytest.mark.parametrize("name", [FULL, FROZEN])
-@pytest.mark.parametrize(("setting", "num_envs"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("setting", "num_envs", "name"), CASES)
 def test_programs_for_accelerators_write_the_ring_in_place_and_stay_on_the_device(target, setting, num_envs, name):
     target, placement = target
     phase = make_phase(setting, num_envs, name)
@@ -116,9 +125,11 @@ def test_programs_for_accelerators_write_the_ring_in_place_and_stay_on_the_devic
         seconds = time.process_time() - began
         print(f"{target.name} {setting} {num_envs} {name} {program}: compiled in {seconds:.1f} s of one core")
         text = executable.as_text()
-        temporary_bytes = compiled.cost(executable, platform=target.platform).temporary_bytes
-        ring_bytes = phase.ring.num_bytes
-        assert temporary_bytes <= 0.02 * ring_bytes, f"largest results of {program}: {largest(text)}"
+        needed, allowed = temporary_bytes(executable), 0.02 * phase.ring.num_bytes
+        if needed > allowed:  # as by large batches: what does not depend on the ring is needed with a small one, too
+            small_ring = make_phase(setting, num_envs, name, rows=1000)
+            allowed += temporary_bytes(target_plan.lower(small_ring, target, placement)[program].compile())
+        assert needed <= allowed, f"largest results of {program}: {largest(text)}"
         assert arrays(phase.ring) <= donated(text)
         assert not re.search(r"\b(?:infeed|outfeed|send|recv)(?:-done)?\(", text)
         assert not re.search(r'custom_call_target="[^"]*(?:callback|python|host)', text, re.IGNORECASE)
