@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import rlax
 from dm_env import specs
 
-from seer_jax import flops, replay
+from seer_jax import flops, platforms, replay
 from seer_jax.agents import augment, base
 from seer_jax.config import AgentConfig, EncoderConfig, RunConfig
 from seer_jax.envs import registry
@@ -155,18 +156,24 @@ class _Updates:
         support, logits_of = self.support, self.networks.logits
         # XLA:CPU does not fuse across a loop. Without this one it would compute the noise of a row or a column of a
         # kernel again for each of its entries.
-        noises = jax.lax.map(lambda k: heads.draw_noise(k, (self.networks.noise_size,)), jax.random.split(key))
+        u = jax.vmap(lambda k: jax.random.uniform(k, (self.networks.noise_size,), minval=float(np.nextafter(np.float32(-1), np.float32(0))), maxval=1.0))(jax.random.split(key))
+        def tr(u):
+            n = np.float32(np.sqrt(2)) * jax.lax.erf_inv(u)
+            return jnp.sign(n) * jnp.sqrt(jnp.abs(n))
+        noises = platforms.map_apart(tr, u)
         # One draw for the online network, as published: loss and selector share one perturbed kernel.
         online_noise, target_noise = noises
         logits = logits_of(params, latents.obs, online_noise)  # [B, num_actions, A]
         selector_q = jax.nn.softmax(logits_of(params, latents.selector, online_noise)) @ support
         target_logits = logits_of(target_params, latents.target, target_noise)
-        loss = jax.vmap(rlax.categorical_double_q_learning, in_axes=(None, 0, 0, 0, 0, None, 0, 0))
-        losses: Any = loss(
-            support, logits, batch.action, batch.reward, batch.discount, support, target_logits, selector_q
-        )
-        chosen = jnp.take_along_axis(logits, batch.action[:, None, None], axis=1)[:, 0]
-        return losses, jax.nn.softmax(chosen) @ support
+        taken = jax.nn.one_hot(batch.action, logits.shape[1])[..., None]  # unlike a gather, without a scatter backward
+        log_probs = jax.nn.log_softmax(jnp.sum(logits * taken, axis=1))  # [B, A]
+        best = selector_q.argmax(axis=-1)[:, None, None]
+        target_probs = jax.nn.softmax(jnp.take_along_axis(target_logits, best, axis=1)[:, 0])
+        returns = batch.reward[:, None] + batch.discount[:, None] * support
+        projected = jax.vmap(rlax.categorical_l2_project, in_axes=(0, 0, None))(returns, target_probs, support)
+        losses = -jnp.sum(jax.lax.stop_gradient(projected) * log_probs, axis=-1)
+        return losses, jnp.exp(log_probs) @ support
 
     def full(self, state: base.TrainState, batch: replay.Batch) -> tuple[base.TrainState, jax.Array, base.Info]:
         encode, obs, next_obs = self.networks.encode, self.view(batch.obs), self.view(batch.next_obs)
@@ -199,16 +206,17 @@ class _Updates:
 
         trained = {part: state.params[part] for part in state.opt_state}
         (loss, (losses, q)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-        clip, adam = optax.clip_by_global_norm(self.agent.max_grad_norm), _adam(self.agent)
-        clipped, _ = clip.update(grads, clip.init(trained))
-        state = base.apply_gradients(dict.fromkeys(trained, adam), state, clipped)
+        grad_norm = optax.global_norm(grads)
+        scale = jnp.minimum(1.0, self.agent.max_grad_norm / grad_norm)
+        clipped = jax.tree.map(lambda grad: grad * scale, grads)
+        state = base.apply_gradients(dict.fromkeys(trained, _adam(self.agent)), state, clipped)
         updates = state.updates + 1
         # At agent steps that are multiples of the period, or at the first update after one.
         env_steps = self.learn_start + updates * self.update_every
         copy = env_steps % self.agent.target_update_every < self.update_every
         online = {part: state.params[part] for part in state.target_params}
-        targets = jax.tree.map(functools.partial(jnp.where, copy), online, state.target_params)
-        info = {"loss": loss, "q_mean": q.mean(), "grad_norm": optax.global_norm(grads)}
+        targets = platforms.copy_if(copy, online, state.target_params)
+        info = {"loss": loss, "q_mean": q.mean(), "grad_norm": grad_norm}
         return state.replace(target_params=targets, updates=updates), losses, info
 
 
