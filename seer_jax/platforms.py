@@ -7,9 +7,12 @@ behind each choice are in `docs/performance.md`.
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+# Of Rainbow's products. By default a TPU rounds their inputs to bfloat16, which changes the encoder's gradient by a tenth
+# of its norm. Three passes instead of one cost little there, where memory limits an update. The CPU ignores it.
+PRODUCT_PRECISION = jax.lax.Precision.HIGH
 
 # Platforms whose gradients of convolutions are slow inside a loop: on the CPU 20 times slower than outside of one.
 UNROLL_CONVOLUTIONS = frozenset({"cpu"})
@@ -44,7 +47,12 @@ def _strided_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     *batch, height, width, channels = x.shape
     images = x.reshape(-1, height, width, channels)
     out = jax.lax.conv_general_dilated(
-        images, kernel, kernel.shape[:2], "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images,
+        kernel,
+        kernel.shape[:2],
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=PRODUCT_PRECISION,
     )
     return out.reshape(*batch, *out.shape[1:])
 
@@ -54,14 +62,14 @@ def _patch_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     p, rows, cols = len(kernel), height // len(kernel), width // len(kernel)
     patches = x[..., : rows * p, : cols * p, :].reshape(*batch, rows, p, cols, p, channels)
     patches = jnp.swapaxes(patches, -4, -3).reshape(*batch, rows, cols, p * p * channels)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
+    return jnp.matmul(patches, kernel.reshape(-1, kernel.shape[-1]), precision=PRODUCT_PRECISION)
 
 
 def copy_if(condition: jax.Array, new: Any, old: Any) -> Any:
-    """Returns `new` if a scalar condition is true, otherwise `old`, which is overwritten only then.
+    """Returns `new` if a scalar condition is true, otherwise `old`.
 
-    Selecting entry by entry would read and write all of them at each call. A GPU would wait for the host at a branch,
-    so it selects.
+    A TPU branches: selecting entry by entry reads and writes all of them at each call. A GPU would
+    wait for the host at a branch, and the CPU gains nothing by one.
     """
     return jax.lax.platform_dependent(condition, new, old, tpu=_branch, default=_select)
 

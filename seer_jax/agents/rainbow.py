@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import rlax
 from dm_env import specs
@@ -152,28 +151,25 @@ class _Updates:
     def losses(
         self, params: base.Params, target_params: base.Params, latents: Latents, batch: replay.Batch, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns each transition's cross-entropy to its double-Q target in nats, and its Q-value, both `[B]`."""
+        """Returns each transition's cross-entropy to its double-Q target in nats, and its Q-value, both `[B]`.
+
+        What rlax's `categorical_double_q_learning` computes, with fewer kernels.
+        """
         support, logits_of = self.support, self.networks.logits
-        # XLA:CPU does not fuse across a loop. Without this one it would compute the noise of a row or a column of a
-        # kernel again for each of its entries.
-        u = jax.vmap(lambda k: jax.random.uniform(k, (self.networks.noise_size,), minval=float(np.nextafter(np.float32(-1), np.float32(0))), maxval=1.0))(jax.random.split(key))
-        def tr(u):
-            n = np.float32(np.sqrt(2)) * jax.lax.erf_inv(u)
-            return jnp.sign(n) * jnp.sqrt(jnp.abs(n))
-        noises = platforms.map_apart(tr, u)
         # One draw for the online network, as published: loss and selector share one perturbed kernel.
-        online_noise, target_noise = noises
+        online_noise, target_noise = heads.draw_noises(jax.random.split(key), self.networks.noise_size)
         logits = logits_of(params, latents.obs, online_noise)  # [B, num_actions, A]
-        selector_q = jax.nn.softmax(logits_of(params, latents.selector, online_noise)) @ support
+        selector_probs = jax.nn.softmax(logits_of(params, latents.selector, online_noise))
+        best = _means(selector_probs, support).argmax(axis=-1)
         target_logits = logits_of(target_params, latents.target, target_noise)
-        taken = jax.nn.one_hot(batch.action, logits.shape[1])[..., None]  # unlike a gather, without a scatter backward
-        log_probs = jax.nn.log_softmax(jnp.sum(logits * taken, axis=1))  # [B, A]
-        best = selector_q.argmax(axis=-1)[:, None, None]
-        target_probs = jax.nn.softmax(jnp.take_along_axis(target_logits, best, axis=1)[:, 0])
+        target_probs = jax.nn.softmax(jnp.take_along_axis(target_logits, best[:, None, None], axis=1)[:, 0])  # [B, A]
         returns = batch.reward[:, None] + batch.discount[:, None] * support
         projected = jax.vmap(rlax.categorical_l2_project, in_axes=(0, 0, None))(returns, target_probs, support)
+        # A mask, since the gradient of a gather is a scatter.
+        taken = jax.nn.one_hot(batch.action, logits.shape[1])[..., None]
+        log_probs = jax.nn.log_softmax(jnp.sum(logits * taken, axis=1))  # [B, A]
         losses = -jnp.sum(jax.lax.stop_gradient(projected) * log_probs, axis=-1)
-        return losses, jnp.exp(log_probs) @ support
+        return losses, _means(jnp.exp(log_probs), support)
 
     def full(self, state: base.TrainState, batch: replay.Batch) -> tuple[base.TrainState, jax.Array, base.Info]:
         encode, obs, next_obs = self.networks.encode, self.view(batch.obs), self.view(batch.next_obs)
@@ -207,6 +203,7 @@ class _Updates:
         trained = {part: state.params[part] for part in state.opt_state}
         (loss, (losses, q)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
         grad_norm = optax.global_norm(grads)
+        # A factor that XLA:CPU fuses into the optimizer, where a quotient would be an array of its own.
         scale = jnp.minimum(1.0, self.agent.max_grad_norm / grad_norm)
         clipped = jax.tree.map(lambda grad: grad * scale, grads)
         state = base.apply_gradients(dict.fromkeys(trained, _adam(self.agent)), state, clipped)
@@ -218,6 +215,11 @@ class _Updates:
         targets = platforms.copy_if(copy, online, state.target_params)
         info = {"loss": loss, "q_mean": q.mean(), "grad_norm": grad_norm}
         return state.replace(target_params=targets, updates=updates), losses, info
+
+
+def _means(probs: jax.Array, support: jax.Array) -> jax.Array:
+    """Returns the means of `[..., A]` distributions; a TPU would round atoms and probabilities to 8 bits."""
+    return jnp.dot(probs, support, precision=jax.lax.Precision.HIGHEST)
 
 
 def _adam(agent: RainbowConfig) -> optax.GradientTransformation:
@@ -249,7 +251,7 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
         )
 
     def q_values(params: base.Params, latents: jax.Array, noise: jax.Array | None) -> jax.Array:
-        return jax.nn.softmax(networks.logits(params, latents[:, 0], noise)) @ support  # [E, num_actions]
+        return _means(jax.nn.softmax(networks.logits(params, latents[:, 0], noise)), support)  # [E, num_actions]
 
     def act(params: base.Params, latents: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
         del step  # noise explores from the first step on

@@ -1,4 +1,4 @@
-"""Operations that are written differently because of how XLA compiles them for the CPU; results are the same."""
+"""Layers that are written differently because of how XLA compiles them; results are the same."""
 
 import flax.linen as nn
 import jax
@@ -9,10 +9,7 @@ from seer_jax.networks.initializers import UNIFORM, Init
 
 
 class PatchConv(nn.Module):
-    """A convolution with `kernel == stride`, as one matrix product over disjoint patches.
-
-    No backend runs it slower than a convolution. XLA:CPU runs the gradient of a convolution inside a loop 20 times
-    slower than outside of one; the gradient of a product has no such penalty.
+    """A convolution with `kernel == stride`: disjoint patches, in the form that suits the platform.
 
     Attributes:
       features: output channels.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from seer_jax import flops, replay
+from seer_jax import flops, platforms, replay
 from seer_jax.agents import base
 from seer_jax.envs.timestep import TimeStep
 
@@ -128,8 +128,7 @@ class Phase:
 
     def jit(self, platform: str) -> Jitted:
         """Builds both programs for a platform: `cpu`, `cuda` or `tpu`."""
-        # XLA:CPU runs the gradient of a convolution inside a loop 20 times slower than outside of one.
-        unroll = self.learner.has_convolution and platform == "cpu"
+        unroll = self.learner.has_convolution and platform in platforms.UNROLL_CONVOLUTIONS
         return Jitted(
             interact=jax.jit(make_interact(self), donate_argnames=("actor", "ring")),
             learn=jax.jit(make_learn(self, unroll=unroll), donate_argnames=("state", "ring")),
