@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Of Rainbow's products. By default a TPU rounds their inputs to bfloat16, which changes the encoder's gradient by a tenth
-# of its norm. Three passes instead of one cost little there, where memory limits an update. The CPU ignores it.
+# Of Rainbow's products. By default a TPU rounds their inputs to bfloat16, which changes the gradient of the encoder by a
+# tenth of its norm. Three passes instead of one cost little there, where memory limits an update. The CPU ignores it.
 PRODUCT_PRECISION = jax.lax.Precision.HIGH
 
 # Platforms whose gradients of convolutions are slow inside a loop: on the CPU 20 times slower than outside of one.
