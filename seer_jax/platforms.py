@@ -10,10 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Of Rainbow's products. By default a TPU rounds their inputs to bfloat16, which changes the gradient of the encoder by a
-# tenth of its norm. Three passes instead of one cost little there, where memory limits an update. The CPU ignores it.
-PRODUCT_PRECISION = jax.lax.Precision.HIGH
-
 # Platforms whose gradients of convolutions are slow inside a loop: on the CPU 20 times slower than outside of one.
 UNROLL_CONVOLUTIONS = frozenset({"cpu"})
 
@@ -34,10 +30,23 @@ def map_apart(fn: Callable[[Any], Any], xs: Any, *, batch_size: int | None = Non
     )
 
 
+def product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns `x @ y`, on a TPU in three passes.
+
+    By default a TPU rounds inputs to bfloat16, which changes the gradient of Rainbow's encoder by a tenth of its norm.
+    Three passes cost little where memory limits an update.
+    """
+    return jax.lax.platform_dependent(x, y, tpu=_three_pass_product, default=jnp.matmul)
+
+
+def _three_pass_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGH)
+
+
 def patch_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Applies `[p, p, C, features]` to disjoint patches of `[..., H, W, C]`; a remainder of the image is cropped.
 
-    On a TPU this is a convolution with stride p. Elsewhere it is a product of patches, since the gradient of a
+    On a TPU this is a convolution with stride p, in three passes (see `product`). Elsewhere it is a product of patches, since the gradient of a
     convolution is slow inside a loop on the CPU and takes more kernels on a GPU.
     """
     return jax.lax.platform_dependent(x, kernel, tpu=_strided_convolution, default=_patch_product)
@@ -52,7 +61,7 @@ def _strided_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
         kernel.shape[:2],
         "VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=PRODUCT_PRECISION,
+        precision=jax.lax.Precision.HIGH,
     )
     return out.reshape(*batch, *out.shape[1:])
 
@@ -62,7 +71,7 @@ def _patch_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     p, rows, cols = len(kernel), height // len(kernel), width // len(kernel)
     patches = x[..., : rows * p, : cols * p, :].reshape(*batch, rows, p, cols, p, channels)
     patches = jnp.swapaxes(patches, -4, -3).reshape(*batch, rows, cols, p * p * channels)
-    return jnp.matmul(patches, kernel.reshape(-1, kernel.shape[-1]), precision=PRODUCT_PRECISION)
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def copy_if(condition: jax.Array, new: Any, old: Any) -> Any:

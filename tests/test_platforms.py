@@ -37,6 +37,13 @@ def test_patches_are_a_convolution_on_a_tpu_alone(platform, convolutions):
     assert text.count("stablehlo.dot_general") == 1 - convolutions
 
 
+@pytest.mark.parametrize(("platform", "precision"), [("cpu", "DEFAULT"), ("cuda", "DEFAULT"), ("tpu", "HIGH")])
+def test_product_takes_three_passes_on_a_tpu_alone(platform, precision):
+    gradient = jax.grad(lambda x, y: jnp.sum(jnp.sin(platforms.product(x, y))), argnums=(0, 1))
+    text = lowered_for(platform, gradient, normal(4, 3), normal(3, 2))
+    assert text.count(f"precision = [{precision}, {precision}]") == text.count("stablehlo.dot_general") == 3
+
+
 @pytest.mark.parametrize(("platform", "loops"), [("cpu", 1), ("cuda", 0), ("tpu", 0)])
 def test_mapping_apart_is_a_loop_on_the_cpu_alone(platform, loops):
     x = normal(4, 3)

@@ -160,7 +160,7 @@ class _Updates:
         online_noise, target_noise = heads.draw_noises(jax.random.split(key), self.networks.noise_size)
         logits = logits_of(params, latents.obs, online_noise)  # [B, num_actions, A]
         selector_probs = jax.nn.softmax(logits_of(params, latents.selector, online_noise))
-        best = _means(selector_probs, support).argmax(axis=-1)
+        best = platforms.product(selector_probs, support).argmax(axis=-1)
         target_logits = logits_of(target_params, latents.target, target_noise)
         target_probs = jax.nn.softmax(jnp.take_along_axis(target_logits, best[:, None, None], axis=1)[:, 0])  # [B, A]
         returns = batch.reward[:, None] + batch.discount[:, None] * support
@@ -169,7 +169,7 @@ class _Updates:
         taken = jax.nn.one_hot(batch.action, logits.shape[1])[..., None]
         log_probs = jax.nn.log_softmax(jnp.sum(logits * taken, axis=1))  # [B, A]
         losses = -jnp.sum(jax.lax.stop_gradient(projected) * log_probs, axis=-1)
-        return losses, _means(jnp.exp(log_probs), support)
+        return losses, platforms.product(jnp.exp(log_probs), support)
 
     def full(self, state: base.TrainState, batch: replay.Batch) -> tuple[base.TrainState, jax.Array, base.Info]:
         encode, obs, next_obs = self.networks.encode, self.view(batch.obs), self.view(batch.next_obs)
@@ -217,11 +217,6 @@ class _Updates:
         return state.replace(target_params=targets, updates=updates), losses, info
 
 
-def _means(probs: jax.Array, support: jax.Array) -> jax.Array:
-    """Returns the means of `[..., A]` distributions; a TPU would round atoms and probabilities to 8 bits."""
-    return jnp.dot(probs, support, precision=jax.lax.Precision.HIGHEST)
-
-
 def _adam(agent: RainbowConfig) -> optax.GradientTransformation:
     return optax.adam(agent.learning_rate, eps=agent.adam_eps)
 
@@ -251,7 +246,9 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
         )
 
     def q_values(params: base.Params, latents: jax.Array, noise: jax.Array | None) -> jax.Array:
-        return _means(jax.nn.softmax(networks.logits(params, latents[:, 0], noise)), support)  # [E, num_actions]
+        return platforms.product(
+            jax.nn.softmax(networks.logits(params, latents[:, 0], noise)), support
+        )  # [E, num_actions]
 
     def act(params: base.Params, latents: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
         del step  # noise explores from the first step on

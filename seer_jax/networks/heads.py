@@ -4,8 +4,6 @@ Noise is an argument, one vector of standard normals for a whole head. The calle
 large draw costs far less than many small ones.
 """
 
-import functools
-
 import distrax
 import flax.linen as nn
 import jax
@@ -32,9 +30,6 @@ def draw_noises(keys: jax.Array, size: int) -> jax.Array:
 
 def _scale(normal: jax.Array) -> jax.Array:
     return jnp.sign(normal) * jnp.sqrt(jnp.abs(normal))
-
-
-_product = functools.partial(jnp.matmul, precision=platforms.PRODUCT_PRECISION)
 
 
 class NoisyDense(nn.Module):
@@ -66,14 +61,14 @@ class NoisyDense(nn.Module):
         kernel_std = self.param("kernel_std", kernel_std_init, (inputs, self.features))
         bias_std = self.param("bias_std", bias_std_init, (self.features,))
         if noise is None:
-            return _product(x, kernel) + bias
+            return platforms.product(x, kernel) + bias
         eps_in, eps_out = noise[..., :inputs], noise[..., inputs:]
         if noise.ndim == 1:
             # One perturbed kernel and one product: half the FLOPs of two products.
             kernel = kernel + kernel_std * jnp.outer(eps_in, eps_out)
-            return _product(x, kernel) + bias + bias_std * eps_out
+            return platforms.product(x, kernel) + bias + bias_std * eps_out
         # A perturbed kernel for each row would take more memory and time than the two products.
-        return _product(x, kernel) + bias + (_product(x * eps_in, kernel_std) + bias_std) * eps_out
+        return platforms.product(x, kernel) + bias + (platforms.product(x * eps_in, kernel_std) + bias_std) * eps_out
 
 
 class DuelingC51(nn.Module):
