@@ -46,8 +46,8 @@ def _three_pass_product(x: jax.Array, y: jax.Array) -> jax.Array:
 def patch_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Applies `[p, p, C, features]` to disjoint patches of `[..., H, W, C]`; a remainder of the image is cropped.
 
-    On a TPU this is a convolution with stride p, in three passes (see `product`). Elsewhere it is a product of patches, since the gradient of a
-    convolution is slow inside a loop on the CPU and takes more kernels on a GPU.
+    On a TPU this is a convolution with stride p, in three passes (see `product`). Elsewhere it is a product of
+    patches, since the gradient of a convolution is slow inside a loop on the CPU and takes more kernels on a GPU.
     """
     return jax.lax.platform_dependent(x, kernel, tpu=_strided_convolution, default=_patch_product)
 
