@@ -1,6 +1,6 @@
 """Losses of soft actor-critic and of contrastive learning that rlax lacks, of one transition each if possible.
 
-Rainbow's loss is rlax's own (`categorical_double_q_learning`).
+Rainbow's loss, `rainbow._Updates.losses`, takes its projection from rlax.
 """
 
 import chex

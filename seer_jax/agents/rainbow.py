@@ -17,7 +17,7 @@ import optax
 import rlax
 from dm_env import specs
 
-from seer_jax import flops, replay
+from seer_jax import flops, platforms, replay
 from seer_jax.agents import augment, base
 from seer_jax.config import AgentConfig, EncoderConfig, RunConfig
 from seer_jax.envs import registry
@@ -151,22 +151,25 @@ class _Updates:
     def losses(
         self, params: base.Params, target_params: base.Params, latents: Latents, batch: replay.Batch, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns each transition's cross-entropy to its double-Q target in nats, and its Q-value, both `[B]`."""
+        """Returns each transition's cross-entropy to its double-Q target in nats, and its Q-value, both `[B]`.
+
+        What rlax's `categorical_double_q_learning` computes, with fewer kernels.
+        """
         support, logits_of = self.support, self.networks.logits
-        # XLA:CPU does not fuse across a loop. Without this one it would compute the noise of a row or a column of a
-        # kernel again for each of its entries.
-        noises = jax.lax.map(lambda k: heads.draw_noise(k, (self.networks.noise_size,)), jax.random.split(key))
         # One draw for the online network, as published: loss and selector share one perturbed kernel.
-        online_noise, target_noise = noises
+        online_noise, target_noise = heads.draw_noises(jax.random.split(key), self.networks.noise_size)
         logits = logits_of(params, latents.obs, online_noise)  # [B, num_actions, A]
-        selector_q = jax.nn.softmax(logits_of(params, latents.selector, online_noise)) @ support
+        selector_probs = jax.nn.softmax(logits_of(params, latents.selector, online_noise))
+        best = platforms.product(selector_probs, support).argmax(axis=-1)
         target_logits = logits_of(target_params, latents.target, target_noise)
-        loss = jax.vmap(rlax.categorical_double_q_learning, in_axes=(None, 0, 0, 0, 0, None, 0, 0))
-        losses: Any = loss(
-            support, logits, batch.action, batch.reward, batch.discount, support, target_logits, selector_q
-        )
-        chosen = jnp.take_along_axis(logits, batch.action[:, None, None], axis=1)[:, 0]
-        return losses, jax.nn.softmax(chosen) @ support
+        target_probs = jax.nn.softmax(jnp.take_along_axis(target_logits, best[:, None, None], axis=1)[:, 0])  # [B, A]
+        returns = batch.reward[:, None] + batch.discount[:, None] * support
+        projected = jax.vmap(rlax.categorical_l2_project, in_axes=(0, 0, None))(returns, target_probs, support)
+        # A mask, since the gradient of a gather is a scatter.
+        taken = jax.nn.one_hot(batch.action, logits.shape[1])[..., None]
+        log_probs = jax.nn.log_softmax(jnp.sum(logits * taken, axis=1))  # [B, A]
+        losses = -jnp.sum(jax.lax.stop_gradient(projected) * log_probs, axis=-1)
+        return losses, platforms.product(jnp.exp(log_probs), support)
 
     def full(self, state: base.TrainState, batch: replay.Batch) -> tuple[base.TrainState, jax.Array, base.Info]:
         encode, obs, next_obs = self.networks.encode, self.view(batch.obs), self.view(batch.next_obs)
@@ -199,16 +202,18 @@ class _Updates:
 
         trained = {part: state.params[part] for part in state.opt_state}
         (loss, (losses, q)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-        clip, adam = optax.clip_by_global_norm(self.agent.max_grad_norm), _adam(self.agent)
-        clipped, _ = clip.update(grads, clip.init(trained))
-        state = base.apply_gradients(dict.fromkeys(trained, adam), state, clipped)
+        grad_norm = optax.global_norm(grads)
+        # A factor that XLA:CPU fuses into the optimizer, where a quotient would be an array of its own.
+        scale = jnp.minimum(1.0, self.agent.max_grad_norm / grad_norm)
+        clipped = jax.tree.map(lambda grad: grad * scale, grads)
+        state = base.apply_gradients(dict.fromkeys(trained, _adam(self.agent)), state, clipped)
         updates = state.updates + 1
         # At agent steps that are multiples of the period, or at the first update after one.
         env_steps = self.learn_start + updates * self.update_every
         copy = env_steps % self.agent.target_update_every < self.update_every
         online = {part: state.params[part] for part in state.target_params}
-        targets = jax.tree.map(functools.partial(jnp.where, copy), online, state.target_params)
-        info = {"loss": loss, "q_mean": q.mean(), "grad_norm": optax.global_norm(grads)}
+        targets = platforms.copy_if(copy, online, state.target_params)
+        info = {"loss": loss, "q_mean": q.mean(), "grad_norm": grad_norm}
         return state.replace(target_params=targets, updates=updates), losses, info
 
 
@@ -241,7 +246,9 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
         )
 
     def q_values(params: base.Params, latents: jax.Array, noise: jax.Array | None) -> jax.Array:
-        return jax.nn.softmax(networks.logits(params, latents[:, 0], noise)) @ support  # [E, num_actions]
+        return platforms.product(
+            jax.nn.softmax(networks.logits(params, latents[:, 0], noise)), support
+        )  # [E, num_actions]
 
     def act(params: base.Params, latents: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
         del step  # noise explores from the first step on

@@ -1,17 +1,15 @@
-"""Operations that are written differently because of how XLA compiles them for the CPU; results are the same."""
+"""Layers that are written differently because of how XLA compiles them; results are the same."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from seer_jax import platforms
 from seer_jax.networks.initializers import UNIFORM, Init
 
 
 class PatchConv(nn.Module):
-    """A convolution with `kernel == stride`, as one matrix product over disjoint patches.
-
-    No backend runs it slower than a convolution. XLA:CPU runs the gradient of a convolution inside a loop 20 times
-    slower than outside of one; the gradient of a product has no such penalty.
+    """A convolution with `kernel == stride`: disjoint patches, in the form that suits the platform.
 
     Attributes:
       features: output channels.
@@ -26,14 +24,11 @@ class PatchConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, H // patch, W // patch, features]`; a remainder is cropped."""
-        *batch, height, width, channels = x.shape
-        p, rows, cols = self.patch, height // self.patch, width // self.patch
+        p, channels = self.patch, x.shape[-1]
         fan_in = p * p * channels
         kernel = self.param("kernel", self.init_fns.kernel(fan_in), (p, p, channels, self.features))
         bias = self.param("bias", self.init_fns.bias(fan_in), (self.features,))
-        patches = x[..., : rows * p, : cols * p, :].reshape(*batch, rows, p, cols, p, channels)
-        patches = jnp.swapaxes(patches, -4, -3).reshape(*batch, rows, cols, p * p * channels)
-        return patches @ kernel.reshape(-1, self.features) + bias
+        return platforms.patch_convolution(x, kernel) + bias
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -10,12 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seer_jax import platforms
 from seer_jax.networks.initializers import fan_in_uniform
 
 
 def draw_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Returns factors of the rows and columns of a noisy kernel: f(x) = sgn(x) sqrt|x| of standard normals."""
-    normal = jax.random.normal(key, shape)
+    return _scale(jax.random.normal(key, shape))
+
+
+def draw_noises(keys: jax.Array, size: int) -> jax.Array:
+    """Returns `[K, size]`, row i being `draw_noise(keys[i], (size,))`, from one draw of random bits."""
+    # The uniform numbers and the function of them that `jax.random.normal` uses, apart: XLA:CPU would evaluate the
+    # latter for each entry of each kernel that the noise perturbs.
+    low = np.nextafter(np.float32(-1), np.float32(0))
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (size,), minval=low, maxval=np.float32(1)))(keys)
+    return platforms.map_apart(lambda x: _scale(np.float32(np.sqrt(2)) * jax.lax.erf_inv(x)), uniform)
+
+
+def _scale(normal: jax.Array) -> jax.Array:
     return jnp.sign(normal) * jnp.sqrt(jnp.abs(normal))
 
 
@@ -48,14 +61,14 @@ class NoisyDense(nn.Module):
         kernel_std = self.param("kernel_std", kernel_std_init, (inputs, self.features))
         bias_std = self.param("bias_std", bias_std_init, (self.features,))
         if noise is None:
-            return x @ kernel + bias
+            return platforms.product(x, kernel) + bias
         eps_in, eps_out = noise[..., :inputs], noise[..., inputs:]
         if noise.ndim == 1:
             # One perturbed kernel and one product: half the FLOPs of two products.
             kernel = kernel + kernel_std * jnp.outer(eps_in, eps_out)
-            return x @ kernel + bias + bias_std * eps_out
+            return platforms.product(x, kernel) + bias + bias_std * eps_out
         # A perturbed kernel for each row would take more memory and time than the two products.
-        return x @ kernel + bias + ((x * eps_in) @ kernel_std + bias_std) * eps_out
+        return platforms.product(x, kernel) + bias + (platforms.product(x * eps_in, kernel_std) + bias_std) * eps_out
 
 
 class DuelingC51(nn.Module):

@@ -1,11 +1,10 @@
 """Sampling: n-step transitions, whose observations and windows are rebuilt from rows."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seer_jax import platforms
 from seer_jax.replay import layout
 from seer_jax.replay.frames import stack_frames, true_before
 from seer_jax.replay.priorities import draw_starts, importance_weights
@@ -52,13 +51,9 @@ def _observe(spec: RingSpec, ring: Ring, slot: jax.Array, env: jax.Array, key: j
             frames = layout.from_stored(ring.observation, rows.observation[at])  # [k, H, W, C]
             return stack_frames(frames, rows.first[at], first_stack=spec.first_stack)
 
-        # In two halves, since XLA:CPU does not fuse across a loop. Otherwise it would rebuild the stacks, with their
-        # indices and masks, for every pixel of every product that reads them. Others would only copy more.
-        return jax.lax.platform_dependent(
-            (slot, env),
-            cpu=functools.partial(jax.lax.map, read, batch_size=max(1, slot.size // 2)),
-            default=jax.vmap(read),
-        )
+        # Otherwise XLA:CPU would rebuild the stacks, with their indices and masks, for every pixel of every product
+        # that reads them.
+        return platforms.map_apart(read, (slot, env), batch_size=max(1, slot.size // 2))
     copies = layout.from_stored(ring.observation, rows.observation[slot, env])  # [B, K, N, L]
     num_copies = copies.shape[1]
     copy = 0 if num_copies == 1 else jax.random.randint(key, slot.shape, 0, num_copies)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from seer_jax import flops, replay
+from seer_jax import flops, platforms, replay
 from seer_jax.agents import base
 from seer_jax.envs.timestep import TimeStep
 from seer_jax.seer.placement import Placement
@@ -157,8 +157,7 @@ class Phase:
 
     def jit(self, platform: str) -> Jitted:
         """Builds both programs for a platform: `cpu`, `cuda` or `tpu`."""
-        # XLA:CPU runs the gradient of a convolution inside a loop 20 times slower than outside of one.
-        unroll = self.learner.has_convolution and platform == "cpu"
+        unroll = self.learner.has_convolution and platform in platforms.UNROLL_CONVOLUTIONS
         place, lanes = self.placement, functools.partial(self.placement.shapes, lanes=True)
         params, state = (place.shapes(tree, lanes=False) for tree in (self.state.params, self.state))
         actor, ring, timestep = place_actor(self.actor, place.shapes), lanes(self.ring), lanes(self.timestep)

@@ -1,0 +1,69 @@
+"""The forms of an operation agree; which form a platform gets is read from programs lowered for it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seer_jax import platforms
+from seer_jax.networks import heads
+from tests.helpers.arrays import normal
+
+
+def lowered_for(platform, fn, *args):
+    return jax.jit(fn).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize(("size", "patch", "channels"), [(84, 5, 4), (16, 5, 3)])
+def test_forms_of_a_patch_convolution_and_their_gradients_agree(size, patch, channels):
+    x, kernel = normal(2, size, size, channels), normal(patch, patch, channels, 8, seed=1)
+
+    @jax.jit
+    def values_and_gradients(x, kernel):
+        forms = (platforms._patch_product, platforms._strided_convolution)
+        return [jax.value_and_grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), argnums=(0, 1))(x, kernel) for f in forms]
+
+    (product, product_grads), (convolution, convolution_grads) = values_and_gradients(x, kernel)
+    np.testing.assert_allclose(product, convolution, rtol=1e-3, atol=1e-2)
+    for ours, theirs in zip(product_grads, convolution_grads, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("cuda", 0), ("tpu", 1)])
+def test_patches_are_a_convolution_on_a_tpu_alone(platform, convolutions):
+    text = lowered_for(platform, platforms.patch_convolution, normal(2, 10, 10, 3), normal(5, 5, 3, 4))
+    assert text.count("stablehlo.convolution") == convolutions
+    assert text.count("stablehlo.dot_general") == 1 - convolutions
+
+
+@pytest.mark.parametrize(("platform", "precision"), [("cpu", "DEFAULT"), ("cuda", "DEFAULT"), ("tpu", "HIGH")])
+def test_product_takes_three_passes_on_a_tpu_alone(platform, precision):
+    gradient = jax.grad(lambda x, y: jnp.sum(jnp.sin(platforms.product(x, y))), argnums=(0, 1))
+    text = lowered_for(platform, gradient, normal(4, 3), normal(3, 2))
+    assert text.count(f"precision = [{precision}, {precision}]") == text.count("stablehlo.dot_general") == 3
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", 1), ("cuda", 0), ("tpu", 0)])
+def test_mapping_apart_is_a_loop_on_the_cpu_alone(platform, loops):
+    x = normal(4, 3)
+    text = lowered_for(platform, lambda x: platforms.map_apart(jnp.sin, x, batch_size=2), x)
+    assert text.count("stablehlo.while") == loops
+    np.testing.assert_array_equal(platforms.map_apart(jnp.sin, x, batch_size=2), jax.vmap(jnp.sin)(x))
+
+
+@pytest.mark.parametrize(("platform", "selects"), [("cpu", True), ("cuda", True), ("tpu", False)])
+def test_copy_branches_on_a_tpu_alone(platform, selects):
+    new, old = {"a": normal(3)}, {"a": normal(3, seed=1)}
+    text = lowered_for(platform, platforms.copy_if, jnp.asarray(True), new, old)
+    assert ("stablehlo.select" in text) == selects
+    for form in (platforms._select, platforms._branch):
+        for condition, expected in ((True, new), (False, old)):
+            np.testing.assert_array_equal(form(jnp.asarray(condition), new, old)["a"], expected["a"])
+
+
+@pytest.mark.numeric
+def test_noises_drawn_together_equal_noise_drawn_alone():
+    keys = jax.random.split(jax.random.PRNGKey(0), 2)
+    alone = np.stack([heads.draw_noise(key, (37,)) for key in keys])
+    np.testing.assert_allclose(jax.jit(heads.draw_noises, static_argnums=1)(keys, 37), alone, rtol=1e-6, atol=1e-7)
