@@ -6,7 +6,7 @@ import pathlib
 
 from jaxlib.version import __version__ as _JAXLIB
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 # jaxlib routes convolutions on the CPU to kernels that are several times slower than its earlier ones. The option must
 # be set before the backend starts, and jaxlib ends the process at an option that it does not know. It is therefore set
