@@ -1,0 +1,234 @@
+"""Runs of several seeds that are interrupted and go on, all seeds together or one of them alone."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from seer_jax import files, train
+from seer_jax.run import checkpoint, continuation, evaluation, run_dir
+from seer_jax.run.loop import RunStopped
+from seer_jax.run.resolve import resolve
+from seer_jax.seer import handover
+from tests.helpers.runs import (
+    Killed,
+    compiled_once,
+    contents,
+    fake_games,
+    only_error_line,
+    records,
+    run_killed_after,
+    tiny_config,
+    untimed,
+)
+
+SEEDS = ("seed-5", "seed-6")
+
+
+@pytest.fixture(autouse=True)
+def one_compilation():
+    with compiled_once():
+        yield
+
+
+def config_of(total_steps=150, **changes):
+    """Two seeds whose episodes have other lengths, so that they wait for each other; they freeze at 100."""
+    cadences = {"checkpoint_every": 30, "eval_every": 50, "log_every": 10, "learn_start": 40, "eval_episodes": 1}
+    fields = {
+        "seed": 5,
+        "num_seeds": 2,
+        "seer__freeze_step": 100,
+        "keep_best": True,
+        "params_every": 75,
+        "replay__capacity": 60,
+    }
+    return tiny_config(total_steps=total_steps, replay__grow_after_freeze=False, **cadences | fields | changes)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    with fake_games(), compiled_once():
+        train.run(config_of(), directory)
+    return directory
+
+
+def saved_in(directory):
+    """Returns the trees and the rows of the newest checkpoint."""
+    newest = checkpoint.newest(directory / checkpoint.DIRECTORY, pytest.fail)
+    return files.load_tree(newest.directory), list(files.ChunkStream(newest.directory))
+
+
+def assert_seeds_equal(found, expected, seeds=SEEDS):
+    """The seeds have the same records, training states, rings and files."""
+    for name in seeds:
+        assert untimed(found / name) == untimed(expected / name)
+        jax.tree.map(np.testing.assert_array_equal, saved_in(found / name), saved_in(expected / name))
+        for kept in ("checkpoints", "params", "best"):
+            there, here = (sorted(path.name for path in (d / name / kept).iterdir()) for d in (expected, found))
+            assert here == there
+
+
+def resume(directory, **changes):
+    return train.run(config_of(**changes), directory, resume=True)
+
+
+def kill_at(owner, name, calls, monkeypatch, run):
+    """Calls `run` and leaves it as `kill -9` would, at one of the calls of a function."""
+    function, seen = getattr(owner, name), []
+
+    def call(*args, **kwargs):
+        seen.append(1)
+        if len(seen) == calls:
+            raise Killed
+        return function(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, call)
+        with pytest.raises(Killed):
+            run()
+
+
+@pytest.mark.parametrize("kill_after", [[10], [45], [65, 20]])
+def test_resumed_seeds_equal_those_that_were_not_interrupted(fake_envs, whole, tmp_path, monkeypatch, kill_after):
+    """Killed before the first checkpoint, in the full phase, and in the frozen phase."""
+    for i, steps in enumerate(kill_after):
+        run_killed_after(config_of(), tmp_path / "run", steps, monkeypatch, resume=i > 0)
+    end = resume(tmp_path / "run")
+    assert_seeds_equal(tmp_path / "run", whole)
+    assert {seed: record["env_steps"] for seed, record in end["seeds"].items()} == {
+        int(name[-1]): records(whole / name)[-1]["env_steps"] for name in SEEDS
+    }
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "calls"),
+    [
+        (run_dir, "start", 2),
+        (run_dir, "start", 3),
+        (evaluation, "play", 2),
+        (checkpoint, "save", 2),
+        (checkpoint, "save", 4),
+        (checkpoint, "remove_old", 2),
+        (handover, "_load_chunk", 2),
+    ],
+)
+def test_run_killed_with_seeds_in_different_states_resumes_as_if_uninterrupted(
+    fake_envs, whole, tmp_path, monkeypatch, owner, name, calls
+):
+    """Between files of two seeds at the start, between their checkpoints, in an evaluation and in the handover."""
+    kill_at(owner, name, calls, monkeypatch, lambda: train.run(config_of(), tmp_path / "run"))
+    resume(tmp_path / "run")
+    assert_seeds_equal(tmp_path / "run", whole)
+
+
+def test_seeds_go_back_to_the_newest_checkpoint_that_all_have(fake_envs, whole, tmp_path, capsys):
+    """The newest of one is damaged, the one before it is missing for the other."""
+    shutil.copytree(whole, tmp_path / "run")
+    first, second = (tmp_path / "run" / name / checkpoint.DIRECTORY for name in SEEDS)
+    newest = checkpoint.numbers(first)[-1]
+    (first / f"{newest:06d}" / "rows-00000.npz").write_bytes(b"")
+    resume(tmp_path / "run")
+    error = capsys.readouterr().err
+    assert f"{newest:06d} holds a damaged rows-00000.npz; all seeds use the one before it" in error
+    assert f"seed-6 goes back to its checkpoint {newest - 1}, the newest that all seeds have" in error
+    assert_seeds_equal(tmp_path / "run", whole)
+    shutil.rmtree(second / f"{newest - 1:06d}")
+    (first / f"{newest:06d}" / "rows-00000.npz").write_bytes(b"")
+    before = contents(tmp_path / "run")
+    assert train.main(["train", f"--run_dir={tmp_path / 'run'}", "--resume"]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert f"continue each alone with --run_dir={tmp_path / 'run'}/seed-N --resume" in line
+    assert contents(tmp_path / "run") == before
+
+
+def test_seeds_that_go_on_longer_equal_those_that_were_to_be_longer_from_the_start(
+    fake_envs, whole, tmp_path, monkeypatch, capsys
+):
+    """The first attempt is killed between the new configurations of the run and of its seeds."""
+    short, argument = tmp_path / "run", "--config.total_steps=150"
+    train.run(config_of(120, eval_every=60), short)
+    command = ["train", f"--run_dir={short}", "--resume", argument, "--config.eval_every=50"]
+    kill_at(continuation, "record_changes", 2, monkeypatch, lambda: train.main(command))
+    assert train.main(["train", f"--run_dir={short}", "--resume"]) == 0
+    for name in SEEDS:
+        assert records(short / name)[-1]["env_steps"] >= 150
+        (change,) = run_dir.read_manifest(short / name)["changes"]
+        assert change["fields"] == {"eval_every": [60, 50], "total_steps": [120, 150]}
+        jax.tree.map(np.testing.assert_array_equal, saved_in(short / name), saved_in(whole / name))
+    assert resolve(run_dir.read_config(short)) == resolve(config_of())
+
+
+def test_stopped_run_saves_all_seeds_and_goes_on(fake_envs, tmp_path):
+    """It stops while one seed waits for the other: their checkpoints have one number and other agent steps."""
+    calls = []
+    with pytest.raises(RunStopped):
+        train.run(config_of(), tmp_path / "run", stop=lambda: calls.append(1) or len(calls) > 58)
+    numbers = [checkpoint.numbers(tmp_path / "run" / name / checkpoint.DIRECTORY) for name in SEEDS]
+    assert numbers[0] == numbers[1]
+    end = resume(tmp_path / "run")
+    assert all(record["phase"] == "frozen" for record in end["seeds"].values())
+
+
+def test_checkpoint_that_one_seed_has_no_room_for_is_left_out_for_all(fake_envs, tmp_path, monkeypatch, capsys):
+    save = checkpoint.save
+
+    def failing(directory, number, **arguments):
+        if number == 2 and directory.parent.name == "seed-6":
+            raise OSError(28, "No space left on device")
+        return save(directory, number, **arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", failing)
+        run_killed_after(config_of(checkpoints_kept=1), tmp_path / "run", 45, monkeypatch)
+    assert [checkpoint.numbers(tmp_path / "run" / name / checkpoint.DIRECTORY) for name in SEEDS] == [[1], [1]]
+    error = capsys.readouterr().err
+    assert error.count("(No space left on device); earlier ones are intact; continue with --run_dir=") == 2
+    assert "seed-" not in error
+
+
+def test_seed_that_goes_on_alone_does_what_it_does_with_the_others(fake_envs, whole, tmp_path, monkeypatch, capsys):
+    run_killed_after(config_of(), tmp_path / "run", 45, monkeypatch)
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    alone = tmp_path / "run" / "seed-6"
+    assert train.main(["train", f"--run_dir={alone}", "--resume"]) == 0
+    kinds = [(line["kind"], line["env_steps"]) for line in records(whole / "seed-6")]
+    assert [(line["kind"], line["env_steps"]) for line in records(alone)] == kinds
+    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)  # noqa: E731
+    jax.tree.map(close, saved_in(alone)[0]["train"], saved_in(whole / "seed-6")[0]["train"])
+    capsys.readouterr()
+
+    # All together again: its checkpoints of the common number are gone.
+    before = contents(tmp_path / "run")
+    assert train.main(["train", f"--run_dir={tmp_path / 'run'}", "--resume"]) == 2
+    assert "have no checkpoint of the same number" in only_error_line(capsys)
+    assert contents(tmp_path / "run") == before
+
+    # They are not: it goes back and does the same again.
+    for path in (tmp_path / "other" / "seed-6" / checkpoint.DIRECTORY).glob("[0-9]*"):
+        shutil.copytree(path, alone / checkpoint.DIRECTORY / path.name, dirs_exist_ok=True)
+    resume(tmp_path / "run")
+    assert "seed-6 goes back to its checkpoint 2" in capsys.readouterr().err
+    assert_seeds_equal(tmp_path / "run", whole)
+
+
+def test_seed_that_went_on_alone_for_longer_is_not_cut_off(fake_envs, whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "seed-5" / "config.json").read_text())
+    (tmp_path / "run" / "seed-5" / "config.json").write_text(json.dumps(config | {"total_steps": 200}))
+    assert train.main(["train", f"--run_dir={tmp_path / 'run'}", "--resume"]) == 2
+    message = "seed-5 has gone on alone to total_steps=200, past the 150 of all seeds; add --config.total_steps=200"
+    assert message in only_error_line(capsys)
+
+
+def test_directory_of_something_else_is_not_used_for_seeds(fake_envs, whole, tmp_path, capsys):
+    """A seed that was trained alone, and files of the user's."""
+    shutil.copytree(whole / "seed-5", tmp_path / "run" / "seed-5")
+    for names in ("seed-5", "run"):
+        before = contents(tmp_path)
+        with pytest.raises(train.ConfigError, match=f"{names} already exists; name a new directory"):
+            resume(tmp_path / "run")
+        assert contents(tmp_path) == before
+        (tmp_path / "run" / "notes").write_text("mine")
