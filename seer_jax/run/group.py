@@ -7,31 +7,28 @@ import contextlib
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from seer_jax.config import RunConfig
+from seer_jax.config import MAX_SEEDS, RunConfig
 from seer_jax.fields import ConfigError
 from seer_jax.run import checkpoint, continuation, lock, run_dir
 from seer_jax.run.seed import configs_of, directories_of
 
 
 def seeds_in(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the directories of the seeds of a run of several; none for any other directory.
-
-    Raises:
-      ConfigError: it holds a configuration that cannot be read.
-    """
-    if not run_dir.is_started(directory):
+    """Returns the directories of the seeds of a run of several, which may be missing; none for any other directory."""
+    try:
+        values = run_dir.read_config(directory).to_dict()
+    except ConfigError:
         return []
-    if run_dir.read_config(directory).get("num_seeds", 1) == 1:
+    first, count = values.get("seed"), values.get("num_seeds", 1)
+    if not isinstance(first, int) or not isinstance(count, int) or not 1 < count <= MAX_SEEDS:
         return []
-    found = [path for path in directory.glob("seed-*") if run_dir.is_started(path)]
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    return [directory / f"seed-{seed}" for seed in range(first, first + count)]
 
 
-def refuse(directory: pathlib.Path) -> None:
-    """Raises ConfigError, which names the directories of the seeds, if a directory is that of a run of several."""
-    if seeds := seeds_in(directory):
-        names = ", ".join(path.name for path in seeds)
-        raise ConfigError(f"{directory} holds a run of {len(seeds)} seeds; name the directory of one of them: {names}")
+def name_seeds(seeds: Sequence[pathlib.Path]) -> str:
+    """Returns what to say about the directory of a run of several seeds where that of one is needed."""
+    names = ", ".join(path.name for path in seeds)
+    return f"holds a run of {len(seeds)} seeds; name the directory of one of them: {names}"
 
 
 @contextlib.contextmanager

@@ -416,10 +416,12 @@ class Loop:
     def _end(self) -> Record:
         params = self._parts.placement.unstack(self._state.train.params)
         records = {each.config.seed: each.end(params[i]) for i, each in self._seeds.items()}
-        for each in self._seeds.values():
-            self._display.end(
-                each.config.seed, records[each.config.seed], each.progress.evals, list(each.progress.costs)
-            )
+        self._display.end(
+            {
+                each.config.seed: display.End(records[each.config.seed], each.progress.evals, list(each.progress.costs))
+                for each in self._seeds.values()
+            }
+        )
         return {"kind": "end", "seeds": records} if self._config.num_seeds > 1 else records[self._config.seed]
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from seer_jax.run import checkpoint, evaluation, run_dir
 from seer_jax.run.loop import Loop
 from seer_jax.run.resolve import resolve
 from seer_jax.seer.phases import Phase
+from seer_jax.seer.placement import Placement
 from tests.helpers import fake_env
 from tests.helpers.rings import alone
 
@@ -133,10 +134,11 @@ def compiled_once():
             _programs[key] = compile_phase(phase)
         return _programs[key]
 
-    def act_of(agent, first_stack, map_seeds):
-        if agent not in _acts:  # its configuration has one `first_stack`, and one number of seeds
-            _acts[agent] = make_act(agent, first_stack=first_stack, map_seeds=map_seeds)
-        return _acts[agent]
+    def act_of(agent, first_stack, map_seeds=Placement().map_seeds):
+        key = agent, map_seeds.__self__.num_seeds  # its configuration has one `first_stack`, and one mesh
+        if key not in _acts:
+            _acts[key] = make_act(agent, first_stack=first_stack, map_seeds=map_seeds)
+        return _acts[key]
 
     with pytest.MonkeyPatch.context() as patch:
         for name, algorithm in algorithms.items():

@@ -1,15 +1,16 @@
 """Runs of several seeds that are interrupted and go on, all seeds together or one of them alone."""
 
 import json
+import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from seer_jax import files, train
-from seer_jax.run import checkpoint, continuation, evaluation, run_dir
-from seer_jax.run.loop import RunStopped
+from seer_jax import evaluate, files, train
+from seer_jax.run import checkpoint, continuation, evaluation, policy, run_dir, transfer
+from seer_jax.run.loop import Loop, RunStopped
 from seer_jax.run.resolve import resolve
 from seer_jax.seer import handover
 from tests.helpers.runs import (
@@ -232,3 +233,77 @@ def test_directory_of_something_else_is_not_used_for_seeds(fake_envs, whole, tmp
             resume(tmp_path / "run")
         assert contents(tmp_path) == before
         (tmp_path / "run" / "notes").write_text("mine")
+
+
+def spoil(seed, monkeypatch):
+    """Makes the parameters of a seed, numbered from 0 on, not a number after 70 steps."""
+    vector_step = Loop.vector_step
+
+    def step(loop, steps_of_seeds, **arguments):
+        vector_step(loop, steps_of_seeds, **arguments)
+        if seed in loop._seeds and loop._seeds[seed].progress.env_steps >= 70:
+            spoilt = jax.tree.map(lambda x: x.at[seed].set(np.nan) if x.dtype == np.float32 else x, loop._state.train)
+            loop._state.train = spoilt
+
+    monkeypatch.setattr(Loop, "vector_step", step)
+
+
+def train_command(directory, monkeypatch, *arguments, **changes):
+    monkeypatch.setattr(train.cli, "loaded", lambda config: config_of(**changes))
+    return train.main(["train", "--config=configs/rainbow_atari.py", f"--run_dir={directory}", *arguments])
+
+
+def test_seed_that_is_not_finite_stops_alone_and_does_not_harm_the_others(
+    fake_envs, whole, tmp_path, monkeypatch, capsys
+):
+    run, changes = tmp_path / "run", {"on_nan": "stop_seed"}
+    spoil(0, monkeypatch)
+    kill_at(handover, "_load_chunk", 1, monkeypatch, lambda: train_command(run, monkeypatch, **changes))
+    error = capsys.readouterr().err
+    message = "train: seed 5 stops, and the others go on: a loss or a parameter is not finite after 7"
+    assert error.count(message) == error.count("seed 5") == 1
+    assert f"the last good checkpoint is {run / 'seed-5' / 'checkpoints' / '000002'}" in error
+    stopped = run_dir.read_manifest(run)["stopped_seeds"]
+    assert list(stopped) == ["5"]
+    assert 70 <= stopped["5"] < 80
+    untouched = contents(run / "seed-5")
+
+    assert train_command(run, monkeypatch, "--resume", **changes) == 0
+    assert_seeds_equal(run, whole, seeds=["seed-6"])
+    assert contents(run / "seed-5") == untouched
+    assert "seed 5 stopped" in capsys.readouterr().out
+    trees, _ = saved_in(run / "seed-5")
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["train"]["params"]))
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "ignore"])
+def test_seed_that_is_not_finite_stops_all_unless_it_is_ignored(fake_envs, tmp_path, monkeypatch, capsys, on_nan):
+    spoil(1, monkeypatch)
+    assert train_command(tmp_path / "run", monkeypatch, on_nan=on_nan) == (on_nan == "stop")
+    error = capsys.readouterr().err
+    assert ("seed-6/checkpoints/000002; lower agent.learning_rate" in error) == (on_nan == "stop")
+    ended = [records(tmp_path / "run" / name)[-1]["kind"] == "end" for name in SEEDS]
+    assert ended == [on_nan == "ignore"] * 2
+    assert "stopped_seeds" not in run_dir.read_manifest(tmp_path / "run")
+
+
+def test_evaluation_of_a_run_plays_each_seed_as_if_it_were_alone(fake_envs, whole, tmp_path, capsys):
+    assert evaluate.main(["evaluate", f"--run_dir={whole}"]) == 0
+    together = capsys.readouterr().out
+    for name in SEEDS:
+        assert evaluate.main(["evaluate", f"--run_dir={whole / name}", "--best"]) == 0
+        steps = records(whole / name)[-1]["env_steps"]
+        assert f"seed {name[-1]}, after {steps} agent steps" in " ".join(together.split())
+    assert "score of 2 seeds: " in together
+
+
+def test_run_of_several_seeds_where_one_is_needed_is_refused_in_one_line(fake_envs, whole, tmp_path, capsys):
+    message = f"{whole} holds a run of 2 seeds; name the directory of one of them: seed-5, seed-6"
+    with pytest.raises(train.ConfigError, match=re.escape(message)):
+        policy.load_policy(whole)
+    with pytest.raises(transfer.TransferError, match=re.escape(f"seer.init_from={message}")):
+        train.run(config_of(seer__init_from=str(whole)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert evaluate.main(["evaluate", f"--run_dir={whole}", "--video"]) == 2
+    assert only_error_line(capsys) == f"evaluate: --video: {message}\n"
+    policy.load_policy(whole / "seed-5", best=True)
