@@ -10,6 +10,7 @@ from typing import Any
 from seer_jax.fields import UNSET, flag, integer, real, text
 
 FIRST_STACKS = ("black", "repeat")
+MAX_SEEDS = 1024
 LATENT_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -93,7 +94,7 @@ class RunConfig:
 
     seed: int = integer(0, "seed of all random numbers of the run")
     num_seeds: int = integer(
-        1, "runs that are trained together, with the seeds `seed`, `seed` + 1 and so on", low=1, high=1024
+        1, "runs that are trained together, with the seeds `seed`, `seed` + 1 and so on", low=1, high=MAX_SEEDS
     )
     total_steps: int = integer(500_000, "agent steps of the run", low=1)
     learn_start: int = integer(1600, "agent steps before the first update", low=1)

@@ -2,6 +2,8 @@
 
 python -m seer_jax.evaluate --run_dir=runs/NAME [--episodes=N] [--best] [--video] [--config=FILE]
 
+The seeds of a run of several are played together; DIR/seed-N names one of them.
+
 --config names the run's configuration file if that file holds code of yours: an agent, a suite, a Haiku encoder.
 """
 
@@ -17,6 +19,7 @@ import os
 import pathlib
 import time
 import traceback
+from collections.abc import Sequence
 
 import imageio.v2 as imageio
 import jax
@@ -31,7 +34,8 @@ from seer_jax.config import RunConfig
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError
 from seer_jax.fields import ConfigError
-from seer_jax.run import evaluation, policy
+from seer_jax.run import evaluation, group, policy
+from seer_jax.seer.placement import Placement
 
 _VIDEO_SCALE = 4  # a stored frame is small: its pixels are repeated
 _FRAMES_PER_SECOND = 60
@@ -61,19 +65,18 @@ def _evaluate(values: flags.FlagValues) -> int:
     run_dir = pathlib.Path(values.run_dir)
     if not (run_dir / "config.json").is_file():
         raise cli.UsageError(f"--run_dir={run_dir} is not the directory of a run: it holds no config.json")
+    seeds = group.seeds_in(run_dir) or [run_dir]
+    if values.video and len(seeds) > 1:
+        raise cli.UsageError(f"--video: {run_dir} {group.name_seeds(seeds)}")
     trusted = None if values.config is None else cli.loaded(values.config)
-    saved = _read_saved(run_dir, trusted, best=values.best)
-    config = dataclasses.replace(saved.config, eval_episodes=values.episodes or saved.config.eval_episodes)
+    saved = [_read_saved(path, trusted, best=values.best) for path in seeds]
+    config = dataclasses.replace(saved[0].config, eval_episodes=values.episodes or saved[0].config.eval_episodes)
     if values.video:
         _make_video_dir(run_dir)
     cli.use_compilation_cache()
-    env = registry.make_env(config, training=False)
+    frames: list[np.ndarray] | None = [] if values.video else None
     try:
-        agent, params = saved.make_agent(env.action_spec)
-        frames: list[np.ndarray] | None = [] if values.video else None
-        act = evaluation.make_act(agent, first_stack=config.env.first_stack)
-        key = jax.random.PRNGKey(config.seed)
-        (played,) = evaluation.play(act, params, env, key, frame_stack=config.env.frame_stack, frames=frames)
+        played = _play(config, saved, frames)
     except files.DamagedFileError as error:
         raise cli.UsageError(f"--run_dir={run_dir} has no parameters for its configuration: {error}") from None
     except (EnvironmentFailedError, InvalidTimeStepError) as error:
@@ -81,13 +84,37 @@ def _evaluate(values: flags.FlagValues) -> int:
             traceback.print_exception(error.__cause__)
         _warn(str(error))
         return 1
-    finally:
-        env.close()
-    _print_table(config, saved.env_steps, played)
+    for each, episodes in zip(saved, played, strict=True):
+        _print_table(each, episodes, name_seed=len(saved) > 1)
+    if len(saved) > 1:
+        means = np.array([episodes.scores.mean() for episodes in played])
+        print(f"score of {len(saved)} seeds: {means.mean():,.1f} ± {means.std(ddof=1):,.1f}")
     if frames:
-        name = f"{saved.env_steps:09d}-{time.strftime('%Y%m%d-%H%M%S')}.mp4"  # no video replaces another
+        name = f"{saved[0].env_steps:09d}-{time.strftime('%Y%m%d-%H%M%S')}.mp4"  # no video replaces another
         _write_video(run_dir / "videos" / name, frames, action_repeat=config.env.action_repeat)
     return 0
+
+
+def _play(
+    config: RunConfig, saved: Sequence[policy.SavedRun], frames: list[np.ndarray] | None
+) -> list[evaluation.Episodes]:
+    """Plays with the parameters of all seeds at once, `config` being that of the first; returns each one's episodes."""
+    place = Placement(len(saved))
+    env = registry.make_env(config, training=False, pools=[0] * len(saved))
+    try:
+        agents, params = zip(*(each.make_agent(env.action_spec) for each in saved), strict=True)
+        act = evaluation.make_act(agents[0], first_stack=config.env.first_stack, map_seeds=place.map_seeds)
+        return evaluation.play(
+            act,
+            place.stack(params, lanes=False),
+            env,
+            place.stack([jax.random.PRNGKey(each.config.seed) for each in saved], lanes=False),
+            num_seeds=len(saved),
+            frame_stack=config.env.frame_stack,
+            frames=frames,
+        )
+    finally:
+        env.close()
 
 
 def _warn(message: str) -> None:
@@ -121,8 +148,10 @@ def _write_video(path: pathlib.Path, frames: list[np.ndarray], *, action_repeat:
     print(f"video of the first episode: {path}")
 
 
-def _print_table(config: RunConfig, env_steps: int, played: evaluation.Episodes) -> None:
-    table = rich.table.Table(title=f"{config.env.task} after {env_steps:,} agent steps")
+def _print_table(saved: policy.SavedRun, played: evaluation.Episodes, *, name_seed: bool) -> None:
+    config = saved.config
+    name = f"{config.env.task}, seed {config.seed}," if name_seed else config.env.task
+    table = rich.table.Table(title=f"{name} after {saved.env_steps:,} agent steps")
     for column in ("episode", "score", "agent steps"):
         table.add_column(column, justify="right")
     for i, (score, length) in enumerate(zip(played.scores, played.lengths, strict=True)):

@@ -31,6 +31,7 @@ from seer_jax.fields import ConfigError
 from seer_jax.run import (
     assembly,
     continuation,
+    group,
     lock,
     metrics,
     needs,
@@ -45,7 +46,7 @@ from seer_jax.run import (
 from seer_jax.run import run_dir as run_dir_lib
 from seer_jax.run.loop import CheckpointSaveError, Loop, NonFiniteError, RunStopped
 from seer_jax.run.records import Receiver, Record
-from seer_jax.run.seed import configs_of, directories_of
+from seer_jax.run.seed import directories_of
 from seer_jax.seer import handover
 
 _REFUSALS = (ConfigError, transfer.TransferError, files.DamagedFileError)
@@ -92,11 +93,8 @@ def run(
     """
     config = config if isinstance(config, RunConfig) else resolve.resolve(config)
     directory = run_dir_lib.locate(run_dir)
-    with contextlib.ExitStack() as locks:
-        check_run_dir = locks.enter_context(lock.hold(directory, _warn))
+    with group.hold(directory, config, resume=resume, warn=_warn) as check_run_dir:
         try:
-            if config.num_seeds > 1:
-                check_run_dir = _hold_seeds(directory, config, resume, locks, check_run_dir)
             end = _run_in(directory, config, resume, stop, receivers, arguments, check_run_dir)
         except Exception:
             check_run_dir()  # without the directory, any other error follows from its loss
@@ -115,12 +113,11 @@ def _run_in(
     check_run_dir: Callable[[], None],
 ) -> Record:
     """Does what `run` does, in a directory that is locked; `check_run_dir` is as `lock.hold` yields it."""
-    saved, changed, started = None, {}, resume and run_dir_lib.is_started(directory)
-    seed_directories = directories_of(config, directory)
+    saved, started = None, resume and run_dir_lib.is_started(directory)
     if started:
         changed = continuation.changes(config, directory)
         with status.activity("checking the newest checkpoint"):
-            saved = continuation.find_checkpoints(directory, config, changed, _warn)
+            saved = group.find_checkpoints(config, directory, changed, _warn)
     source = pathlib.Path(config.seer.init_from) if config.seer.init_from is not None and saved is None else None
     if source is not None:
         transfer.check(config, source)
@@ -131,14 +128,7 @@ def _run_in(
         plan.refuse_if_too_large(config, needs.sizes(parts), plan.this_device())
         encoder = None if source is None else transfer.load_encoder(source, parts.full.state.params)
         if not started:
-            if resume:
-                run_dir_lib.clear_unstarted(directory)
-            if config.num_seeds == 1:
-                run_dir_lib.check_empty(directory)
-            for seed_config, seed_directory in zip(configs_of(config), seed_directories, strict=True):
-                if seed_directory != directory and not run_dir_lib.is_started(seed_directory):
-                    run_dir_lib.start(seed_config, seed_directory, arguments)
-            run_dir_lib.start(config, directory, arguments)
+            group.start(config, directory, arguments, resume=resume)
         loop = Loop(
             parts,
             env,
@@ -155,38 +145,15 @@ def _run_in(
     try:
         print(f"run directory: {directory}", flush=True)
         _print_warnings(config)  # what refuses the run has passed
-        if changed:
-            done = max((each.progress["env_steps"] for each in saved or () if each), default=0)
-            record = functools.partial(continuation.record_changes, env_steps=done, arguments=arguments)
-            record(config, directory, changed)
-            for seed_config, seed_directory in zip(configs_of(config), seed_directories, strict=True):
-                if seed_directory != directory and (differ := run_dir_lib.differences(seed_config, seed_directory)):
-                    record(seed_config, seed_directory, differ)
-            _warn(
-                "goes on with " + ", ".join(f"{name}={now} (was {before})" for name, (before, now) in changed.items())
-            )
+        if started:
+            steps = zip(directories_of(config, directory), saved or (), strict=False)
+            env_steps = {path: each.progress["env_steps"] for path, each in steps if each is not None}
+            if changed := group.record_changes(config, directory, env_steps=env_steps, arguments=arguments):
+                values = (f"{name}={now} (was {before})" for name, (before, now) in changed.items())
+                _warn(f"goes on with {', '.join(values)}")
         return loop.train(stop)
     finally:
         loop.close()
-
-
-def _hold_seeds(
-    directory: pathlib.Path,
-    config: RunConfig,
-    resume: bool,
-    locks: contextlib.ExitStack,
-    check_run_dir: Callable[[], None],
-) -> Callable[[], None]:
-    """Locks the directories of several seeds, and returns the check of all directories."""
-    if not resume:
-        run_dir_lib.check_empty(directory)
-    checks = [locks.enter_context(lock.hold(each, _warn)) for each in directories_of(config, directory)]
-
-    def check() -> None:
-        for each in (check_run_dir, *checks):
-            each()
-
-    return check
 
 
 def _print_warnings(config: RunConfig) -> None:

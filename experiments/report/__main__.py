@@ -24,7 +24,16 @@ from experiments.report.records import RunRecords
 from seer_jax import cli
 
 # Runs that differ only in these fields belong to the same arm.
-_IGNORED_FIELDS = ("seed", "total_steps", "log_every", "eval_every", "checkpoint_every", "params_every")
+_IGNORED_FIELDS = (
+    "seed",
+    "total_steps",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "params_every",
+    "mesh.seed",
+    "mesh.data",
+)
 
 
 def main(argv: list[str]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from experiments.report import records
 from experiments.report.records import RecordsError, RunRecords
-from seer_jax.run import run_dir
+from seer_jax.run import group, run_dir
 
 _KEPT_SUFFIX = ".jsonl"
 
@@ -48,9 +48,9 @@ def _members(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _run_dirs(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the run directories at or below a directory, in order of their names."""
+    """Yields the run directories at or below a directory, in order of their names; of a run of several seeds theirs."""
     for directory, below, files in os.walk(path):
-        if {run_dir.CONFIG_FILE, run_dir.METRICS_FILE} & set(files):
+        if {run_dir.CONFIG_FILE, run_dir.METRICS_FILE} & set(files) and not group.seeds_in(pathlib.Path(directory)):
             below.clear()
             yield pathlib.Path(directory)
         below.sort()

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
-from seer_jax.run import resolve, run_dir
+from seer_jax.run import group, resolve, run_dir
 from seer_jax.run.records import Record
 
 Kind = Literal["train", "episode", "eval", "freeze", "checkpoint", "end"]
@@ -116,7 +116,7 @@ def read(path: pathlib.Path, arm: str | None = None) -> RunRecords:
             config = resolve.plain_values(run_dir.read_config(path))
             manifest: Any = run_dir.read_manifest(path)
             lines = run_dir.read_records(path / run_dir.METRICS_FILE)
-            run = RunRecords(path.name, arm or _default_arm(config), config, manifest, lines)
+            run = RunRecords(_name(path), arm or _default_arm(config), config, manifest, lines)
         else:
             head, *lines = run_dir.read_records(path) or [{}]
             config = resolve.plain_values(resolve.stored_config(head["config"]))
@@ -127,6 +127,12 @@ def read(path: pathlib.Path, arm: str | None = None) -> RunRecords:
         what = "is a damaged run" if path.is_dir() else "is neither a run directory nor a file of records"
         raise RecordsError(f"{path} {what} ({reason})") from None
     return run
+
+
+def _name(directory: pathlib.Path) -> str:
+    """Returns the name of a run; that of a seed of several holds the name of their run."""
+    parent = directory.absolute().parent
+    return f"{parent.name}/{directory.name}" if group.seeds_in(parent) else directory.name
 
 
 def _check_fields(run: RunRecords) -> None:

@@ -12,6 +12,7 @@ from experiments.runner import budget
 from seer_jax import cli
 from seer_jax.config import RunConfig
 from seer_jax.envs import registry
+from seer_jax.fields import ConfigError
 from seer_jax.run import assembly, needs, resolve
 
 SCALES = ("smoke", "cpu", "paper")
@@ -71,9 +72,15 @@ class Run:
 
         Raises:
           UsageError: the configuration file cannot be read, or has no field of an override's name.
-          ConfigError: a value is invalid.
+          ConfigError: a value is invalid, or the run has several seeds.
         """
-        return resolve.resolve(cli.read_config(self.arguments(runs_dir)))
+        config = resolve.resolve(cli.read_config(self.arguments(runs_dir)))
+        if config.num_seeds > 1:
+            raise ConfigError(
+                f"num_seeds={config.num_seeds}: each seed of {self.name} is trained in a process of its own; leave"
+                " num_seeds out, and give their number with --seeds"
+            )
+        return config
 
     def estimate_memory(self) -> int:
         """Returns an estimate of the run's peak memory in bytes."""

@@ -79,7 +79,7 @@ def save(
     progress: dict[str, Any],
     trees: dict[str, Any],
     ring: SeedRing,
-    kept: int = 2,
+    kept: int | None = 2,
 ) -> Checkpoint:
     """Writes a checkpoint and removes all but the newest ones.
 
@@ -92,7 +92,7 @@ def save(
       progress: counters of the run, for JSON.
       trees: trees of arrays by name.
       ring: the ring, which is read chunk by chunk.
-      kept: how many checkpoints stay, this one included.
+      kept: how many checkpoints stay, this one included; None removes none, for `remove_old` to do it later.
 
     Raises:
       StateOnlyError: there is room for the trees only; they are written, and the newest earlier checkpoint is intact.
@@ -111,7 +111,8 @@ def save(
         saved = _save_in_place_of(numbered(directory)[:-1], target, progress, write)
         if saved is None:
             raise StateOnlyError(error.errno, error.strerror) from None
-    remove_old(directory, number, kept=kept)
+    if kept is not None:
+        remove_old(directory, number, kept=kept)
     return saved
 
 
@@ -191,9 +192,16 @@ def newest(directory: pathlib.Path, warn: Callable[[str], None], *, state_only: 
     return None
 
 
-def number_of(saved: Checkpoint) -> int:
-    """Returns the number of a checkpoint."""
-    return _number(saved.directory)
+def numbers(directory: pathlib.Path) -> list[int]:
+    """Returns the numbers of complete checkpoints, in order."""
+    return [_number(path) for path in numbered(directory)]
+
+
+def remove_newer(directory: pathlib.Path, number: int) -> None:
+    """Removes the complete checkpoints that are newer than the one of this number."""
+    for path in numbered(directory):
+        if _number(path) > number:
+            remove(path)
 
 
 def read(directory: pathlib.Path, number: int) -> Checkpoint:
@@ -202,10 +210,8 @@ def read(directory: pathlib.Path, number: int) -> Checkpoint:
     try:
         return _read(path, state_only=False)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path}, the newest that all seeds have, cannot be read ({type(error).__name__}); continue each"
-            " seed alone with --run_dir=RUN_DIR/seed-N --resume"
-        ) from None
+        reason = str(error) if isinstance(error, CheckpointError) else f"is damaged ({type(error).__name__})"
+        raise CheckpointError(f"checkpoint {path} {reason}") from None
 
 
 def _read(path: pathlib.Path, *, state_only: bool) -> Checkpoint:

@@ -9,7 +9,7 @@ from typing import Any
 from seer_jax import files
 from seer_jax.config import RunConfig
 from seer_jax.fields import ConfigError
-from seer_jax.run import checkpoint, resolve, run_dir, seed
+from seer_jax.run import checkpoint, resolve, run_dir
 
 # Nothing that a run did before depends on these fields.
 CHANGEABLE = (
@@ -40,39 +40,6 @@ def changes(config: RunConfig, directory: pathlib.Path) -> run_dir.Differences:
     return differ
 
 
-def find_checkpoints(
-    directory: pathlib.Path, config: RunConfig, changed: run_dir.Differences, warn: Callable[[str], None]
-) -> list[checkpoint.Checkpoint | None] | None:
-    """Returns each seed's checkpoint to go on from; None if the run never wrote any and starts anew.
-
-    A run of several seeds goes on from the newest checkpoint that all of them have. A seed that stopped for good has
-    None in the list.
-
-    Args:
-      directory: directory of the run.
-      config: its configuration.
-      changed: from `changes`.
-      warn: receives one line about each newer checkpoint that cannot be used, or about a new start.
-
-    Raises:
-      CheckpointError: there were checkpoints, and none of them can be used.
-      ConfigError: the run has gone on past the new `total_steps`.
-    """
-    if config.num_seeds == 1:
-        saved = find_checkpoint(directory, changed, warn)
-        return None if saved is None else [saved]
-    stopped = run_dir.stopped_seeds(directory)
-    paths = [
-        None if each.seed in stopped else path
-        for each, path in zip(seed.configs_of(config), seed.directories_of(config, directory), strict=True)
-    ]
-    found = [None if path is None else find_checkpoint(path, changed, warn) for path in paths]
-    if any(each is None and path is not None for each, path in zip(found, paths, strict=True)):
-        return None
-    common = min(checkpoint.number_of(each) for each in found if each is not None)
-    return [None if path is None else checkpoint.read(path / checkpoint.DIRECTORY, common) for path in paths]
-
-
 def find_checkpoint(
     directory: pathlib.Path, changed: run_dir.Differences, warn: Callable[[str], None]
 ) -> checkpoint.Checkpoint | None:
@@ -96,12 +63,18 @@ def find_checkpoint(
                 " back, or name a new directory"
             )
         warn(f"no checkpoint was written yet: the run starts anew, without the {len(kinds):,} lines of its metrics")
-    elif "total_steps" in changed and changed["total_steps"][1] <= saved.progress["env_steps"]:
+    else:
+        check_total_steps(directory, saved, changed)
+    return saved
+
+
+def check_total_steps(directory: pathlib.Path, saved: checkpoint.Checkpoint, changed: run_dir.Differences) -> None:
+    """Raises ConfigError if the run in a directory has gone on past its new `total_steps`."""
+    if "total_steps" in changed and changed["total_steps"][1] <= saved.progress["env_steps"]:
         raise ConfigError(
             f"total_steps={changed['total_steps'][1]} is not past the {saved.progress['env_steps']} agent steps that"
             f" the run in {directory} has done; raise it"
         )
-    return saved
 
 
 def record_changes(

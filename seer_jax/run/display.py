@@ -2,8 +2,10 @@
 
 import datetime
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import rich.console
 import rich.table
 
@@ -11,6 +13,20 @@ from seer_jax import status
 from seer_jax.config import RunConfig
 from seer_jax.envs import atari_scores
 from seer_jax.run.records import Record
+
+
+class End(NamedTuple):
+    """The end of a seed.
+
+    Attributes:
+      record: of kind `end`.
+      evals: the records of the first and the last evaluation, or of the only one.
+      phases: names of its phases.
+    """
+
+    record: Record
+    evals: Sequence[Record]
+    phases: Sequence[str]
 
 
 class Display:
@@ -38,8 +54,7 @@ class Display:
             progress = {"phase": record["phase"], "steps": f"{steps}/{self._config.total_steps:,}"}
             fields |= progress | {"froze": f"{_moved(record)} after {steps} steps"}
         elif kind == "eval":
-            spread = f"{record['eval_return_mean']:,.1f} ± {record['eval_return_std']:,.1f}"
-            fields |= {"evaluation": f"{spread} after {record['env_steps']:,} steps"}
+            fields |= {"evaluation": f"{_score(record)} after {record['env_steps']:,} steps"}
         else:
             return
         if not status.on_terminal():
@@ -78,26 +93,27 @@ class Display:
             return "-"
         return str(datetime.timedelta(seconds=round(max(self._config.total_steps - env_steps, 0) / rate)))
 
-    def end(self, seed: int, record: Record, evals: Sequence[Record], phases: Sequence[str]) -> None:
-        """Prints the costs and the scores of a seed.
+    def end(self, ends: Mapping[int, End]) -> None:
+        """Prints the costs and the scores of a run of one seed, or the scores of several.
 
         Args:
-          seed: the seed.
-          record: the record of kind `end`.
-          evals: the records of the first and the last evaluation, or of the only one.
-          phases: names of its phases.
+          ends: by seed, of those that have not stopped.
         """
         self.close()
-        task = self._config.env.task
-        name = f"{task}, seed {seed}" if len(self._fields) > 1 else task
-        self._console.print(_phase_table(f"{name}, {record['env_steps']:,} agent steps", record, phases))
-        scores = ", ".join(
-            f"{each['eval_return_mean']:,.1f} ± {each['eval_return_std']:,.1f} after {each['env_steps']:,} steps"
-            for each in evals
-        )
-        reference = atari_scores.REFERENCE_SCORES.get(task)
+        reference = atari_scores.REFERENCE_SCORES.get(self._config.env.task)
         random = f"; random play scores {reference.random:,.1f}" if reference else ""
-        self._console.print(f"evaluation of {self._config.eval_episodes} episodes: {scores}{random}")
+        episodes = f"of {self._config.eval_episodes} episodes"
+        if len(self._fields) == 1:
+            ((record, evals, phases),) = ends.values()
+            title = f"{self._config.env.task}, {record['env_steps']:,} agent steps"
+            self._console.print(_phase_table(title, record, phases))
+            scores = ", ".join(f"{_score(each)} after {each['env_steps']:,} steps" for each in evals)
+            self._console.print(f"evaluation {episodes}: {scores}{random}")
+            return
+        self._console.print(_seed_table(f"{self._config.env.task}, evaluations {episodes}{random}", ends))
+        for seed in self._fields:
+            if seed not in ends:
+                self._console.print(f"seed {seed} stopped: a loss or a parameter was not finite")
 
     def close(self) -> None:
         """Ends the live table."""
@@ -106,6 +122,26 @@ class Display:
 
 def _seeds(config: RunConfig) -> range:
     return range(config.seed, config.seed + config.num_seeds)
+
+
+def _score(record: Record) -> str:
+    return f"{record['eval_return_mean']:,.1f} ± {record['eval_return_std']:,.1f}"
+
+
+def _seed_table(title: str, ends: Mapping[int, End]) -> rich.table.Table:
+    """Returns the first and the last score of each seed, and the mean over seeds."""
+    table = rich.table.Table(title=title)
+    for column in ("seed", "agent steps", "first score", "last score", "agent steps/s"):
+        table.add_column(column, justify="right")
+    for i, (seed, (record, evals, phases)) in enumerate(ends.items(), start=1):
+        speed = f"{record[f'{phases[-1]}_steps_per_second']:,.0f}"
+        scores = _score(evals[0]), _score(evals[-1])
+        table.add_row(str(seed), f"{record['env_steps']:,}", *scores, speed, end_section=i == len(ends))
+    if len(ends) > 1:
+        means = np.array([[each.evals[i]["eval_return_mean"] for each in ends.values()] for i in (0, -1)])
+        spread = [f"{scores.mean():,.1f} ± {scores.std(ddof=1):,.1f}" for scores in means]
+        table.add_row("mean", "", *spread, "")
+    return table
 
 
 def _moved(record: Record) -> str:

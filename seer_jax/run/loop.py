@@ -95,12 +95,15 @@ class Loop:
         configs, directories = configs_of(self._config), directories_of(self._config, self._run_dir)
         seeds: dict[int, Seed] = {}
         for i, (config, directory) in enumerate(zip(configs, directories, strict=True)):
-            if saved is not None and saved[i] is None:
+            start = None if saved is None else saved[i]
+            if start is None and saved is not None:
                 continue
+            if self._config.num_seeds > 1:  # newer ones are of a seed that goes back to where the others are
+                checkpoint.remove_newer(directory / checkpoint.DIRECTORY, start.progress["pool"] if start else 0)
             seeds[i] = Seed(
                 config,
                 directory,
-                saved=None if saved is None else saved[i],
+                saved=start,
                 phase=self._state.phase,
                 receivers=[functools.partial(self._display.show, config.seed), *receivers],
                 warn=self._warn,
@@ -371,10 +374,14 @@ class Loop:
             if config.on_nan == "stop" or len(self._seeds) == 1:
                 raise NonFiniteError(message)
             self._warn(f"seed {self._seeds[i].config.seed} stops, and the others go on: {message}")
-            run_dir_lib.record_stopped_seed(
-                self._run_dir, self._seeds[i].config.seed, self._seeds[i].progress.env_steps
-            )
+            self._record_stopped(self._seeds[i])
             self._seeds.pop(i).close()
+
+    def _record_stopped(self, seed: Seed) -> None:
+        try:
+            run_dir_lib.record_stopped_seed(self._run_dir, seed.config.seed, seed.progress.env_steps)
+        except (OSError, ValueError) as error:
+            self._warn_of_failed_write(f"{run_dir_lib.MANIFEST_FILE} does not say that the seed stopped ({error})")
 
     def _keep_params(self, seeds: Iterable[int]) -> None:
         params = self._parts.placement.unstack(self._state.train.params)
@@ -398,9 +405,9 @@ class Loop:
                 each.write("checkpoint", {})
                 best.remove_unused(each.run_dir, each.progress)
             elif each.progress.env_steps >= self._config.total_steps:
-                raise CheckpointSaveError(each.describe_failed_save(error)) from None
+                raise CheckpointSaveError(each.describe_failed_save(error, self._run_dir)) from None
             else:
-                each.warn_of_failed_write(each.describe_failed_save(error))
+                each.warn_of_failed_write(each.describe_failed_save(error, self._run_dir))
 
     def _warn_of_failed_write(self, message: str) -> None:
         self._check_run_dir()  # without the directory no write succeeds, and the run ends
@@ -409,12 +416,13 @@ class Loop:
     def _end(self) -> Record:
         params = self._parts.placement.unstack(self._state.train.params)
         records = {each.config.seed: each.end(params[i]) for i, each in self._seeds.items()}
-        for each in self._seeds.values():
-            self._display.end(
-                each.config.seed, records[each.config.seed], each.progress.evals, list(each.progress.costs)
-            )
-        only, *others = records.values()
-        return {"kind": "end", "seeds": records} if others else only
+        self._display.end(
+            {
+                each.config.seed: display.End(records[each.config.seed], each.progress.evals, list(each.progress.costs))
+                for each in self._seeds.values()
+            }
+        )
+        return {"kind": "end", "seeds": records} if self._config.num_seeds > 1 else records[self._config.seed]
 
     def close(self) -> None:
         """Closes files, display and environments."""

@@ -18,7 +18,7 @@ from seer_jax.envs import registry
 from seer_jax.envs.timestep import TimeStep
 from seer_jax.fields import ConfigError
 from seer_jax.run import best as best_lib
-from seer_jax.run import checkpoint, evaluation, resolve, run_dir
+from seer_jax.run import checkpoint, evaluation, group, resolve, run_dir
 
 
 class SavedRun(NamedTuple):
@@ -61,10 +61,13 @@ def read_saved(
       best: read the training state of the best evaluation, which runs with `keep_best=True` keep.
 
     Raises:
-      ConfigError: the configuration cannot be used here, or imports code that `trusted` does not name.
+      ConfigError: the configuration is that of several seeds, cannot be used here, or imports code that `trusted` does not
+        name.
       DamagedFileError: there are no parameters that can be read.
     """
     config = run_dir.read_config(directory)
+    if seeds := group.seeds_in(directory):
+        raise ConfigError(f"{directory} {group.name_seeds(seeds)}")
     if code := run_dir.foreign_code(config, trusted):
         raise ConfigError(f"the run imports code of yours, {code}; if you trust it, add its configuration file")
     source = directory / (best_lib.DIRECTORY if best else checkpoint.DIRECTORY)

@@ -7,7 +7,7 @@ import json
 import pathlib
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from seer_jax.run import lock, resolve
 from seer_jax.run.records import Record
 
 CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.json", "manifest.json", "metrics.jsonl"
+START_FILES = tuple(f"{name}{suffix}" for name in (CONFIG_FILE, MANIFEST_FILE) for suffix in ("", files.PARTIAL))
 _PARENT = pathlib.Path("runs")  # of directories that no user named
 Differences = dict[str, list[Any]]  # value there, in the directory, and value here, by dotted name
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
@@ -71,10 +72,10 @@ def new(config: RunConfig) -> Iterator[pathlib.Path]:
         lock.remove_empty(made)
 
 
-def check_empty(run_dir: pathlib.Path) -> None:
-    """Raises ConfigError if a directory holds anything beside its lock."""
+def check_empty(run_dir: pathlib.Path, apart_from: Collection[str] = ()) -> None:
+    """Raises ConfigError if a directory holds anything beside its lock and what has one of these names."""
     try:
-        if all(path.name == lock.LOCK_FILE for path in run_dir.iterdir()):
+        if all(path.name in (lock.LOCK_FILE, *apart_from) for path in run_dir.iterdir()):
             return
     except OSError as error:
         raise lock.unwritable(run_dir, error) from None
@@ -111,7 +112,14 @@ def is_started(run_dir: pathlib.Path) -> bool:
 
 def clear_unstarted(run_dir: pathlib.Path) -> None:
     """Removes the files of a `start` that was interrupted, and nothing else."""
-    for name in (MANIFEST_FILE, f"{MANIFEST_FILE}{files.PARTIAL}", f"{CONFIG_FILE}{files.PARTIAL}"):
+    for name in START_FILES:
+        if name != CONFIG_FILE:
+            (run_dir / name).unlink(missing_ok=True)
+
+
+def clear_start(run_dir: pathlib.Path) -> None:
+    """Removes the files of a `start`, also of a complete one, and nothing else."""
+    for name in START_FILES:
         (run_dir / name).unlink(missing_ok=True)
 
 

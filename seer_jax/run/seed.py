@@ -204,14 +204,19 @@ class Seed:
             },
         )
 
-    def describe_failed_save(self, error: OSError) -> str:
-        """Returns the line about a checkpoint that could not be written: what there is instead, and what to do."""
+    def describe_failed_save(self, error: OSError, run_dir: pathlib.Path) -> str:
+        """Returns the line about a checkpoint that could not be written: what there is instead, and what to do.
+
+        Args:
+          error: why it could not be written.
+          run_dir: directory of the run, which may be one of several seeds.
+        """
         message = f"no checkpoint after {self.progress.env_steps:,} steps ({error.strerror})"
         if isinstance(error, checkpoint.StateOnlyError):
             message += "; the training state alone is saved, for evaluate and seer.init_from"
             if not checkpoint.numbered(self.run_dir / checkpoint.DIRECTORY):
                 return f"{message}; there is no earlier checkpoint to resume from"
-        return f"{message}; earlier ones are intact; continue with --run_dir={shlex.quote(str(self.run_dir))} --resume"
+        return f"{message}; earlier ones are intact; continue with --run_dir={shlex.quote(str(run_dir))} --resume"
 
     def describe_bad_numbers(self) -> str:
         """Returns the line about a loss or a parameter that is not finite."""

@@ -66,7 +66,8 @@ def _stack_actors(place: Placement, actors: Sequence[Actor]) -> Actor:
 def save(state: RunState, parts: Assembly, seeds: Mapping[int, Seed]) -> dict[int, OSError | None]:
     """Writes a checkpoint of each of some seeds.
 
-    Earlier checkpoints stay until those of all seeds are complete, so that an interrupted run finds one that all have.
+    Several seeds have a checkpoint if all of them do, apart from the last one: if that of one seed cannot be written,
+    those of the others are removed. Earlier ones stay until then, so that an interrupted run finds one that all have.
 
     Args:
       state: the state.
@@ -81,6 +82,7 @@ def save(state: RunState, parts: Assembly, seeds: Mapping[int, Seed]) -> dict[in
     trains, actors = place.unstack(state.train), place.unstack(state.actor)
     rings = PlacedRing.of(place, parts.phase(state.phase).ring_spec, state.ring)
     errors: dict[int, OSError | None] = {}
+    alone = len(seeds) == 1
     for i, seed in seeds.items():
         try:
             with status.activity(f"writing the checkpoint after {seed.progress.env_steps:,} steps"):
@@ -90,15 +92,19 @@ def save(state: RunState, parts: Assembly, seeds: Mapping[int, Seed]) -> dict[in
                     progress=seed.progress.to_json() | {"metrics_bytes": seed.metrics.sync()},
                     trees={"train": trains[i], "actor": actors[i]},
                     ring=rings[i],
-                    kept=kept + (len(seeds) > 1),
+                    kept=kept if alone else None,
                 )
             errors[i] = None
         except OSError as error:
             errors[i] = error
-    if len(seeds) > 1:
-        for i, seed in seeds.items():
-            if errors[i] is None:
-                checkpoint.remove_old(seed.run_dir / checkpoint.DIRECTORY, seed.progress.pool, kept=kept)
+    failed = next((error for error in errors.values() if error is not None), None)
+    for i, seed in seeds.items():
+        directory, number = seed.run_dir / checkpoint.DIRECTORY, seed.progress.pool
+        if failed is None and not alone:
+            checkpoint.remove_old(directory, number, kept=kept)
+        elif errors[i] is None and not alone and seed.progress.env_steps < parts.config.total_steps:
+            checkpoint.remove_newer(directory, number - 1)
+            errors[i] = OSError(failed.errno, failed.strerror)  # pyright: ignore[reportOptionalMemberAccess]
     return errors
 
 

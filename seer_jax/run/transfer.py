@@ -9,7 +9,7 @@ import numpy as np
 
 from seer_jax.agents import base
 from seer_jax.config import RunConfig
-from seer_jax.run import checkpoint, resolve, run_dir
+from seer_jax.run import checkpoint, group, resolve, run_dir
 
 # Both runs must agree on these, so that parameters fit and pixels have the same meaning.
 _SHARED_FIELDS = (
@@ -44,6 +44,8 @@ def check(config: RunConfig, source: pathlib.Path) -> None:
         raise TransferError(
             f"seer.init_from={source} is not the directory of a run ({error}); name one that train made"
         ) from None
+    if seeds := group.seeds_in(source):
+        raise TransferError(f"seer.init_from={source} {group.name_seeds(seeds)}")
     here = resolve.flat(config.to_dict())
     differences = [
         f"{field}={there.get(field)} there and {here.get(field)} here"

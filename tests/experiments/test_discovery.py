@@ -1,5 +1,6 @@
 """Which runs the command of a report finds, which it leaves out, and where it cannot write."""
 
+import json
 import pathlib
 
 import pytest
@@ -99,3 +100,19 @@ def test_page_that_cannot_be_written_is_refused_in_one_line(tmp_path, capsys, ou
     error = capsys.readouterr().err
     assert f"--out={tmp_path / out} cannot be written: " in error
     assert error.count("\n") == 1
+
+
+def test_run_of_several_seeds_stands_for_its_seeds_which_form_one_arm(tmp_path, capsys):
+    group = tmp_path / "parent" / "three"
+    for seed in (4, 5, 6):
+        write_run_dir(group / f"seed-{seed}", LINES, make_config(seed=seed))
+    config = json.loads((group / "seed-4" / "config.json").read_text())
+    (group / "config.json").write_text(json.dumps(config | {"num_seeds": 3}))
+    for path in (group, tmp_path / "parent", group / "seed-5"):
+        found = discovery.read_all([path])
+        seeds = [5] if path.name == "seed-5" else [4, 5, 6]
+        assert [(run.name, run.seed) for run in found.values()] == [(f"three/seed-{seed}", seed) for seed in seeds]
+        assert len({run.arm for run in command.label_arms([*found.values()])}) == 1
+    assert command.main(["report", str(group), f"--out={tmp_path / 'page.html'}"]) == 0
+    assert "<td>three/seed-6</td>" in (tmp_path / "page.html").read_text()
+    assert capsys.readouterr().err == ""

@@ -47,6 +47,14 @@ def test_grid_with_a_field_twice_is_refused():
         ([f"--config={CONFIG}", "--grid", "config.seer.nothing=1"], "nothing"),
         ([f"--config={CONFIG}", "--grid", "config.seer.freeze_step=8000,30000"], "never freeze"),
         ([f"--config={CONFIG}", "--seeds=0"], "seeds"),
+        (
+            [f"--config={CONFIG}", "--config.num_seeds=2"],
+            "num_seeds=2: each seed of s0 is trained in a process of",
+        ),
+        (
+            [f"--config={CONFIG}", "--grid", "config.num_seeds=1,2"],
+            "and give their number with --seeds",
+        ),
         (["--config", CONFIG, "--config.seer.freeze_step=3e4"], "never freeze"),
     ],
 )

@@ -17,6 +17,7 @@ from seer_jax.run import checkpoint, evaluation, run_dir
 from seer_jax.run.loop import Loop
 from seer_jax.run.resolve import resolve
 from seer_jax.seer.phases import Phase
+from seer_jax.seer.placement import Placement
 from tests.helpers import fake_env
 from tests.helpers.rings import alone
 
@@ -136,7 +137,7 @@ def compiled_once():
             _programs[key] = compile_phase(phase)
         return _programs[key]
 
-    def act_of(agent, first_stack, map_seeds):
+    def act_of(agent, first_stack, map_seeds=Placement().map_seeds):
         key = agent, *_places(map_seeds.__self__)  # its configuration has one `first_stack`
         if key not in _acts:
             _acts[key] = make_act(agent, first_stack=first_stack, map_seeds=map_seeds)

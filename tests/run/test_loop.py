@@ -214,7 +214,7 @@ def test_transfer_guard_of_these_runs_detects_implicit_transfers():
         jnp.add(np.ones(3), 1)
 
 
-@pytest.mark.parametrize(("on_nan", "stops"), [("stop", True), ("ignore", False)])
+@pytest.mark.parametrize(("on_nan", "stops"), [("stop", True), ("stop_seed", True), ("ignore", False)])
 def test_non_finite_parameters_stop_a_run_unless_they_are_ignored(
     fake_envs, one_compilation, tmp_path, monkeypatch, on_nan, stops
 ):
