@@ -61,8 +61,8 @@ def read_saved(
       best: read the training state of the best evaluation, which runs with `keep_best=True` keep.
 
     Raises:
-      ConfigError: the configuration is that of several seeds, cannot be used here, or imports code that `trusted` does not
-        name.
+      ConfigError: the configuration is that of several seeds, cannot be used here, or imports code that `trusted` does
+        not name.
       DamagedFileError: there are no parameters that can be read.
     """
     config = run_dir.read_config(directory)

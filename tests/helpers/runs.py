@@ -117,6 +117,7 @@ _HOST_FIELDS = {
     "mesh": MeshConfig(),
 }
 _agents, _programs, _acts = {}, {}, {}
+_ONE_SEED = Placement().map_seeds
 
 
 @contextlib.contextmanager
@@ -137,7 +138,7 @@ def compiled_once():
             _programs[key] = compile_phase(phase)
         return _programs[key]
 
-    def act_of(agent, first_stack, map_seeds=Placement().map_seeds):
+    def act_of(agent, first_stack, map_seeds=_ONE_SEED):
         key = agent, *_places(map_seeds.__self__)  # its configuration has one `first_stack`
         if key not in _acts:
             _acts[key] = make_act(agent, first_stack=first_stack, map_seeds=map_seeds)
