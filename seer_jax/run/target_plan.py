@@ -74,9 +74,10 @@ def compile_phase(phase: Phase, sizes: PhasePlan, target: Target, placement: Sin
         with status.activity(f"compiling {name} of the {phase.name} phase for {target.name}"):
             program = _compiled(lowered)
         costs[name] = program and compiled.cost(program, platform=target.platform, loop_length=loops[name])
-    laid_out = {"ring_bytes": phase.ring, "state_bytes": (phase.state, phase.actor)}
+    ring_bytes, state_bytes = (_bytes_on(tree, placement) for tree in (phase.ring, (phase.state, phase.actor)))
+    laid_out = dataclasses.replace(sizes, ring_bytes=ring_bytes, state_bytes=state_bytes)
     return TargetPlan(
-        **vars(sizes) | {name: _bytes_on(tree, placement) for name, tree in laid_out.items()},
+        **vars(laid_out),
         costs=costs,
         steps_per_call={"interact": phase.ring_spec.num_envs, "learn": phase.steps_per_learn},
     )
