@@ -26,7 +26,7 @@ from seer_jax.analysis import activations, attention, svcca
 from seer_jax.config import RunConfig
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import TimeStep
-from seer_jax.run import loop, resolve, run_dir
+from seer_jax.run import resolve, run_dir, seed
 
 _MAP_STAGE = "encoder/conv1"  # its maps have the highest resolution
 _MAP_TIMES, _MAP_FRAMES = 4, 3
@@ -83,7 +83,7 @@ def make_sections(directory: pathlib.Path, *, num_observations: int) -> list[Sec
 
 def load_params(directory: pathlib.Path) -> dict[int, base.Params]:
     """Returns the copies of the parameters that a run wrote, by agent step, oldest first."""
-    copies = sorted((directory / loop.PARAMS_DIRECTORY).iterdir())
+    copies = sorted((directory / seed.PARAMS_DIRECTORY).iterdir())
     return {int(copy.name): files.load_tree(copy)["params"] for copy in copies}
 
 

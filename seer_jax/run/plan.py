@@ -1,12 +1,12 @@
 """The plan of a run before it starts, on this machine: bytes, FLOPs and, after a short calibration, time."""
 
 import dataclasses
+import importlib.metadata
 import pathlib
 import time
 from collections.abc import Sequence
 
 import jax
-import jaxlib
 import numpy as np
 import rich.table
 
@@ -118,7 +118,7 @@ def show(config: RunConfig, json_file: pathlib.Path | None = None) -> None:
 
 def this_device() -> Device:
     """Returns the device that runs use on this machine."""
-    return Device(jax.devices()[0].device_kind, needs.device_memory(), f"jaxlib {jaxlib.__version__}")
+    return Device(jax.devices()[0].device_kind, needs.device_memory(), f"jaxlib {importlib.metadata.version('jaxlib')}")
 
 
 def refuse_if_too_large(config: RunConfig, plans: Sequence[PhasePlan], device: Device) -> None:

@@ -25,7 +25,7 @@ class TargetPlan(PhasePlan):
 
     Attributes:
       costs: of a call of `interact` and of `learn`; None if the compiler found that it does not fit.
-      steps_per_call: agent steps for each call of `interact` and of `learn`.
+      steps_per_call: agent steps, of all seeds, for each call of `interact` and of `learn`.
     """
 
     costs: dict[str, ProgramCost | None]
@@ -76,11 +76,13 @@ def compile_phase(phase: Phase, sizes: PhasePlan, target: Target, placement: Sin
             program = _compiled(lowered)
         costs[name] = program and compiled.cost(program, platform=target.platform, loop_length=loops[name])
     (_, actor, *_), (state, ring, *_) = jitted.interact_arguments, jitted.learn_arguments
-    laid_out = {"ring_bytes": ring, "state_bytes": (state, actor)}
+    ring_bytes, state_bytes = (_bytes_on(tree, placement) for tree in (ring, (state, actor)))
+    laid_out = dataclasses.replace(sizes, ring_bytes=ring_bytes, state_bytes=state_bytes)
+    seeds = phase.placement.num_seeds_on_device
     return TargetPlan(
-        **vars(sizes) | {name: _bytes_on(tree, placement) for name, tree in laid_out.items()},
+        **vars(laid_out),
         costs=costs,
-        steps_per_call={"interact": phase.ring_spec.num_envs, "learn": phase.steps_per_learn},
+        steps_per_call={"interact": seeds * phase.ring_spec.num_envs, "learn": seeds * phase.steps_per_learn},
     )
 
 
