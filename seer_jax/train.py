@@ -72,7 +72,8 @@ def run(
         differ from that of the run in the fields `continuation.CHANGEABLE`.
       stop: called before each step, those of evaluations and parts of the handover included; True makes the run write
         a checkpoint and stop. What it interrupts is done again, in full, when the run is resumed.
-      receivers: each is called with every record, a dictionary like a line of `metrics.jsonl`.
+      receivers: each is called with every record, a dictionary like a line of `metrics.jsonl`; of several seeds it has
+        the field `seed`, too.
       arguments: arguments of the command line that gave `config`, for the run's manifest.
 
     Returns:

@@ -53,7 +53,7 @@ class Loop:
       encoder: encoder of another run to start from; None starts from a new one.
       saved: for each seed the checkpoint to continue from, or None for one that does not; None starts all of them from
         the first step.
-      receivers: each is called with every record.
+      receivers: each is called with every record; of several seeds, with the field `seed` in it.
       warn: receives one line about a failure that does not end the run.
       check_run_dir: raises an error if the directory is not that of the run any more; called before each write.
     """
@@ -96,6 +96,7 @@ class Loop:
         seeds: dict[int, Seed] = {}
         for i, (config, directory) in enumerate(zip(configs, directories, strict=True)):
             start = None if saved is None else saved[i]
+            named = receivers if len(configs) == 1 else [_naming_seed(config.seed, each) for each in receivers]
             if start is None and saved is not None:
                 continue
             if self._config.num_seeds > 1:  # newer ones are of a seed that goes back to where the others are
@@ -105,7 +106,7 @@ class Loop:
                 directory,
                 saved=start,
                 phase=self._state.phase,
-                receivers=[functools.partial(self._display.show, config.seed), *receivers],
+                receivers=[functools.partial(self._display.show, config.seed), *named],
                 warn=self._warn,
                 check_run_dir=self._check_run_dir,
             )
@@ -206,7 +207,8 @@ class Loop:
             for i in logged:
                 if i in self._seeds:
                     self._seeds[i].log()
-        if kept := [i for i in seeds if crossed(self._config.params_every, before[i], now[i])]:
+        kept = [i for i in seeds if i in self._seeds and crossed(self._config.params_every, before[i], now[i])]
+        if kept:
             with self._untimed():
                 self._keep_params(kept)
 
@@ -430,6 +432,10 @@ class Loop:
         for each in self._seeds.values():
             each.close()
         self._envs.close()
+
+
+def _naming_seed(seed: int, receiver: Receiver) -> Receiver:
+    return lambda record: receiver({"seed": seed} | record)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -11,6 +11,7 @@ import pytest
 
 from seer_jax import evaluate, files, train
 from seer_jax.envs import registry
+from seer_jax.envs.timestep import EnvironmentFailedError
 from seer_jax.run import (
     assembly,
     checkpoint,
@@ -28,6 +29,7 @@ from seer_jax.run.resolve import resolve
 from seer_jax.run.seed import Keys, configs_of
 from seer_jax.seer import handover
 from seer_jax.seer.phases import FROZEN, FULL
+from tests.helpers.fake_env import FakeEnvs
 from tests.helpers.runs import (
     Killed,
     compiled_once,
@@ -82,9 +84,10 @@ def assert_seeds_equal(found, expected, seeds=SEEDS):
     for name in seeds:
         assert untimed(found / name) == untimed(expected / name)
         jax.tree.map(np.testing.assert_array_equal, saved_in(found / name), saved_in(expected / name))
-        for kept in ("checkpoints", "params", "best"):
+        for kept in ("checkpoints", "best"):
             there, here = (sorted(path.name for path in (d / name / kept).iterdir()) for d in (expected, found))
             assert here == there
+        assert all(list((found / name / directory).iterdir()) for directory in ("params", "tensorboard"))
 
 
 def resume(directory, **changes):
@@ -110,10 +113,12 @@ def kill_at(owner, name, calls, monkeypatch, run):
 @pytest.mark.parametrize("kill_after", [[10], [45], [65, 20]])
 def test_resumed_seeds_equal_those_that_were_not_interrupted(fake_envs, whole, tmp_path, monkeypatch, kill_after):
     """Killed before the first checkpoint, in the full phase, and in the frozen phase."""
+    received = []
     for i, steps in enumerate(kill_after):
         run_killed_after(config_of(), tmp_path / "run", steps, monkeypatch, resume=i > 0)
-    end = resume(tmp_path / "run")
+    end = train.run(config_of(), tmp_path / "run", resume=True, receivers=[received.append])
     assert_seeds_equal(tmp_path / "run", whole)
+    assert {record["seed"]: record["kind"] for record in received} == {5: "end", 6: "end"}
     assert {seed: record["env_steps"] for seed, record in end["seeds"].items()} == {
         int(name[-1]): records(whole / name)[-1]["env_steps"] for name in SEEDS
     }
@@ -122,7 +127,6 @@ def test_resumed_seeds_equal_those_that_were_not_interrupted(fake_envs, whole, t
 @pytest.mark.parametrize(
     ("owner", "name", "calls"),
     [
-        (run_dir, "start", 2),
         (run_dir, "start", 3),
         (evaluation, "play", 2),
         (checkpoint, "save", 2),
@@ -225,8 +229,10 @@ def test_seed_that_goes_on_alone_does_what_it_does_with_the_others(fake_envs, wh
     # They are not: it goes back and does the same again.
     for path in (tmp_path / "other" / "seed-6" / checkpoint.DIRECTORY).glob("[0-9]*"):
         shutil.copytree(path, alone / checkpoint.DIRECTORY / path.name, dirs_exist_ok=True)
-    resume(tmp_path / "run")
+    run_killed_after(config_of(), tmp_path / "run", 5, monkeypatch, resume=True)
     assert "seed-6 goes back to its checkpoint 2" in capsys.readouterr().err
+    assert checkpoint.numbers(alone / checkpoint.DIRECTORY)[-1] == 2
+    resume(tmp_path / "run")
     assert_seeds_equal(tmp_path / "run", whole)
 
 
@@ -271,7 +277,7 @@ def train_command(directory, monkeypatch, *arguments, **changes):
 def test_seed_that_is_not_finite_stops_alone_and_does_not_harm_the_others(
     fake_envs, whole, tmp_path, monkeypatch, capsys
 ):
-    run, changes = tmp_path / "run", {"on_nan": "stop_seed"}
+    run, changes = tmp_path / "run", {"on_nan": "stop_seed", "params_every": 10}
     spoil(0, monkeypatch)
     kill_at(handover, "_load_chunk", 1, monkeypatch, lambda: train_command(run, monkeypatch, **changes))
     error = capsys.readouterr().err
@@ -291,14 +297,31 @@ def test_seed_that_is_not_finite_stops_alone_and_does_not_harm_the_others(
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["train"]["params"]))
 
 
-@pytest.mark.parametrize("on_nan", ["stop", "ignore"])
-def test_seed_that_is_not_finite_stops_all_unless_it_is_ignored(fake_envs, tmp_path, monkeypatch, capsys, on_nan):
+def test_environment_that_fails_in_one_seed_leaves_checkpoints_of_all(fake_envs, tmp_path, monkeypatch):
+    """It fails while the other seed waits for it at an evaluation."""
+    step_some, run = FakeEnvs.step_some, tmp_path / "run"
+
+    def failing(envs, action, running):
+        if envs.envs[0].steps[0] > 5:
+            raise OSError("no such game")
+        return step_some(envs, action, running)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeEnvs, "step_some", failing)
+        with pytest.raises(EnvironmentFailedError):
+            train.run(config_of(), run)
+    numbers = [checkpoint.numbers(run / name / checkpoint.DIRECTORY) for name in SEEDS]
+    assert numbers[0] == numbers[1] != []
+    resume(run)
+
+
+def test_seed_that_is_not_finite_stops_all_with_on_nan_stop(fake_envs, tmp_path, monkeypatch, capsys):
     spoil(1, monkeypatch)
-    assert train_command(tmp_path / "run", monkeypatch, on_nan=on_nan) == (on_nan == "stop")
-    error = capsys.readouterr().err
-    assert ("seed-6/checkpoints/000002; lower agent.learning_rate" in error) == (on_nan == "stop")
-    ended = [records(tmp_path / "run" / name)[-1]["kind"] == "end" for name in SEEDS]
-    assert ended == [on_nan == "ignore"] * 2
+    assert train_command(tmp_path / "run", monkeypatch) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("train: a loss or a parameter is not finite after 7")
+    assert "seed-6/checkpoints/000002; lower agent.learning_rate" in line
+    assert "end" not in [record["kind"] for name in SEEDS for record in records(tmp_path / "run" / name)]
     assert "stopped_seeds" not in run_dir.read_manifest(tmp_path / "run")
 
 
