@@ -16,7 +16,7 @@ from seer_jax import fields
 from seer_jax.agents.curl import CurlConfig
 from seer_jax.agents.rainbow import RainbowConfig
 from seer_jax.agents.registry import AGENTS
-from seer_jax.config import EncoderConfig, EnvConfig, ReplayConfig, RunConfig, SeerConfig
+from seer_jax.config import EncoderConfig, EnvConfig, MeshConfig, ReplayConfig, RunConfig, SeerConfig
 from seer_jax.envs import atari, dmc
 from seer_jax.envs.atari_suite import AtariConfig
 from seer_jax.envs.dmc_suite import DmcConfig
@@ -45,6 +45,7 @@ _SECTIONS = {
     EncoderConfig: ("encoder", "`encoder`"),
     ReplayConfig: ("replay", "`replay`"),
     SeerConfig: ("seer", "`seer`"),
+    MeshConfig: ("mesh", "`mesh`"),
 }
 _FROM_FILE = "unset: the configuration file sets it"
 _UNSET = {  # what an unset field follows from

@@ -83,6 +83,22 @@ RULES = (
     ),
     Rule("`env.crop_size` is large enough for every stage of the encoder.", rainbow_atari, {"env.crop_size": 20}),
     Rule(
+        "`num_seeds` is a multiple of `mesh.seed`, and `num_envs` and `agent.batch_size` are multiples of `mesh.data`.",
+        rainbow_atari,
+        {"mesh.data": 3},
+    ),
+    Rule(
+        "The last seed, `seed + num_seeds - 1`, is at most 2147483647.",
+        rainbow_atari,
+        {"seed": 2**31 - 1, "num_seeds": 2},
+    ),
+    Rule(
+        "With several seeds, each of `total_steps` and `seer.freeze_step` is a multiple of `checkpoint_every` or at"
+        " least `num_envs` steps away from one: all seeds reach both in the same order.",
+        rainbow_atari,
+        {"num_seeds": 2, "num_envs": 2, "seer.freeze_step": 50_001},
+    ),
+    Rule(
         "One of `num_envs` and `update_every` is a multiple of the other.",
         rainbow_atari,
         {"num_envs": 3, "update_every": 2},
@@ -147,6 +163,12 @@ WARNINGS = (
         " These updates are compiled as one program without a loop.",
         curl_dmc,
         {"num_envs": 10},
+    ),
+    Rule(
+        "On the CPU, `num_seeds` is at most `mesh.seed`: several seeds on one device are slower there than one after"
+        " another.",
+        rainbow_atari,
+        {"num_seeds": 2},
     ),
     Rule("`agent.batch_size` is at most `learn_start`.", curl_dmc, {"agent.batch_size": 1024}),
     Rule("`agent.discount` is not 0.", curl_dmc, {"agent.discount": 0.0}),

@@ -48,6 +48,7 @@ from seer_jax.run.loop import CheckpointSaveError, Loop, NonFiniteError, RunStop
 from seer_jax.run.records import Receiver, Record
 from seer_jax.run.seed import directories_of
 from seer_jax.seer import handover
+from seer_jax.seer.placement import make_placement
 
 _REFUSALS = (ConfigError, transfer.TransferError, files.DamagedFileError)
 
@@ -122,6 +123,7 @@ def _run_in(
     if source is not None:
         transfer.check(config, source)
     pools = [each.progress["pool"] if each else 0 for each in saved or [None] * config.num_seeds]
+    make_placement(config)  # refuses a mesh that there is not before environments start
     env = registry.make_env(config, training=True, pools=pools)
     try:
         parts = assembly.assemble(config, env.action_spec)

@@ -11,7 +11,7 @@ _LINE_BYTES = 1500  # of a record of kind train or eval, in metrics.jsonl and in
 
 
 def needed(parts: Assembly, phases: list[str]) -> dict[str, int]:
-    """Returns the bytes that the files of a run take at most, by what they are; lines of episodes are not counted.
+    """Returns the bytes that the files of a run, of all its seeds, take at most; lines of episodes are not counted.
 
     Args:
       parts: the assembly of the run.
@@ -31,13 +31,15 @@ def needed(parts: Assembly, phases: list[str]) -> dict[str, int]:
         kept = config.checkpoints_kept + 1
         needed[f"{kept} states of best evaluations"] = kept * _num_bytes(parts.phase(phases[0]).state)
     lines = config.total_steps // config.log_every + config.total_steps // config.eval_every
-    return needed | {"metrics, without those of episodes": lines * _LINE_BYTES}
+    needed["metrics, without those of episodes"] = lines * _LINE_BYTES
+    return {name: count * config.num_seeds for name, count in needed.items()}
 
 
 def table(parts: Assembly, phases: list[str]) -> rich.table.Table:
     """Returns what `needed` does, and its sum, to print."""
     files = needed(parts, phases)
-    table = rich.table.Table(title="disk, at most")
+    seeds = f" of {parts.config.num_seeds} seeds" if parts.config.num_seeds > 1 else ""
+    table = rich.table.Table(title=f"disk{seeds}, at most")
     table.add_column("")
     table.add_column("MB", justify="right")
     for i, (name, count) in enumerate(files.items()):

@@ -16,11 +16,14 @@ from seer_jax.envs import registry
 from seer_jax.envs.timestep import VectorEnv
 from seer_jax.fields import ConfigError
 from seer_jax.run import compiled, disk, needs, plan_output
+from seer_jax.run import state as state_lib
 from seer_jax.run.assembly import Assembly, assemble
 from seer_jax.run.needs import PhasePlan
 from seer_jax.run.plan_output import Device
+from seer_jax.run.seed import Keys, configs_of
 from seer_jax.seer import phases
 from seer_jax.seer.phases import FROZEN, FULL, Phase
+from seer_jax.seer.placement import make_placement
 
 _CALIBRATION_SECONDS = 5.0  # for each phase
 
@@ -45,12 +48,14 @@ class MeasuredPlan(PhasePlan):
     Attributes:
       temporary_bytes: peak temporary memory over the programs.
       cost: cost of an agent step.
-      steps_per_second: agent steps per second on this machine.
+      steps_per_second: agent steps per second on this machine, of all seeds together.
+      num_seeds: how many seeds take `env_steps` each.
     """
 
     temporary_bytes: int
     cost: flops.Cost
     steps_per_second: float
+    num_seeds: int
 
     @property
     def device_bytes(self) -> int:
@@ -63,7 +68,7 @@ class MeasuredPlan(PhasePlan):
             "flops_per_step": self.cost.flops,
             "macs_per_step": self.cost.macs,
             "steps_per_second": self.steps_per_second,
-            "seconds": self.env_steps / self.steps_per_second,
+            "seconds": self.num_seeds * self.env_steps / self.steps_per_second,
         }
 
 
@@ -79,13 +84,15 @@ def measure(parts: Assembly, env: VectorEnv, plan: PhasePlan) -> MeasuredPlan:
     with status.activity(f"compiling the programs of the {phase.name} phase"):
         programs = phase.compile()
     with status.activity(f"measuring the speed of the {phase.name} phase"):
-        steps_per_second = _steps_per_second(phase, env, programs, seed=parts.config.seed)
+        keys = [Keys(each.seed) for each in configs_of(parts.config)]
+        steps_per_second = _steps_per_second(phase, env, programs, keys)
     costs = [compiled.cost(program, platform="cpu") for program in (programs.interact, programs.learn)]
     return MeasuredPlan(
         **vars(plan),
         temporary_bytes=max(cost.temporary_bytes for cost in costs),
         cost=programs.cost_per_step,
         steps_per_second=steps_per_second,
+        num_seeds=parts.config.num_seeds,
     )
 
 
@@ -101,7 +108,8 @@ def show(config: RunConfig, json_file: pathlib.Path | None = None) -> None:
       OSError: `json_file` cannot be written.
     """
     device = this_device()
-    env = registry.make_env(config, training=True)
+    make_placement(config)  # refuses a mesh that there is not before environments start
+    env = registry.make_env(config, training=True, pools=[0] * config.num_seeds)
     try:
         parts = assemble(config, env.action_spec)
         plans = needs.sizes(parts)
@@ -137,6 +145,8 @@ def refuse_if_too_large(config: RunConfig, plans: Sequence[PhasePlan], device: D
 def _savings(config: RunConfig, phase: str) -> list[str]:
     """Returns what makes the ring of a phase smaller."""
     fixes = [f"lower replay.capacity (now {config.replay.capacity:,})"]
+    if config.num_seeds > config.mesh.seed:
+        fixes.append(f"lower num_seeds (now {config.num_seeds})")
     if phase == FULL and config.seer.enabled:
         fixes.append(f"lower seer.freeze_step (now {config.seer.freeze_step:,})")
     if phase == FROZEN and config.replay.grow_after_freeze:
@@ -154,23 +164,25 @@ def _tables(config: RunConfig, plans: Sequence[PhasePlan], device: Device) -> li
     ]
 
 
-def _steps_per_second(phase: Phase, env: VectorEnv, programs: phases.Programs, *, seed: int) -> float:
-    """Runs a phase on the real environments, as training does, with a new agent."""
-    spec, key = phase.ring_spec, jax.random.PRNGKey(seed)
+def _steps_per_second(phase: Phase, env: VectorEnv, programs: phases.Programs, keys: Sequence[Keys]) -> float:
+    """Runs a phase on the real environments, as training does, with a new agent for each seed; all seeds step."""
+    spec, place, timestep = phase.ring_spec, phase.placement, env.reset()
     *_, stack_channels = phase.actor.stack.shape
     frame_stack = stack_channels // phase.timestep.frame.shape[-1]
-    state, ring, timestep = phase.init_state(key), phase.init_ring(), env.reset()
-    actor = phases.init_actor(key, timestep, frame_stack)
+    state = place.stack([phase.init_state(each.agent) for each in keys], lanes=False)
+    actor, ring = state_lib.begin_actors(place, timestep, frame_stack, keys), phase.init_ring()
+    flags = (place.put(np.ones(len(keys), bool), lanes=False),) if len(keys) > 1 else ()
     vector_steps_per_learn = phase.steps_per_learn / spec.num_envs
     warm_up = 2 * spec.n_step + frame_stack  # until something can be sampled
     steps, learned, began = -warm_up, 0, time.perf_counter()
     while steps <= 0 or time.perf_counter() < began + _CALIBRATION_SECONDS:
         if steps == 0:
             began = time.perf_counter()
-        action, actor, ring = programs.interact(state.params, actor, ring, timestep)
+        arrived = place.put(timestep, lanes=True)
+        action, actor, ring = programs.interact(state.params, actor, ring, arrived, *flags)
         if steps >= (learned + 1) * vector_steps_per_learn:
-            state, ring, _ = programs.learn(state, ring)
+            state, ring, _ = programs.learn(state, ring, *flags)
             learned += 1
-        timestep, steps = env.step(np.asarray(action)), steps + 1
+        timestep, steps = env.step(np.asarray(action).reshape(env.num_envs, *env.action_spec.shape)), steps + 1
     jax.block_until_ready(state)
-    return steps * spec.num_envs / (time.perf_counter() - began)
+    return steps * env.num_envs / (time.perf_counter() - began)

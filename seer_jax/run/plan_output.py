@@ -71,6 +71,10 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
+# Figures of all seeds together, or of those on one device; the others are those of one seed.
+_OF_ALL_SEEDS = ("steps_per_second", "optimal_steps_per_second", "seconds")
+
+
 @dataclasses.dataclass(frozen=True)
 class Device:
     """The device that a plan is for.
@@ -93,7 +97,9 @@ def fits(plans: Sequence[PhasePlan], device: Device) -> bool:
 
 def phase_table(config: RunConfig, plans: Sequence[PhasePlan], device: Device) -> rich.table.Table:
     """Returns a table of the figures of each phase; figures that no phase has are left out."""
-    table = rich.table.Table(title=f"{config.env.task}, {config.total_steps:,} agent steps, {device.name}")
+    several = config.num_seeds > 1
+    seeds = f"{config.num_seeds} seeds of " if several else ""
+    table = rich.table.Table(title=f"{config.env.task}, {seeds}{config.total_steps:,} agent steps, {device.name}")
     table.add_column("")
     for plan in plans:
         table.add_column(f"{plan.phase} phase", justify="right")
@@ -101,9 +107,12 @@ def phase_table(config: RunConfig, plans: Sequence[PhasePlan], device: Device) -
     for name, (label, show) in FIGURES.items():
         if any(name in known for known in figures):
             values = [known.get(name) for known in figures]
+            label = f"{label}, of all seeds" if several and name in _OF_ALL_SEEDS else label
             table.add_row(label, *("unknown" if value is None else show(value) for value in values))
     enough = "enough" if fits(plans, device) else "too little"
     table.caption = f"device memory: {gb(device.memory_bytes)}, {enough}; compiled by {device.compiler}"
+    if several:
+        table.caption += f"; memory is that of the {config.num_seeds // config.mesh.seed} seeds on one device"
     return table
 
 
@@ -175,6 +184,7 @@ def write(
     record = {
         "task": config.env.task,
         "total_steps": config.total_steps,
+        "num_seeds": config.num_seeds,
         "device": device.name,
         "device_memory_bytes": device.memory_bytes,
         "compiler": device.compiler,

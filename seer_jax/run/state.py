@@ -52,10 +52,15 @@ def begin(parts: Assembly, timestep: TimeStep, encoder: base.Params | None, keys
             train = transfer.replace_encoder(train, encoder)
         return parts.agent.freeze(train) if frozen_at_once else train
 
-    first = TimeStep(*(x[: config.num_envs] for x in timestep))
-    actors = [init_actor(each.actor, first, config.env.frame_stack) for each in keys]
     trains = [begin_seed(each.agent) for each in keys]
-    return RunState(phase.name, place.stack(trains, lanes=False), _stack_actors(place, actors), phase.init_ring())
+    actor = begin_actors(place, timestep, config.env.frame_stack, keys)
+    return RunState(phase.name, place.stack(trains, lanes=False), actor, phase.init_ring())
+
+
+def begin_actors(place: Placement, timestep: TimeStep, frame_stack: int, keys: Sequence[Keys]) -> Actor:
+    """Returns what acting remembers before its first step; arguments as in `begin`."""
+    first = TimeStep(*(x[: len(x) // len(keys)] for x in timestep))
+    return _stack_actors(place, [init_actor(each.actor, first, frame_stack) for each in keys])
 
 
 def _stack_actors(place: Placement, actors: Sequence[Actor]) -> Actor:

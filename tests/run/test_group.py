@@ -3,16 +3,31 @@
 import json
 import re
 import shutil
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from seer_jax import evaluate, files, train
-from seer_jax.run import checkpoint, continuation, evaluation, policy, run_dir, transfer
+from seer_jax.envs import registry
+from seer_jax.run import (
+    assembly,
+    checkpoint,
+    continuation,
+    disk,
+    evaluation,
+    needs,
+    plan,
+    policy,
+    run_dir,
+    transfer,
+)
 from seer_jax.run.loop import Loop, RunStopped
 from seer_jax.run.resolve import resolve
+from seer_jax.run.seed import Keys, configs_of
 from seer_jax.seer import handover
+from seer_jax.seer.phases import FROZEN, FULL
 from tests.helpers.runs import (
     Killed,
     compiled_once,
@@ -307,3 +322,50 @@ def test_run_of_several_seeds_where_one_is_needed_is_refused_in_one_line(fake_en
     assert evaluate.main(["evaluate", f"--run_dir={whole}", "--video"]) == 2
     assert only_error_line(capsys) == f"evaluate: --video: {message}\n"
     policy.load_policy(whole / "seed-5", best=True)
+
+
+def test_plan_of_several_seeds_counts_them_all(fake_envs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "_CALIBRATION_SECONDS", 0.05)
+    monkeypatch.setenv("COLUMNS", "150")
+    config = resolve(config_of())
+    plan.show(config, tmp_path / "plan.json")
+    shown = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "2 seeds of 150 agent steps",
+        "agent steps/s, measured, of all seeds",
+        "memory is that of the 2 seeds on one device",
+        "disk of 2 seeds, at most",
+    ):
+        assert text in shown
+    written = json.loads((tmp_path / "plan.json").read_text())
+    one, *_ = configs_of(config)
+    parts = assembly.assemble(one, fake_envs[0].action_spec)
+    assert written["disk_bytes"] == {name: 2 * size for name, size in disk.needed(parts, [FULL, FROZEN]).items()}
+    for alone in needs.sizes(parts):
+        figures = written["phases"][alone.phase]
+        assert figures["replay_bytes"] == 2 * alone.ring_bytes
+        assert figures["state_bytes"] == 2 * alone.state_bytes
+        assert figures["env_steps"] == alone.env_steps
+        assert figures["seconds"] == pytest.approx(2 * alone.env_steps / figures["steps_per_second"])
+
+
+def test_calibration_steps_and_trains_all_seeds(fake_envs, monkeypatch):
+    monkeypatch.setattr(plan, "_CALIBRATION_SECONDS", 0.05)
+    config = resolve(config_of())
+    env = registry.make_env(config, training=True, pools=[0, 0])
+    phase = assembly.assemble(config, env.action_spec).full
+    programs, states, stepped = phase.compile(), [], []
+
+    def learn(*args):
+        done = programs.learn(*args)
+        states.append(np.array(done[0].updates))
+        return done
+
+    step = env.step
+    monkeypatch.setattr(env, "step", lambda action: stepped.append(1) or step(action))
+    began = time.perf_counter()
+    rate = plan._steps_per_second(phase, env, programs._replace(learn=learn), [Keys(5), Keys(6)])
+    slowest = (len(stepped) - 10) * env.num_envs / (time.perf_counter() - began)
+    assert env.num_envs == 4
+    assert rate > slowest > 0
+    np.testing.assert_array_equal(states[-1], [phase.updates_per_learn * len(states)] * 2)

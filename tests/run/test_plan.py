@@ -11,6 +11,7 @@ from seer_jax import flops, train
 from seer_jax.envs import dmc, registry
 from seer_jax.run import assembly, checkpoint, disk, needs, plan, plan_output
 from seer_jax.run.resolve import resolve
+from seer_jax.run.seed import Keys
 from seer_jax.seer.phases import FROZEN, FULL
 from tests.helpers.fake_env import FakeEnv
 from tests.helpers.rings import alone
@@ -168,7 +169,7 @@ def test_calibration_learns_as_often_as_training(fake_env, monkeypatch):
     counted = programs._replace(learn=lambda *args: calls.append(1) or programs.learn(*args))
     step, steps = fake_env.step, []
     monkeypatch.setattr(fake_env, "step", lambda action: steps.append(1) or step(action))
-    plan._steps_per_second(phase, fake_env, counted, seed=0)
+    plan._steps_per_second(phase, fake_env, counted, [Keys(0)])
     warm_up = 2 * config.agent.n_step + config.env.frame_stack
     updates, agent_steps = len(calls) * phase.updates_per_learn, (len(steps) - warm_up) * config.num_envs
     assert updates > 0

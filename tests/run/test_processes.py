@@ -9,7 +9,7 @@ import termios
 
 import pytest
 
-from seer_jax import cli, evaluate, output
+from seer_jax import cli, evaluate, output, train
 from seer_jax.run import lock, run_dir
 from tests.helpers.processes import Process, train_game
 
@@ -73,6 +73,38 @@ def test_directory_of_a_run_belongs_to_one_process_until_it_ends(tmp_path, train
     assert ignoring.wait() == 1
     assert ignoring.output.splitlines()[-1].startswith(f"train: run_dir={directory} is gone: it was removed, moved")
     assert not directory.exists()
+
+
+def test_several_seeds_stop_at_a_signal_and_go_on_together_or_alone(tmp_path, train_here):
+    """While they train, the directory of each seed is locked, too."""
+    directory, arguments = tmp_path / "a run", ("--config.num_seeds=2", "--config.seed=3")
+    first = train_here(*arguments)
+    first.wait_until(lambda: "seed 4  phase" in first.output)
+    refused = Process(
+        train.main, (["train", "--run_dir=a run/seed-4", "--resume"],), tmp_path / "refused", cwd=tmp_path
+    )
+    assert refused.wait() == 2
+    assert f"run_dir={directory / 'seed-4'} is in use by pid {first.pid} on " in refused.output
+    first.send(signal.SIGINT)
+    assert first.wait() == 128 + signal.SIGINT
+    assert first.output.splitlines()[-1] == "train: stopped; continue with --run_dir='a run' --resume"
+
+    def last_line(seed):
+        return run_dir.read_records(directory / f"seed-{seed}" / "metrics.jsonl")[-1]
+
+    stopped_at = {seed: last_line(seed)["env_steps"] for seed in (3, 4)}
+    assert [last_line(seed)["kind"] for seed in (3, 4)] == ["checkpoint"] * 2
+    assert not list(directory.rglob(lock.LOCK_FILE))
+
+    steps = f"--config.total_steps={max(stopped_at.values()) + 20}"
+    together = Process(train.main, (["train", "--run_dir=a run", "--resume", steps],), tmp_path / "on", cwd=tmp_path)
+    assert together.wait() == 0, together.output
+    assert [last_line(seed)["kind"] for seed in (3, 4)] == ["end"] * 2
+    steps = f"--config.total_steps={max(stopped_at.values()) + 40}"
+    command = ["train", "--run_dir=a run/seed-4", "--resume", steps]
+    alone = Process(train.main, (command,), tmp_path / "alone", cwd=tmp_path)
+    assert alone.wait() == 0, alone.output
+    assert last_line(4)["env_steps"] > last_line(3)["env_steps"]
 
 
 def test_processes_that_start_at_once_without_run_dir_train_in_directories_of_their_own(tmp_path):
