@@ -22,6 +22,8 @@ from seer_jax.seer.phases import Phase
 _CHUNK_ROWS = 256  # rows, over all environments, that are in transit at one time
 _ENCODE_ROWS = 32  # rows of a chunk that are encoded together
 
+_write = jax.jit(replay.write, static_argnames="spec", donate_argnames="ring")
+
 
 class HandoverError(Exception):
     """The frames could not become latents; earlier checkpoints are intact."""
@@ -101,11 +103,8 @@ def freeze(
             priorities[at : at + steps] = chunk.pop("priority")
             rows = replay.Rows(**chunk)  # pyright: ignore[reportArgumentType]
             frames, first = np.concatenate([tail[0], rows.observation]), np.concatenate([tail[1], rows.first])
-            rows = rows.replace(observation=frames)
-            k_chunk = jax.random.fold_in(key, at)
-            latent_ring = _load_chunk(
-                agent, frozen.ring_spec, spec.stack, state.params, latent_ring, rows, first, np.int32(at), k_chunk
-            )
+            latents = _encode_chunk(agent, spec, state.params, frames, first, jax.random.fold_in(key, at))
+            latent_ring = _write(frozen.ring_spec, latent_ring, np.int32(at), rows.replace(observation=latents))
             jax.block_until_ready(latent_ring)  # rows that wait for the device could not be stopped
             tail, at = (frames[steps:], first[steps:]), at + steps
     replay.free(ring)
@@ -148,12 +147,11 @@ def _reread_ring(full: Phase, size: int, index: replay.Index, snapshot_dir: path
     """Returns the image ring of `size` times, with its rows and priorities as read back from the snapshot."""
     spec, ring, at = full.ring_spec, full.init_ring(), 0
     priorities = np.zeros((size, spec.num_envs), np.float32)
-    write = jax.jit(replay.write, static_argnums=0, donate_argnums=1)
     with status.activity(lambda: _progress("reading the frames back", at, size)):
         for chunk in _reread(files.ChunkStream(snapshot_dir), size):
             steps = len(chunk["priority"])
             priorities[at : at + steps] = chunk.pop("priority")
-            ring = write(spec, ring, np.int32(at), replay.Rows(**chunk))  # pyright: ignore[reportArgumentType]
+            ring = _write(spec, ring, np.int32(at), replay.Rows(**chunk))  # pyright: ignore[reportArgumentType]
             at += steps
     return replay.restore(spec, ring, index, priorities)
 
@@ -180,42 +178,32 @@ def _read_chunks(spec: replay.RingSpec, ring: replay.Ring) -> Iterator[dict[str,
         yield vars(rows) | {"priority": priority}
 
 
-@functools.partial(jax.jit, static_argnames=("agent", "spec", "stack"), donate_argnames="ring")
-def _load_chunk(
-    agent: base.Agent,
-    spec: replay.RingSpec,
-    stack: int,
-    params: base.Params,
-    ring: replay.Ring,
-    rows: replay.Rows,
-    first: jax.Array,
-    at: jax.Array,
-    key: jax.Array,
-) -> replay.Ring:
-    """Encodes the rows of M times and writes them into the latent ring.
+@functools.partial(jax.jit, static_argnames=("agent", "spec"))
+def _encode_chunk(
+    agent: base.Agent, spec: replay.RingSpec, params: base.Params, frames: jax.Array, first: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Encodes the rows of M times.
 
     Args:
       agent: the algorithm.
-      spec: static part of the latent ring.
-      stack: frames in an observation.
+      spec: static part of the image ring.
       params: parameters.
-      ring: the latent ring.
-      rows: `[M, E]`, whose observations are frames, `[M + stack - 1, E, H, W, C]`, older ones first.
+      frames: `[M + stack - 1, E, H, W, C]`, in the order of time.
       first: `[M + stack - 1, E]`.
-      at: int32 `[]`, first time to write.
       key: PRNG key of the augmentation.
+
+    Returns:
+      Latents to store, `[M, E, K, N, L]`.
     """
-    num_steps, num_envs = rows.reward.shape
-    frames = rows.observation
+    num_steps = len(first) - spec.stack + 1
     stack_frames = functools.partial(replay.stack_frames, first_stack=spec.first_stack)
 
     def encode(args: tuple[jax.Array, jax.Array]) -> jax.Array:
         time, key = args
-        window = time + jnp.arange(stack)
+        window = time + jnp.arange(spec.stack)
         stacks = jax.vmap(stack_frames, in_axes=1)(frames[window], first[window])  # [E, H, W, k * C]
         return base.latents_to_store(agent, params, stacks, key)
 
     # A few rows at a time: with their crops and activations all of them together would outgrow the ring.
-    batch_size = max(1, _ENCODE_ROWS // num_envs)
-    latents = jax.lax.map(encode, (jnp.arange(num_steps), jax.random.split(key, num_steps)), batch_size=batch_size)
-    return replay.write(spec, ring, at, rows.replace(observation=latents))
+    batch_size = max(1, _ENCODE_ROWS // spec.num_envs)
+    return jax.lax.map(encode, (jnp.arange(num_steps), jax.random.split(key, num_steps)), batch_size=batch_size)
