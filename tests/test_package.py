@@ -159,7 +159,7 @@ def test_everything_that_the_package_imports_is_a_declared_dependency():
 
 
 LAYERS = (
-    ("fields", "files", "flops", "output", "status"),
+    ("fields", "files", "flops", "output", "platforms", "status"),
     ("config", "networks"),
     ("replay", "envs"),
     ("agents",),

@@ -18,6 +18,7 @@ import numpy as np
 
 from seer_jax import files, replay, status
 from seer_jax.agents import base
+from seer_jax.seer import placed_ring
 from seer_jax.seer.phases import Phase
 from seer_jax.seer.placed_ring import PlacedRing, SeedRing
 
@@ -227,56 +228,44 @@ class _Encoder:
         def load(ring: replay.Ring, share: tuple[replay.Rows, np.ndarray], shard: int) -> replay.Ring:
             key = jax.random.fold_in(self._key, at)
             key = key if len(self._params) == 1 else jax.random.fold_in(key, shard)
-            full, spec, params = self._full, self._ring.spec.of_shard, self._params[shard]
-            # Rows that wait for the device could not be stopped.
-            return jax.block_until_ready(
-                _load_chunk(
-                    full.agent, spec, full.ring_spec.stack, params, ring, *share, np.int32(at), key, self._ring.at
-                )
+            full, (rows, first) = self._full, share
+            latents = _encode_chunk(
+                full.agent, full.ring_spec.of_shard, self._params[shard], rows.observation, first, key
             )
+            rows = rows.replace(observation=latents)
+            written = placed_ring.write(self._ring.spec.of_shard, ring, np.int32(at), rows, self._ring.at)
+            return jax.block_until_ready(written)  # rows that wait for the device could not be stopped
 
         self._ring.update(load, (rows.replace(observation=frames), first))
         self._tail = frames[steps:], first[steps:]
 
 
-@functools.partial(jax.jit, static_argnames=("agent", "spec", "stack"), donate_argnames="ring")
-def _load_chunk(
-    agent: base.Agent,
-    spec: replay.RingSpec,
-    stack: int,
-    params: base.Params,
-    ring: replay.Ring,
-    rows: replay.Rows,
-    first: jax.Array,
-    time: jax.Array,
-    key: jax.Array,
-    at: tuple[jax.Array, ...],
-) -> replay.Ring:
-    """Encodes the rows of M times and writes them into the latent ring.
+@functools.partial(jax.jit, static_argnames=("agent", "spec"))
+def _encode_chunk(
+    agent: base.Agent, spec: replay.RingSpec, params: base.Params, frames: jax.Array, first: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Encodes the rows of M times.
 
     Args:
       agent: the algorithm.
-      spec: static part of the latent ring.
-      stack: frames in an observation.
+      spec: static part of the image ring.
       params: parameters.
-      ring: the latent ring.
-      rows: `[M, E]`, whose observations are frames, `[M + stack - 1, E, H, W, C]`, older ones first.
+      frames: `[M + stack - 1, E, H, W, C]`, in the order of time.
       first: `[M + stack - 1, E]`.
-      time: int32 `[]`, first time to write.
       key: PRNG key of the augmentation.
-      at: indices of the seed in the leading axes of the ring's arrays.
+
+    Returns:
+      Latents to store, `[M, E, K, N, L]`.
     """
-    num_steps, num_envs = rows.reward.shape
-    frames = rows.observation
+    num_steps = len(first) - spec.stack + 1
     stack_frames = functools.partial(replay.stack_frames, first_stack=spec.first_stack)
 
     def encode(args: tuple[jax.Array, jax.Array]) -> jax.Array:
-        row, key = args
-        window = row + jnp.arange(stack)
+        time, key = args
+        window = time + jnp.arange(spec.stack)
         stacks = jax.vmap(stack_frames, in_axes=1)(frames[window], first[window])  # [E, H, W, k * C]
         return base.latents_to_store(agent, params, stacks, key)
 
     # A few rows at a time: with their crops and activations all of them together would outgrow the ring.
-    batch_size = max(1, _ENCODE_ROWS // num_envs)
-    latents = jax.lax.map(encode, (jnp.arange(num_steps), jax.random.split(key, num_steps)), batch_size=batch_size)
-    return replay.write(spec, ring, time, rows.replace(observation=latents), at)
+    batch_size = max(1, _ENCODE_ROWS // spec.num_envs)
+    return jax.lax.map(encode, (jnp.arange(num_steps), jax.random.split(key, num_steps)), batch_size=batch_size)

@@ -125,7 +125,7 @@ class SeedRing:
 
         def put(ring: replay.Ring, rows: replay.Rows, shard: int) -> replay.Ring:
             del shard
-            return _write(self.spec.of_shard, ring, np.int32(begin), rows, self._at)
+            return write(self.spec.of_shard, ring, np.int32(begin), rows, self._at)
 
         self.update(put, rows)
 
@@ -169,4 +169,5 @@ class SeedRing:
         self.update(put, priorities)
 
 
-_write = jax.jit(replay.write, static_argnums=0, donate_argnums=1)
+# `replay.write` as a program, which consumes its ring.
+write = jax.jit(replay.write, static_argnums=0, donate_argnums=1)

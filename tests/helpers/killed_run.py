@@ -21,7 +21,7 @@ from tests.helpers.runs import tiny_config
 _CALLS = [
     (FakeEnv, "step"),
     (replay, "read"),
-    (handover, "_load_chunk"),
+    (handover, "_encode_chunk"),
     (checkpoint, "newest"),
     (continuation, "record_changes"),
     (evaluation, "play"),

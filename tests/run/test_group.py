@@ -132,7 +132,7 @@ def test_resumed_seeds_equal_those_that_were_not_interrupted(fake_envs, whole, t
         (checkpoint, "save", 2),
         (checkpoint, "save", 4),
         (checkpoint, "remove_old", 2),
-        (handover, "_load_chunk", 2),
+        (handover, "_encode_chunk", 2),
     ],
 )
 def test_run_killed_with_seeds_in_different_states_resumes_as_if_uninterrupted(
@@ -279,7 +279,7 @@ def test_seed_that_is_not_finite_stops_alone_and_does_not_harm_the_others(
 ):
     run, changes = tmp_path / "run", {"on_nan": "stop_seed", "params_every": 10}
     spoil(0, monkeypatch)
-    kill_at(handover, "_load_chunk", 1, monkeypatch, lambda: train_command(run, monkeypatch, **changes))
+    kill_at(handover, "_encode_chunk", 1, monkeypatch, lambda: train_command(run, monkeypatch, **changes))
     error = capsys.readouterr().err
     message = "train: seed 5 stops, and the others go on: a loss or a parameter is not finite after 7"
     assert error.count(message) == error.count("seed 5") == 1

@@ -96,8 +96,8 @@ def before_the_frames_are_freed(monkeypatch, stops):
 
 
 def after_the_frames_were_freed(monkeypatch, stops):
-    load = handover._load_chunk
-    monkeypatch.setattr(handover, "_load_chunk", lambda *args: stops.append(signal.SIGTERM) or load(*args))
+    load = handover._encode_chunk
+    monkeypatch.setattr(handover, "_encode_chunk", lambda *args: stops.append(signal.SIGTERM) or load(*args))
 
 
 @pytest.mark.parametrize(
