@@ -12,7 +12,7 @@ import pytest
 
 from seer_jax import files, replay, train
 from seer_jax.fields import ConfigError
-from seer_jax.run import lock, metrics, plan, run_dir
+from seer_jax.run import lock, metrics, needs, run_dir
 from seer_jax.run.lock import RunDirectoryLostError
 from seer_jax.run.resolve import resolve
 from tests.helpers.fake_env import FakeEnv
@@ -197,7 +197,7 @@ CALLS = {
     "rows": (replay, "read"),
     "chunk": (np, "savez"),
     "rename": (pathlib.Path, "rename"),
-    "plan": (plan, "sizes"),
+    "plan": (needs, "sizes"),
     "metrics": (metrics.MetricsWriter, "__init__"),
 }
 

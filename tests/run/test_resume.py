@@ -155,10 +155,10 @@ def test_disk_without_room_for_the_ring_at_the_end_leaves_the_agent(fake_envs, w
     """`test_checkpoint.py` has the same with a limit of the operating system."""
     run_dir, save = tmp_path / "run", saved_ring.save
 
-    def failing(directory, spec, ring):
+    def failing(directory, ring):
         if directory.name == "000005.partial":
             raise OSError(28, "No space left on device")
-        save(directory, spec, ring)
+        save(directory, ring)
 
     monkeypatch.setattr(resolve_lib, "resolve", lambda config, real=resolve_lib.resolve: real(resumable_config()))
     with monkeypatch.context() as patch:

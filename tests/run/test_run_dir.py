@@ -27,11 +27,11 @@ def test_started_directory_holds_configuration_and_manifest(tmp_path):
     run_dir.check_same(config, directory)
 
 
-def test_directory_that_is_not_empty_is_not_touched(tmp_path):
+def test_directory_that_is_not_empty_is_refused_apart_from_what_may_be_there(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="already exists; name a new directory"):
-        run_dir.start(resolve(tiny_config()), tmp_path, [])
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+        run_dir.check_empty(tmp_path)
+    run_dir.check_empty(tmp_path, apart_from=["notes.txt"])
 
 
 def test_files_of_an_interrupted_start_are_removed_and_nothing_else(tmp_path):

@@ -80,7 +80,7 @@ def test_encoder_can_be_trained_on(source, tmp_path, monkeypatch):
     state = loops[0]._state
     for params in (state.train.params, state.train.target_params):
         jax.tree.map(np.testing.assert_array_equal, encoder_stages(params), encoder_stages(saved_params(source)))
-    assert state.progress.phase == "full"
+    assert state.phase == "full"
     assert set(state.train.opt_state) == {"encoder", "tail", "heads"}
 
 
