@@ -306,7 +306,7 @@ def test_hangups_after_the_first_signal_do_not_end_the_process():
 
 def test_plan_prints_costs_and_starts_nothing(fake_envs, tmp_path, monkeypatch, capsys):
     shown = []
-    monkeypatch.setattr(train.plan, "show", shown.append)
+    monkeypatch.setattr(train.plan, "show", lambda config, json_file: shown.append(config))
     assert train.main(["train", f"{CONFIG}:quick", "--plan", f"--run_dir={tmp_path / 'run'}"]) == 0
     assert shown == [resolve(rainbow_atari.get_config("quick"))]
     assert not (tmp_path / "run").exists()

@@ -3,12 +3,10 @@
 import json
 import types
 
-import jax
 import pytest
 
 from seer_jax import train
 from seer_jax.run import assembly, checkpoint, state
-from seer_jax.run.loop import Loop
 from seer_jax.run.progress import Progress
 from seer_jax.run.resolve import resolve
 from tests.helpers.runs import run_killed_after, tiny_config
@@ -16,7 +14,14 @@ from tests.mesh import needs_devices
 from tests.run.test_seeds import assert_equal_runs
 
 pytestmark = needs_devices()
-SHORT = {"total_steps": 250, "seer__freeze_step": 150, "eval_every": 100, "checkpoint_every": 90}
+SHORT = {
+    "total_steps": 120,
+    "learn_start": 40,
+    "log_every": 30,
+    "seer__freeze_step": 70,
+    "eval_every": 60,
+    "checkpoint_every": 45,
+}
 
 
 def test_eight_seeds_on_eight_devices_equal_their_runs_alone(fake_envs, tmp_path):
@@ -26,15 +31,15 @@ def test_eight_seeds_on_eight_devices_equal_their_runs_alone(fake_envs, tmp_path
         assert_equal_runs(tmp_path / "together" / f"seed-{seed}", tmp_path / f"alone-{seed}", exact=True)
 
 
-@pytest.mark.parametrize(("first", "then"), [((4, 1), (1, 1)), ((2, 2), (4, 2))])
+@pytest.mark.parametrize(("first", "then"), [((2, 1), (1, 1)), ((1, 2), (2, 2))])
 def test_checkpoints_do_not_depend_on_the_mesh(fake_envs, tmp_path, monkeypatch, first, then):
     """Restored on other devices and written from there, each file is the same, and the run goes on to its end."""
     config, other = (
-        tiny_config(num_seeds=4, num_envs=4, mesh__seed=seed, mesh__data=data, replay__prioritized=True, **SHORT)
+        tiny_config(num_seeds=2, num_envs=4, mesh__seed=seed, mesh__data=data, replay__prioritized=True, **SHORT)
         for seed, data in (first, then)
     )
-    run_killed_after(config, tmp_path / "run", 30, monkeypatch)
-    directories = [tmp_path / "run" / f"seed-{seed}" / checkpoint.DIRECTORY for seed in range(4)]
+    run_killed_after(config, tmp_path / "run", 14, monkeypatch)
+    directories = [tmp_path / "run" / f"seed-{seed}" / checkpoint.DIRECTORY for seed in range(2)]
     saved = [checkpoint.newest(directory, pytest.fail) for directory in directories]
     parts = assembly.assemble(resolve(other), fake_envs[0].action_spec)
     restored = state.restore(parts, saved)
@@ -55,18 +60,4 @@ def test_checkpoints_do_not_depend_on_the_mesh(fake_envs, tmp_path, monkeypatch,
         assert checksums[0] == checksums[1]
         assert len(checksums[0]) > 1
     end = train.run(other, tmp_path / "run", resume=True)
-    assert [record["env_steps"] >= SHORT["total_steps"] for record in end["seeds"].values()] == [True] * 4
-
-
-def test_a_device_holds_an_eighth_of_a_ring(fake_envs, tmp_path, monkeypatch):
-    rings, close = [], Loop.close
-
-    def watched(loop):
-        rings.append(loop._state.ring)
-        close(loop)
-
-    monkeypatch.setattr(Loop, "close", watched)
-    train.run(tiny_config(num_envs=8, agent__batch_size=8, mesh__data=8, learn_start=96, **SHORT), tmp_path / "run")
-    for x in jax.tree.leaves(rings[0]):
-        assert {shard.data.nbytes for shard in x.addressable_shards} == {x.nbytes // 8}
-        assert len({shard.device for shard in x.addressable_shards}) == 8
+    assert [record["env_steps"] >= SHORT["total_steps"] for record in end["seeds"].values()] == [True] * 2

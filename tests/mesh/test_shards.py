@@ -1,6 +1,5 @@
 """A ring that is spread over devices, and updates on its batches, against the same on one device."""
 
-import dataclasses
 import functools
 
 import jax
@@ -101,17 +100,26 @@ def test_gradients_of_a_batch_on_eight_devices_are_those_on_one(name, phase):
         assert np.isfinite(float(info["loss"]))
 
 
-def test_programs_of_eight_devices_have_an_eighth_of_the_work_of_one():
+def assembled(placement, num_envs=DEVICES):
     config = agents.small_config(
-        "rainbow", num_envs=DEVICES, mesh__data=DEVICES, agent__batch_size=32, replay__capacity=800
+        "rainbow", num_envs=num_envs, mesh__data=placement.num_shards, agent__batch_size=32, replay__capacity=800
     )
-    small = agents.make("rainbow")
-    actions = jax.ShapeDtypeStruct((DEVICES,), np.int32)
+    actions = jax.ShapeDtypeStruct((num_envs,), np.int32)
+    return assembly.Assembly(config, agents.make("rainbow").agent, actions, placement)
+
+
+def test_each_device_holds_an_eighth_of_the_ring():
+    parts = assembled(make_placement(agents.small_config("rainbow", mesh__data=DEVICES)))
+    for phase in (parts.full, parts.frozen):
+        for x in jax.tree.leaves(phase.init_ring()):
+            assert {shard.data.nbytes for shard in x.addressable_shards} == {x.nbytes // DEVICES}
+            assert len({shard.device for shard in x.addressable_shards}) == DEVICES
+
+
+def test_programs_of_eight_devices_have_an_eighth_of_the_work_of_one():
     flops = {}
-    for placement in (make_placement(config), Placement()):
-        shards = dataclasses.replace(config.mesh, data=placement.num_shards)
-        parts = assembly.Assembly(dataclasses.replace(config, mesh=shards), small.agent, actions, placement)
-        jitted = parts.full.jit("cpu")
+    for placement in (make_placement(agents.small_config("rainbow", mesh__data=DEVICES)), Placement()):
+        jitted = assembled(placement).full.jit("cpu")
         with placement.context():
             compiled = jitted.learn.lower(*jitted.learn_arguments).compile()
         flops[placement.num_shards] = compiled.cost_analysis()["flops"]
