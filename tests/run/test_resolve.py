@@ -204,7 +204,7 @@ SECTIONS = sorted(
 @pytest.mark.parametrize("section_class", SECTIONS)
 def test_every_field_has_a_meaning_and_a_default_within_its_bounds(section_class):
     declared, defaults = fields.fields_of(section_class), fields.defaults_of(section_class)
-    sections = {"env", "agent", "encoder", "replay", "seer"} if section_class is RunConfig else set()
+    sections = {"env", "agent", "encoder", "replay", "seer", "mesh"} if section_class is RunConfig else set()
     assert declared.keys() == defaults.keys()
     assert declared.keys() | sections == {field.name for field in dataclasses.fields(section_class)}
     for name, field in declared.items():
