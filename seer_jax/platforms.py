@@ -4,6 +4,7 @@ JAX chooses between the forms when it lowers a program for a device, which need 
 behind each choice are in `docs/performance.md`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,9 +48,12 @@ def patch_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Applies `[p, p, C, features]` to disjoint patches of `[..., H, W, C]`; a remainder of the image is cropped.
 
     On a TPU this is a convolution with stride p, in three passes (see `product`). Elsewhere it is a product of
-    patches, since the gradient of a convolution is slow inside a loop on the CPU and takes more kernels on a GPU.
+    patches, since the gradient of a convolution is slow inside a loop on the CPU and takes more kernels on a GPU. So is
+    a single image on a TPU, of which a convolution moves twice the bytes.
     """
-    return jax.lax.platform_dependent(x, kernel, tpu=_strided_convolution, default=_patch_product)
+    one_image = math.prod(x.shape[:-3]) == 1
+    on_tpu = _three_pass_patch_product if one_image else _strided_convolution
+    return jax.lax.platform_dependent(x, kernel, tpu=on_tpu, default=_patch_product)
 
 
 def _strided_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -66,12 +70,16 @@ def _strided_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return out.reshape(*batch, *out.shape[1:])
 
 
-def _patch_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _three_pass_patch_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _patch_product(x, kernel, precision=jax.lax.Precision.HIGH)
+
+
+def _patch_product(x: jax.Array, kernel: jax.Array, *, precision: jax.lax.PrecisionLike = None) -> jax.Array:
     *batch, height, width, channels = x.shape
     p, rows, cols = len(kernel), height // len(kernel), width // len(kernel)
     patches = x[..., : rows * p, : cols * p, :].reshape(*batch, rows, p, cols, p, channels)
     patches = jnp.swapaxes(patches, -4, -3).reshape(*batch, rows, cols, p * p * channels)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
+    return jnp.matmul(patches, kernel.reshape(-1, kernel.shape[-1]), precision=precision)
 
 
 def copy_if(condition: jax.Array, new: Any, old: Any) -> Any:

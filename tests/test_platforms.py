@@ -30,11 +30,14 @@ def test_forms_of_a_patch_convolution_and_their_gradients_agree(size, patch, cha
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("cuda", 0), ("tpu", 1)])
-def test_patches_are_a_convolution_on_a_tpu_alone(platform, convolutions):
-    text = lowered_for(platform, platforms.patch_convolution, normal(2, 10, 10, 3), normal(5, 5, 3, 4))
+@pytest.mark.parametrize(
+    ("platform", "images", "convolutions"), [("cpu", 2, 0), ("cuda", 2, 0), ("tpu", 2, 1), ("tpu", 1, 0)]
+)
+def test_patches_of_several_images_are_a_convolution_on_a_tpu_alone(platform, images, convolutions):
+    text = lowered_for(platform, platforms.patch_convolution, normal(images, 10, 10, 3), normal(5, 5, 3, 4))
     assert text.count("stablehlo.convolution") == convolutions
     assert text.count("stablehlo.dot_general") == 1 - convolutions
+    assert ("HIGH" in text) == (platform == "tpu")
 
 
 @pytest.mark.parametrize(("platform", "precision"), [("cpu", "DEFAULT"), ("cuda", "DEFAULT"), ("tpu", "HIGH")])
