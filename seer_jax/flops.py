@@ -105,6 +105,7 @@ def count_macs(fn: Callable, *args: Any) -> float:
 
     Multiplications with padding, and with the zeros between the rows of a dilated operand, are not counted: the count
     of a convolution's gradient does not depend on how it is written. Work that no output needs is not counted either.
+    Where platforms have forms of their own, the form of all others is counted: a count does not depend on the device.
 
     Args:
       fn: the function.
@@ -113,16 +114,17 @@ def count_macs(fn: Callable, *args: Any) -> float:
     Raises:
       ValueError: a loop of unknown length holds a product, or branches differ.
     """
-    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    jaxpr = jax.make_jaxpr(jax.jit(fn))(*args).jaxpr  # without jit, JAX would choose the forms of this platform
     needed, _ = partial_eval.dce_jaxpr(jaxpr, used_outputs=[True] * len(jaxpr.outvars))
     return _count(needed)
 
 
 def _count(jaxpr: core.Jaxpr) -> float:
-    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+    platform = {id(e.outvars[0]) for e in jaxpr.eqns if e.primitive.name == "platform_index"}
+    return sum(_count_equation(e, by_platform=any(id(x) in platform for x in e.invars)) for e in jaxpr.eqns)
 
 
-def _count_equation(equation: core.JaxprEqn) -> float:
+def _count_equation(equation: core.JaxprEqn, *, by_platform: bool) -> float:
     name, params = equation.primitive.name, equation.params
     shapes = [getattr(x.aval, "shape", ()) for x in (*equation.invars, *equation.outvars)]
     if name == "dot_general":
@@ -137,6 +139,8 @@ def _count_equation(equation: core.JaxprEqn) -> float:
     if name == "while" and any(inner):
         raise ValueError("a while loop holds a matrix product; its number of steps is unknown, use scan")
     if name == "cond":
+        if by_platform:
+            return inner[-1]
         if len(set(inner)) > 1:
             raise ValueError(f"branches of a cond cost {inner}; the cost of a call is unknown")
         return inner[0]

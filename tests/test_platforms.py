@@ -1,5 +1,7 @@
 """The forms of an operation agree; which form a platform gets is read from programs lowered for it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,40 @@ def test_patches_of_several_images_are_a_convolution_on_a_tpu_alone(platform, im
     assert ("HIGH" in text) == (platform == "tpu")
 
 
+@pytest.mark.numeric
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+    ("size", "sizes", "channels", "batch"), [(84, (5, 5), 4, 4), (31, (2, 3), 3, 1), (40, (2, 2, 2), 6, 3)]
+)
+def test_nested_patches_give_what_one_layer_after_another_gives(size, sizes, channels, batch, dtype):
+    x = np.random.default_rng(0).integers(0, 256, (batch, size, size, channels)).astype(dtype)
+    widths = (channels, 8, 6, 5)
+    layers = tuple(
+        (normal(p, p, widths[i], widths[i + 1], seed=i) * 0.1, normal(widths[i + 1], seed=9))
+        for i, p in enumerate(sizes)
+    )
+
+    @jax.jit
+    def values_and_gradients(layers):
+        forms = (platforms._nested_patch_products, platforms._one_after_another)
+        prepare = lambda x: x.astype(jnp.float32) / 255.0  # noqa: E731
+        return [jax.value_and_grad(lambda a, f=f: jnp.sum(jnp.sin(f(prepare, x, a))))(layers) for f in forms]
+
+    (nested, nested_grads), (stepwise, stepwise_grads) = values_and_gradients(layers)
+    np.testing.assert_allclose(nested, stepwise, rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(jax.tree.leaves(nested_grads), jax.tree.leaves(stepwise_grads), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("platform", "loops", "convolutions"), [("cpu", 1, 0), ("cuda", 0, 0), ("tpu", 0, 2)])
+def test_patches_are_nested_on_the_cpu_alone(platform, loops, convolutions):
+    x, layers = np.zeros((2, 10, 10, 4), np.uint8), [(normal(2, 2, 4, 3), normal(3)), (normal(2, 2, 3, 5), normal(5))]
+    text = lowered_for(platform, functools.partial(platforms.patch_convolutions, prepare=jnp.float32), x, layers)
+    assert text.count("stablehlo.while") == loops
+    assert text.count("stablehlo.convolution") == convolutions
+    assert text.count("stablehlo.dot_general") == 2 - convolutions
+
+
 @pytest.mark.parametrize(("platform", "precision"), [("cpu", "DEFAULT"), ("cuda", "DEFAULT"), ("tpu", "HIGH")])
 def test_product_takes_three_passes_on_a_tpu_alone(platform, precision):
     gradient = jax.grad(lambda x, y: jnp.sum(jnp.sin(platforms.product(x, y))), argnums=(0, 1))
@@ -50,9 +86,13 @@ def test_product_takes_three_passes_on_a_tpu_alone(platform, precision):
 @pytest.mark.parametrize(("platform", "loops"), [("cpu", 1), ("cuda", 0), ("tpu", 0)])
 def test_mapping_apart_is_a_loop_on_the_cpu_alone(platform, loops):
     x = normal(4, 3)
-    text = lowered_for(platform, lambda x: platforms.map_apart(jnp.sin, x, batch_size=2), x)
+    text = lowered_for(platform, functools.partial(platforms.map_apart, jnp.sin), x)
     assert text.count("stablehlo.while") == loops
-    np.testing.assert_array_equal(platforms.map_apart(jnp.sin, x, batch_size=2), jax.vmap(jnp.sin)(x))
+    for form in (
+        functools.partial(platforms.map_apart, jnp.sin),
+        functools.partial(platforms._map_written_out, jnp.sin),
+    ):
+        np.testing.assert_array_equal(form(x), jax.vmap(jnp.sin)(x))
 
 
 @pytest.mark.parametrize(("platform", "selects"), [("cpu", True), ("cuda", True), ("tpu", False)])

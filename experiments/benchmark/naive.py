@@ -5,7 +5,6 @@ import statistics
 import subprocess
 import sys
 
-import flax.linen as nn
 import jax
 
 from experiments.benchmark.cases import cases
@@ -40,7 +39,7 @@ def measure_in_this_process(name: str) -> dict[str, float]:
     Updates use XLA's default kernels for convolutions, convolutions instead of patch products, gradients of
     convolutions inside a loop, and programs that copy their inputs instead of overwriting them.
     """
-    encoders.PatchConv = lambda features, patch, init_fns: nn.Conv(features, (patch, patch), patch, padding="VALID")
+    encoders.ConvStage.reads_patches = False  # pyright: ignore[reportAttributeAccessIssue]
     config = cases(quick=False)[name]
     env = registry.make_env(config, training=True)
     parts = assembly.assemble(config, env.action_spec)

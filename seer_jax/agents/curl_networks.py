@@ -95,7 +95,7 @@ class Networks:
 
     def features(self, params: base.Params, views: jax.Array) -> jax.Array:
         """Maps `[B, h, w, C]` to the output of the last shared frozen stage."""
-        return self.encoder.apply(params["encoder"], encoders.to_float(views))
+        return self.encoder.apply(params["encoder"], views)
 
     def latents(self, params: base.Params, features: jax.Array) -> jax.Array:
         """Maps features to the latents that are stored, `[B, N, L]`."""

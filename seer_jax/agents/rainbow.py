@@ -95,7 +95,7 @@ class Networks:
 
     def encode(self, params: base.Params, views: jax.Array) -> jax.Array:
         """Maps `[B, h, w, C]` to `[B, L]`."""
-        return encoders.flatten(self.encoder.apply(params["encoder"], encoders.to_float(views)))
+        return encoders.flatten(self.encoder.apply(params["encoder"], views))
 
     def logits(self, params: base.Params, latent: jax.Array, noise: jax.Array | None) -> jax.Array:
         """Maps `[B, L]` to `[B, num_actions, num_atoms]`."""

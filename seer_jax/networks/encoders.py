@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from seer_jax import platforms
 from seer_jax.networks import haiku
 from seer_jax.networks.cpu_ops import PatchConv, max_pool
 from seer_jax.networks.initializers import UNIFORM, Init
@@ -42,11 +43,21 @@ class ConvStage(nn.Module):
     stride: int
     init_fns: Init = UNIFORM
 
+    @property
+    def reads_patches(self) -> bool:
+        """Whether its windows do not overlap."""
+        return self.kernel == self.stride
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.kernel == self.stride:
+        if self.reads_patches:
             return nn.relu(PatchConv(self.features, self.kernel, self.init_fns)(x))
         return nn.relu(_conv(x, self.init_fns, self.features, self.kernel, self.stride))
+
+    def layer(self, params: Params) -> tuple[jax.Array, jax.Array]:
+        """Returns kernel `[p, p, inputs, features]` and bias `[features]` of a stage that reads patches."""
+        layer = params["params"]["PatchConv_0"]
+        return layer["kernel"], layer["bias"]
 
 
 class ResidualStage(nn.Module):
@@ -92,8 +103,8 @@ def flatten(x: jax.Array) -> jax.Array:
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """Maps uint8 pixels to float32 between 0 and 1."""
-    return images.astype(jnp.float32) / 255.0
+    """Maps uint8 pixels to float32 between 0 and 1; what is a float already stays as it is."""
+    return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
 
 
 class Stage(NamedTuple):
@@ -128,7 +139,7 @@ class Encoder:
     @property
     def has_convolution(self) -> bool:
         """Whether a gradient through the encoder may run an XLA convolution."""
-        return any(getattr(s.module, "kernel", None) != getattr(s.module, "stride", 0) for s in self.stages)
+        return not all(getattr(stage.module, "reads_patches", False) for stage in self.stages)
 
     def init(self, key: jax.Array, x: jax.Array) -> Params:
         """Returns parameters for inputs like `x`, `[B, H, W, C]` float32."""
@@ -139,11 +150,28 @@ class Encoder:
         return params
 
     def apply(self, params: Params, x: jax.Array) -> jax.Array:
-        """Maps `[B, H, W, C]` float32 to the last stage's output, float32."""
-        params, x = jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype), (params, x))
-        for stage in self.stages:
+        """Maps `[B, H, W, C]`, uint8 pixels or float32, to the last stage's output, float32."""
+        params = jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype), params)
+        patched, others = self._split_patches()
+        if patched:
+            layers = [stage.module.layer(params[stage.name]) for stage in patched]
+            x = platforms.patch_convolutions(x, layers, prepare=self._prepare)
+        else:
+            x = self._prepare(x)
+        for stage in others:
             x = stage.module.apply(params[stage.name], x)
         return x.astype(jnp.float32)
+
+    def _prepare(self, x: jax.Array) -> jax.Array:
+        return to_float(x).astype(self.compute_dtype)
+
+    def _split_patches(self) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
+        """Returns the first stages, if several of them read disjoint patches, and the others."""
+        count = 0
+        while count < len(self.stages) and getattr(self.stages[count].module, "reads_patches", False):
+            count += 1
+        count = count if count > 1 else 0
+        return self.stages[:count], self.stages[count:]
 
     def split_after(self, name: str) -> tuple["Encoder", "Encoder"]:
         """Returns the prefix that ends with stage `name`, and the stages after it."""
