@@ -109,17 +109,17 @@ def target(request):
         pytest.skip(f"no compiler for it: {target.missing}")
     effort = jax.config.jax_exec_time_optimization_effort
     jax.config.update("jax_exec_time_optimization_effort", 0.0 if ALL else -1.0)
-    with target.device() as placement, pytest.MonkeyPatch.context() as patch:
+    with target.environment(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(dmc, "require_rendering", lambda *args: None)
-        yield target, placement
+        yield target
     jax.config.update("jax_exec_time_optimization_effort", effort)
 
 
 @pytest.mark.parametrize(("setting", "num_envs", "name"), CASES)
 def test_programs_for_accelerators_write_the_ring_in_place_and_stay_on_the_device(target, setting, num_envs, name):
-    target, placement = target
+    (device,) = target.devices()
     phase = make_phase(setting, num_envs, name)
-    for program, lowered in target_plan.lower(phase, target, placement).items():
+    for program, lowered in target_plan.lower(phase, target, device).items():
         began = time.process_time()
         executable = lowered.compile()
         seconds = time.process_time() - began
@@ -128,7 +128,7 @@ def test_programs_for_accelerators_write_the_ring_in_place_and_stay_on_the_devic
         needed, allowed = temporary_bytes(executable), 0.02 * phase.ring.num_bytes
         if needed > allowed:  # as by large batches: what does not depend on the ring is needed with a small one, too
             small_ring = make_phase(setting, num_envs, name, rows=1000)
-            allowed += temporary_bytes(target_plan.lower(small_ring, target, placement)[program].compile())
+            allowed += temporary_bytes(target_plan.lower(small_ring, target, device)[program].compile())
         if target.name.startswith("tpu") and jax.__version_info__ >= (0, 12) and program == "interact":
             # Its libtpu, 0.0.50, writes a frame in place only where it lies with three others: docs/accelerators.md.
             assert (needed > allowed) == (name == FULL and num_envs < 4), largest(text)
