@@ -89,3 +89,55 @@ def _select(condition: jax.Array, new: Any, old: Any) -> Any:
 
 def _branch(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.lax.cond(condition, lambda new, old: new, lambda new, old: old, new, old)
+
+
+def write_if(condition: jax.Array, rows: Any, row: Any, slot: jax.Array) -> Any:
+    """Returns `rows` with `row` at index `slot` if a scalar condition is true, otherwise `rows`.
+
+    A TPU writes in a loop that has a turn for each write. If the rows are bytes, its compiler copies all of them for a
+    program that selects between the new row and the old one, or that scatters a row of each seed. A GPU would wait for
+    the host at each turn.
+
+    Args:
+      condition: bool `[]`.
+      rows: arrays `[T, ...]`.
+      row: arrays `[...]`.
+      slot: int `[]`.
+    """
+    return jax.lax.platform_dependent(condition, rows, row, slot, tpu=_write_one, default=_write_selected)
+
+
+def _write_selected(condition: jax.Array, rows: Any, row: Any, slot: jax.Array) -> Any:
+    row = jax.tree.map(lambda buf, x: jnp.where(condition, x, buf[slot]), rows, row)
+    return jax.tree.map(lambda buf, x: jax.lax.dynamic_update_index_in_dim(buf, x, slot, 0), rows, row)
+
+
+@jax.custom_batching.custom_vmap
+def _write_one(condition: jax.Array, rows: Any, row: Any, slot: jax.Array) -> Any:
+    several = jax.tree.map(lambda x: x[None], (condition, rows, row, slot))
+    return jax.tree.map(lambda x: x[0], _write_in_loop(*several))
+
+
+@_write_one.def_vmap
+def _write_several(size: int, are_mapped: Any, *args: Any) -> tuple[Any, Any]:
+    """Maps `_write_one` over a leading axis of its arguments, those of several seeds."""
+    args = jax.tree.map(
+        lambda x, mapped: x if mapped else jnp.broadcast_to(x, (size, *x.shape)), args, tuple(are_mapped)
+    )
+    rows = _write_in_loop(*args)
+    return rows, jax.tree.map(lambda _: True, rows)
+
+
+def _write_in_loop(conditions: jax.Array, rows: Any, row: Any, slots: jax.Array) -> Any:
+    """Does what `write_if` does for each index of the leading axes, those whose condition is true one by one."""
+    order = jnp.argsort(~conditions, stable=True)
+
+    def write(turn: jax.Array, rows: Any) -> Any:
+        i = order[turn]
+
+        def put(buf: jax.Array, x: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice(buf, x[i][None, None], (i, slots[i], *(0,) * (buf.ndim - 2)))
+
+        return jax.tree.map(put, rows, row)
+
+    return jax.lax.fori_loop(0, conditions.sum(), write, rows)

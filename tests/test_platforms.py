@@ -67,3 +67,25 @@ def test_noises_drawn_together_equal_noise_drawn_alone():
     keys = jax.random.split(jax.random.PRNGKey(0), 2)
     alone = np.stack([heads.draw_noise(key, (37,)) for key in keys])
     np.testing.assert_allclose(jax.jit(heads.draw_noises, static_argnums=1)(keys, 37), alone, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", 0), ("cuda", 0), ("tpu", 1)])
+def test_forms_of_writing_a_row_if_a_condition_holds_agree_alone_and_mapped(platform, loops):
+    rows, row = (
+        {"a": normal(3, 5, 2), "b": jnp.arange(15).reshape(3, 5)},
+        {"a": normal(3, 2, seed=1), "b": jnp.ones(3, int)},
+    )
+    conditions, slots = jnp.array([True, False, True]), jnp.array([4, 1, 0])
+    expected = jax.tree.map(np.array, rows)
+    for i in np.flatnonzero(conditions):
+        for name, values in expected.items():
+            values[i, slots[i]] = row[name][i]
+    several = conditions, rows, row, slots
+    for form in (platforms._write_selected, platforms._write_one):
+        jax.tree.map(np.testing.assert_array_equal, jax.jit(jax.vmap(form))(*several), expected)
+        for i in range(3):
+            alone = jax.tree.map(lambda x, i=i: x[i], several)
+            jax.tree.map(
+                np.testing.assert_array_equal, jax.jit(form)(*alone), jax.tree.map(lambda x, i=i: x[i], expected)
+            )
+    assert lowered_for(platform, jax.vmap(platforms.write_if), *several).count("stablehlo.while") == loops
