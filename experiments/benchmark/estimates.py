@@ -115,7 +115,9 @@ def estimate(target: Target, agent: str, phase: str, num_seeds: int) -> Record |
     """
     context = multiprocessing.get_context("spawn")  # an XLA that compiled before keeps the flags that it read
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_estimate, args=(sender, target.name, agent, phase, num_seeds))
+    process = context.Process(
+        target=_send_estimate, args=(sender, _LIMIT_SECONDS, target.name, agent, phase, num_seeds)
+    )
     process.start()
     sender.close()
     try:
@@ -130,8 +132,10 @@ def estimate(target: Target, agent: str, phase: str, num_seeds: int) -> Record |
         process.join()
 
 
-def _send_estimate(sender: Connection, target_name: str, agent: str, phase: str, num_seeds: int) -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (_LIMIT_SECONDS, resource.RLIM_INFINITY))
+def _send_estimate(
+    sender: Connection, limit_seconds: int, target_name: str, agent: str, phase: str, num_seeds: int
+) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (limit_seconds, resource.RLIM_INFINITY))
     use_synthetic_suites()
     target = targets.find(target_name)
     with target.environment():
