@@ -87,6 +87,11 @@ class MeshConfig:
     seed: int = integer(1, "devices over which the seeds are spread", low=1, high=65_536)
     data: int = integer(1, "devices over which the environments and the batch of a seed are spread", low=1, high=65_536)
 
+    @property
+    def num_devices(self) -> int:
+        """Devices of the mesh."""
+        return self.seed * self.data
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:

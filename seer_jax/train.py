@@ -159,8 +159,8 @@ def _run_in(
         loop.close()
 
 
-def _print_warnings(config: RunConfig) -> None:
-    for message in rules.warnings(config):
+def _print_warnings(config: RunConfig, platform: str | None = None) -> None:
+    for message in rules.warnings(config, platform):
         _warn(message)
 
 
@@ -214,10 +214,10 @@ def _plan(values: flags.FlagValues, overrides: list[str]) -> None:
         plan.show(config, json_file)
         return
     target = targets.find(values.target)
-    with target.device() as placement:  # before anything can use a device of this machine
+    with target.environment():  # before anything can use a device of this machine
         config = _config(values, overrides)
-        _print_warnings(config)
-        target_plan.show(config, target, placement, json_file)
+        _print_warnings(config, target.platform)
+        target_plan.show(config, target, json_file)
 
 
 def _train_in(run_dir: str, config: RunConfig, values: flags.FlagValues, overrides: list[str]) -> int:

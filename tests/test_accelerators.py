@@ -35,6 +35,7 @@ QUICK = {"agent.batch_size": 8}
 SETTINGS = {
     "rainbow": (*RAINBOW, {}, 200_000, 300_000),
     "rainbow-prioritized": (*RAINBOW, {"replay.prioritized": True}, 200_000, 300_000),
+    "rainbow-seeds": (*RAINBOW, {"num_seeds": 2}, 200_000, 300_000),
     "rainbow-impala": (*RAINBOW, IMPALA, 1_000_000, 100_000),
     "rainbow-impala-prioritized": (*RAINBOW, IMPALA | {"replay.prioritized": True}, 1_000_000, 100_000),
     "curl": (*CURL, {}, 400_000, 2_000_000),
@@ -42,6 +43,7 @@ SETTINGS = {
 CASES = [
     *itertools.product(["rainbow"], [1], [FULL, FROZEN]),
     *itertools.product(["rainbow-prioritized"], [32], [FULL, FROZEN]),
+    *itertools.product(["rainbow-seeds"], [1], [FULL, FROZEN]),
     ("rainbow-impala", 1, FROZEN),
     *itertools.product(["curl"], [1], [FULL, FROZEN]),
 ]
@@ -109,32 +111,33 @@ def target(request):
         pytest.skip(f"no compiler for it: {target.missing}")
     effort = jax.config.jax_exec_time_optimization_effort
     jax.config.update("jax_exec_time_optimization_effort", 0.0 if ALL else -1.0)
-    with target.device() as placement, pytest.MonkeyPatch.context() as patch:
+    with target.environment(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(dmc, "require_rendering", lambda *args: None)
-        yield target, placement
+        yield target
     jax.config.update("jax_exec_time_optimization_effort", effort)
 
 
 @pytest.mark.parametrize(("setting", "num_envs", "name"), CASES)
 def test_programs_for_accelerators_write_the_ring_in_place_and_stay_on_the_device(target, setting, num_envs, name):
-    target, placement = target
+    (device,) = target.devices()
     phase = make_phase(setting, num_envs, name)
-    for program, lowered in target_plan.lower(phase, target, placement).items():
+    ring = phase.placement.shapes(phase.ring, lanes=True)
+    for program, lowered in target_plan.lower(phase, target, device).items():
         began = time.process_time()
         executable = lowered.compile()
         seconds = time.process_time() - began
         print(f"{target.name} {setting} {num_envs} {name} {program}: compiled in {seconds:.1f} s of one core")
         text = executable.as_text()
-        needed, allowed = temporary_bytes(executable), 0.02 * phase.ring.num_bytes
+        needed, allowed = temporary_bytes(executable), 0.02 * ring.num_bytes
         if needed > allowed:  # as by large batches: what does not depend on the ring is needed with a small one, too
             small_ring = make_phase(setting, num_envs, name, rows=1000)
-            allowed += temporary_bytes(target_plan.lower(small_ring, target, placement)[program].compile())
+            allowed += temporary_bytes(target_plan.lower(small_ring, target, device)[program].compile())
         if target.name.startswith("tpu") and jax.__version_info__ >= (0, 12) and program == "interact":
             # Its libtpu, 0.0.50, writes a frame in place only where it lies with three others: docs/accelerators.md.
             assert (needed > allowed) == (name == FULL and num_envs < 4), largest(text)
             continue
         assert needed <= allowed, f"largest results of {program}: {largest(text)}"
-        assert arrays(phase.ring) <= donated(text)
+        assert arrays(ring) <= donated(text)
         assert not re.search(r"\b(?:infeed|outfeed|send|recv)(?:-done)?\(", text)
         assert not re.search(r'custom_call_target="[^"]*(?:callback|python|host)', text, re.IGNORECASE)
         if program == "learn" and name == FROZEN:

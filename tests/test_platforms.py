@@ -105,8 +105,45 @@ def test_copy_branches_on_a_tpu_alone(platform, selects):
             np.testing.assert_array_equal(form(jnp.asarray(condition), new, old)["a"], expected["a"])
 
 
+@pytest.mark.parametrize("conditions", [[False, False], [True, False], [True, True]])
+def test_branches_of_several_seeds_copy_what_each_asks_for(conditions):
+    new, old, conditions = {"a": normal(2, 3)}, {"a": normal(2, 3, seed=1)}, np.asarray(conditions)
+    expected = np.where(conditions[:, None], new["a"], old["a"])
+    np.testing.assert_array_equal(jax.vmap(platforms._branch)(conditions, new, old)["a"], expected)
+    shared = {"a": normal(3)}
+    copied = jax.vmap(platforms._branch, in_axes=(0, 0, None))(conditions, new, shared)
+    np.testing.assert_array_equal(copied["a"], np.where(conditions[:, None], new["a"], shared["a"]))
+    branches = [
+        lowered_for(platform, jax.vmap(platforms.copy_if), conditions, new, old).count("stablehlo.case")
+        for platform in ("tpu", "cuda")
+    ]
+    assert branches[0] > branches[1]
+
+
 @pytest.mark.numeric
 def test_noises_drawn_together_equal_noise_drawn_alone():
     keys = jax.random.split(jax.random.PRNGKey(0), 2)
     alone = np.stack([heads.draw_noise(key, (37,)) for key in keys])
     np.testing.assert_allclose(jax.jit(heads.draw_noises, static_argnums=1)(keys, 37), alone, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", 0), ("cuda", 0), ("tpu", 1)])
+def test_forms_of_writing_a_row_if_a_condition_holds_agree_alone_and_mapped(platform, loops):
+    rows, row = (
+        {"a": normal(3, 5, 2), "b": jnp.arange(15).reshape(3, 5)},
+        {"a": normal(3, 2, seed=1), "b": jnp.ones(3, int)},
+    )
+    conditions, slots = jnp.array([True, False, True]), jnp.array([4, 1, 0])
+    expected = jax.tree.map(np.array, rows)
+    for i in np.flatnonzero(conditions):
+        for name, values in expected.items():
+            values[i, slots[i]] = row[name][i]
+    several = conditions, rows, row, slots
+    for form in (platforms._write_selected, platforms._write_one):
+        jax.tree.map(np.testing.assert_array_equal, jax.jit(jax.vmap(form))(*several), expected)
+        for i in range(3):
+            alone = jax.tree.map(lambda x, i=i: x[i], several)
+            jax.tree.map(
+                np.testing.assert_array_equal, jax.jit(form)(*alone), jax.tree.map(lambda x, i=i: x[i], expected)
+            )
+    assert lowered_for(platform, jax.vmap(platforms.write_if), *several).count("stablehlo.while") == loops

@@ -1,11 +1,12 @@
 """Times each part of training beside an eager PyTorch twin, the rate of a matrix product, and naive updates.
 
-make bench                                               # installs PyTorch (requirements-bench.txt) and runs this
-python -m experiments.benchmark [--quick] [--json=FILE]  # nothing else should run on the machine
+make bench    # installs PyTorch (requirements-bench.txt) and runs this
+python -m experiments.benchmark [--quick] [--synthetic] [--json=FILE]    # nothing else should run on the machine
 
 First it checks that agent and twin agree on losses and gradients for the same weights, batch and noise. Then it times
 both in turns. `--quick` leaves out the IMPALA encoder and the naive updates, and takes fewer turns. Naive updates are
-those without CPU optimizations.
+those without CPU optimizations. With `--synthetic` both step environments that send random frames, and neither EnvPool
+nor a renderer is needed.
 """
 
 import json
@@ -24,6 +25,7 @@ from experiments.benchmark.cases import cases
 from experiments.benchmark.jax_side import Environments, JaxSide
 from experiments.benchmark.measure import measure
 from experiments.benchmark.naive import measure_naive
+from experiments.benchmark.synthetic import use_synthetic_suites
 from experiments.benchmark.torch_side import TorchSide
 from seer_jax import cli, replay
 from seer_jax.config import RunConfig
@@ -38,18 +40,25 @@ def main(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     values = cli.make_flags()
     flags.DEFINE_bool("quick", False, "Fewer turns, no IMPALA encoder, no naive updates.", flag_values=values)
+    flags.DEFINE_bool("synthetic", False, "Random frames instead of games and tasks.", flag_values=values)
     flags.DEFINE_string("json", None, "File to write the results to.", flag_values=values)
-    return cli.main(argv, __doc__, values, lambda values: _benchmark(quick=values.quick, json_file=values.json))
+    return cli.main(argv, __doc__, values, _run)
 
 
-def _benchmark(*, quick: bool, json_file: str | None) -> None:
+def _run(values: flags.FlagValues) -> None:
+    if values.synthetic:
+        use_synthetic_suites()
+    _benchmark(quick=values.quick, synthetic=values.synthetic, json_file=values.json)
+
+
+def _benchmark(*, quick: bool, synthetic: bool, json_file: str | None) -> None:
     cli.use_compilation_cache()
     results: dict[str, dict] = {}
     for name, config in cases(quick=quick).items():
         print(name, flush=True)
         results[name] = _benchmark_case(config, quick=quick)
         if name in _NAIVE_CASES and not quick:
-            for update, ms in measure_naive(name).items():
+            for update, ms in measure_naive(name, synthetic=synthetic).items():
                 results[name][update]["naive_ms"] = ms
         _print_table(name, results[name])
     results["memory"] = _measure_handover_memory(20_000 if quick else 100_000)

@@ -5,16 +5,16 @@ from seer_jax.config import RunConfig
 from seer_jax.run import resolve
 
 _ROWS = 2000  # capacity of a ring
-_SMALL = {"total_steps": 2 * _ROWS, "replay.capacity": _ROWS, "seer.freeze_step": _ROWS}
+_SMALL = {"total_steps": 2 * _ROWS, "checkpoint_every": 0, "replay.capacity": _ROWS, "seer.freeze_step": _ROWS}
 _RAINBOW_IMPALA = {"encoder.name": "impala", "replay.allow_more_memory": True}
 
 
-def cases(*, quick: bool) -> dict[str, RunConfig]:
-    """Returns resolved configurations by name; `quick` leaves out those with the IMPALA encoder."""
+def cases(*, quick: bool, num_seeds: int = 1) -> dict[str, RunConfig]:
+    """Returns resolved configurations by name, of so many seeds; `quick` leaves out those with the IMPALA encoder."""
     configs = {"rainbow": rainbow_atari.get_config(), "curl": curl_dmc.get_config()}
     if not quick:
         configs |= {"rainbow_impala": rainbow_atari.get_config(), "curl_impala": curl_dmc.get_config("impala")}
         configs["rainbow_impala"].update_from_flattened_dict(_RAINBOW_IMPALA)
     for config in configs.values():
-        config.update_from_flattened_dict(_SMALL)
+        config.update_from_flattened_dict(_SMALL | {"num_seeds": num_seeds})
     return {name: resolve.resolve(config) for name, config in configs.items()}

@@ -18,6 +18,7 @@ import numpy as np
 from dm_env import specs
 
 from configs import rainbow_atari
+from experiments.benchmark.synthetic import use_synthetic_suites
 from seer_jax import replay
 from seer_jax.agents import base
 from seer_jax.run import assembly, resolve
@@ -36,6 +37,7 @@ def measure(rows: int, latent_dtype: str = "float32") -> dict[str, int]:
       rows: frames in the ring.
       latent_dtype: in which latents are stored.
     """
+    use_synthetic_suites()  # no environment is built
     config = rainbow_atari.get_config()
     config.update_from_flattened_dict({"replay.latent_dtype": latent_dtype})
     parts = assembly.assemble(resolve.resolve(config), specs.DiscreteArray(18))

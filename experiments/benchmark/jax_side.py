@@ -21,7 +21,7 @@ PHASES = (phases.FULL, phases.FROZEN)
 
 
 class Environments:
-    """Training environments, which both sides of the benchmark step.
+    """Training environments of all seeds, which both sides of the benchmark step.
 
     Attributes:
       vector_env: the environments.
@@ -29,24 +29,22 @@ class Environments:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self.vector_env = registry.make_env(config, training=True)
+        self.vector_env = registry.make_env(config, training=True, pools=[0] * config.num_seeds)
         self.timestep = self.vector_env.reset()
 
     def step(self, action: np.ndarray) -> None:
         self.timestep = self.vector_env.step(action)
 
 
-class JaxSide:
-    """An agent of this package with its programs, and rings full of noise; a `measure.Side`.
+class AgentArrays:
+    """The arrays of an agent in both phases.
 
     Attributes:
       config: the configuration.
       envs: training environments.
       phases: by name, as all of the following.
-      programs: compiled.
       states: of learning.
       rings: full of noise.
-      actors: what acting remembers.
     """
 
     def __init__(self, config: RunConfig, envs: Environments) -> None:
@@ -56,6 +54,18 @@ class JaxSide:
         # Programs overwrite their state, so each phase has its own.
         self.states = {name: phase.init_state(jax.random.PRNGKey(0)) for name, phase in self.phases.items()}
         self.rings = {name: noisy_ring(phase) for name, phase in self.phases.items()}
+
+
+class JaxSide(AgentArrays):
+    """An agent of this package with its programs; a `measure.Side`.
+
+    Attributes:
+      actors: what acting remembers, by phase.
+      programs: compiled, by phase.
+    """
+
+    def __init__(self, config: RunConfig, envs: Environments) -> None:
+        super().__init__(config, envs)
         self.actors = {
             name: phases.init_actor(jax.random.PRNGKey(1), envs.timestep, config.env.frame_stack) for name in PHASES
         }

@@ -9,6 +9,7 @@ import jax
 
 from experiments.benchmark.cases import cases
 from experiments.benchmark.noise import noisy_ring
+from experiments.benchmark.synthetic import use_synthetic_suites
 from experiments.benchmark.timing import time_each
 from seer_jax.envs import registry
 from seer_jax.networks import encoders
@@ -18,28 +19,31 @@ from seer_jax.seer import phases
 _SECONDS = 1.0
 
 
-def measure_naive(name: str) -> dict[str, float]:
+def measure_naive(name: str, *, synthetic: bool) -> dict[str, float]:
     """Returns the median milliseconds of the full and of the latent update, timed in a new process.
 
     Args:
       name: of a case.
+      synthetic: without EnvPool and a renderer.
     """
     # XLA reads its options when its backend starts. Here that is before seer_jax is imported, which sets options.
     code = (
         "import jax, json; jax.devices(); from experiments.benchmark import naive;"
-        f" print(json.dumps(naive.measure_in_this_process({name!r})))"
+        f" print(json.dumps(naive.measure_in_this_process({name!r}, synthetic={synthetic})))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure_in_this_process(name: str) -> dict[str, float]:
+def measure_in_this_process(name: str, *, synthetic: bool) -> dict[str, float]:
     """Returns what `measure_naive` does; changes a layer of `seer_jax` for the rest of the process.
 
     Updates use XLA's default kernels for convolutions, convolutions instead of patch products, gradients of
     convolutions inside a loop, and programs that copy their inputs instead of overwriting them.
     """
     encoders.ConvStage.reads_patches = False  # pyright: ignore[reportAttributeAccessIssue]
+    if synthetic:
+        use_synthetic_suites()
     config = cases(quick=False)[name]
     env = registry.make_env(config, training=True)
     parts = assembly.assemble(config, env.action_spec)

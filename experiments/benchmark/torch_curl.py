@@ -10,7 +10,9 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmark.torch_layers import (
+    CPU,
     DenseNorm,
+    make_adam,
     make_encoder,
     make_mlp,
     random_crop,
@@ -70,12 +72,12 @@ class Curl:
       critic_optimizer: of the Q-loss; the contrastive loss steps the encoder with it, too.
     """
 
-    def __init__(self, config: RunConfig, params: base.Params, *, frozen: bool) -> None:
+    def __init__(self, config: RunConfig, params: base.Params, *, frozen: bool, device: torch.device = CPU) -> None:
         cfg = config.agent
         assert isinstance(cfg, curl.CurlConfig)
         self.agent, self.frozen = cfg, frozen
         self.crop_size, self.num_copies = config.env.crop_size, config.seer.num_copies
-        self.net = net = CurlNet(config, params, (cfg.log_std_min, cfg.log_std_max))
+        self.net = net = CurlNet(config, params, (cfg.log_std_min, cfg.log_std_max)).to(device)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
         self.encoder_parameters = [] if frozen else [*net.encoder.parameters(), *net.critic_dense.parameters()]
         self.critic_parameters = [*self.encoder_parameters, *net.q1.parameters(), *net.q2.parameters()]
@@ -84,10 +86,10 @@ class Curl:
             self.actor_parameters += net.actor_dense.parameters()
         self.contrast_parameters = [*self.encoder_parameters, net.product]
         rate = cfg.learning_rate
-        self.critic_optimizer = torch.optim.Adam(self.critic_parameters, lr=rate)
-        self.actor_optimizer = torch.optim.Adam(self.actor_parameters, lr=rate)
-        self.contrast_optimizer = torch.optim.Adam(self.contrast_parameters, lr=rate)
-        self.temperature_optimizer = torch.optim.Adam(
+        self.critic_optimizer = make_adam(self.critic_parameters, lr=rate)
+        self.actor_optimizer = make_adam(self.actor_parameters, lr=rate)
+        self.contrast_optimizer = make_adam(self.contrast_parameters, lr=rate)
+        self.temperature_optimizer = make_adam(
             [net.log_temperature], lr=cfg.temperature_learning_rate, betas=(cfg.temperature_adam_b1, 0.999)
         )
         self.updates = 0
@@ -116,7 +118,7 @@ class Curl:
         with torch.no_grad():
             positive = self._critic_latent(target, self._features(target, batch["positive"]))
         logits = latent @ net.product @ positive.T
-        return q_loss, functional.cross_entropy(logits, torch.arange(len(logits)))
+        return q_loss, functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
     def actor_losses(self, batch: dict[str, torch.Tensor], noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the losses of the policy and of the temperature; arguments are those of `critic_losses`."""
@@ -157,6 +159,10 @@ class Curl:
             _step(self.critic_optimizer, self.encoder_parameters, gradients[: len(self.encoder_parameters)])
         _step(self.contrast_optimizer, self.contrast_parameters, gradients)
 
+    def compile(self) -> None:
+        """Makes `torch.compile` compile the losses at their first call."""
+        self.critic_losses, self.actor_losses = torch.compile(self.critic_losses), torch.compile(self.actor_losses)
+
     @torch.no_grad()
     def act(self, obs: torch.Tensor) -> tuple[np.ndarray, torch.Tensor | None]:
         """Returns actions `[E, A]` and, in the frozen phase, the latents to store, for uint8 `[E, C, H, W]`."""
@@ -169,8 +175,8 @@ class Curl:
         features = net.encoder(scale_pixels(views))
         actor = net.actor_dense(features)
         stored = torch.stack([net.critic_dense(features), actor], 1)[len(obs) :] if self.frozen else None
-        action, _ = net.sample(actor[: len(obs)], torch.randn(len(obs), net.action_size))
-        return action.numpy(), stored
+        action, _ = net.sample(actor[: len(obs)], torch.randn(len(obs), net.action_size, device=obs.device))
+        return action.cpu().numpy(), stored
 
     @torch.no_grad()
     def store(self, obs: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -18,11 +19,17 @@ _STAGES = {  # features, kernel and stride of each convolution
     "sac_ae": ((32, 3, 2), (32, 3, 1), (32, 3, 1), (32, 3, 1)),
 }
 _IMPALA_FEATURES = (16, 32, 32)
+CPU = torch.device("cpu")
 
 
 def to_tensor(array: ArrayLike) -> torch.Tensor:
     """Returns a copy of the array."""
     return torch.tensor(np.array(array))
+
+
+def make_adam(parameters: Sequence[nn.Parameter], **options: Any) -> torch.optim.Adam:
+    """Returns Adam; on a GPU its counter of steps lives there, so that a CUDA graph can hold a step."""
+    return torch.optim.Adam(parameters, capturable=parameters[0].is_cuda, **options)
 
 
 def scale_pixels(pixels: torch.Tensor) -> torch.Tensor:
@@ -33,8 +40,8 @@ def scale_pixels(pixels: torch.Tensor) -> torch.Tensor:
 def random_crop(pixels: torch.Tensor, size: int) -> torch.Tensor:
     """Maps `[B, H, W, C]` to random crops `[B, C, size, size]`."""
     batch, height, width, _ = pixels.shape
-    top, left = torch.randint(0, height - size + 1, (batch,)), torch.randint(0, width - size + 1, (batch,))
-    return pixels.unfold(1, size, 1).unfold(2, size, 1)[torch.arange(batch), top, left]
+    top, left = (torch.randint(n - size + 1, (batch,), device=pixels.device) for n in (height, width))
+    return pixels.unfold(1, size, 1).unfold(2, size, 1)[torch.arange(batch, device=pixels.device), top, left]
 
 
 class ResidualSection(nn.Module):

@@ -7,7 +7,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmark.torch_layers import NoisyLinear, make_encoder, scale_pixels
+from experiments.benchmark.torch_layers import CPU, NoisyLinear, make_adam, make_encoder, scale_pixels
 from seer_jax.agents import base, rainbow
 from seer_jax.config import RunConfig
 
@@ -54,22 +54,22 @@ class Rainbow:
       trained: parameters that updates change.
     """
 
-    def __init__(self, config: RunConfig, params: base.Params, *, frozen: bool) -> None:
+    def __init__(self, config: RunConfig, params: base.Params, *, frozen: bool, device: torch.device = CPU) -> None:
         cfg = config.agent
         assert isinstance(cfg, rainbow.RainbowConfig)
         self.agent, self.frozen = cfg, frozen
         self.learn_start, self.update_every = config.learn_start, config.update_every
-        self.net = RainbowNet(config, params)
+        self.net = RainbowNet(config, params).to(device)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
         self.net.encoder.requires_grad_(not frozen)
         self.trained = [p for p in self.net.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.trained, lr=cfg.learning_rate, eps=cfg.adam_eps)
-        self.support = torch.linspace(-cfg.v_max, cfg.v_max, cfg.num_atoms)
+        self.optimizer = make_adam(self.trained, lr=cfg.learning_rate, eps=cfg.adam_eps)
+        self.support = torch.linspace(-cfg.v_max, cfg.v_max, cfg.num_atoms, device=device)
         self.updates = 0
 
     def draw_noise(self, *networks: int) -> torch.Tensor:
         """Returns the noise of all layers, `[*networks, sum(noise_sizes)]`."""
-        normal = torch.randn(*networks, sum(self.net.noise_sizes))
+        normal = torch.randn(*networks, sum(self.net.noise_sizes), device=self.support.device)
         return normal.sign() * normal.abs().sqrt()
 
     def loss(self, batch: dict[str, torch.Tensor], noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +80,7 @@ class Rainbow:
           noise: `[2, sum(noise_sizes)]`, of the online network, which also selects, and of the target network.
         """
         logits = self.net.logits(self._latent(self.net, batch["obs"]), noise[0])
-        rows = torch.arange(len(logits))
+        rows = torch.arange(len(logits), device=logits.device)
         log_p = functional.log_softmax(logits[rows, batch["action"]], -1)
         with torch.no_grad():
             selector_q = self.net.logits(self._latent(self.net, batch["next_obs"]), noise[0]).softmax(-1) @ self.support
@@ -101,12 +101,16 @@ class Rainbow:
         if env_steps % self.agent.target_update_every < self.update_every:
             self.target.load_state_dict(self.net.state_dict())
 
+    def compile(self) -> None:
+        """Makes `torch.compile` compile the loss at its first call."""
+        self.loss = torch.compile(self.loss)
+
     @torch.no_grad()
     def act(self, obs: torch.Tensor) -> tuple[np.ndarray, torch.Tensor | None]:
         """Returns actions `[E]` and, in the frozen phase, the latents to store, for uint8 `[E, C, H, W]`."""
         latent = self.net.encode(obs)
         logits = self.net.logits(latent, self.draw_noise())
-        return (logits.softmax(-1) @ self.support).argmax(1).numpy(), latent[:, None] if self.frozen else None
+        return (logits.softmax(-1) @ self.support).argmax(1).cpu().numpy(), latent[:, None] if self.frozen else None
 
     @torch.no_grad()
     def store(self, obs: torch.Tensor) -> torch.Tensor:

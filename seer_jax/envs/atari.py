@@ -1,14 +1,15 @@
-"""Atari games on EnvPool: the protocols, and the rule for `terminated`."""
+"""Atari games on EnvPool: the protocols, and the rule for `terminated`.
+
+EnvPool is imported where games are needed, so that programs can be planned and timed without it.
+"""
 
 import dataclasses
 import functools
 import re
 from typing import Any
 
-import envpool
 import numpy as np
 from dm_env import specs
-from envpool.registration import registry
 
 from seer_jax.envs import timestep
 
@@ -70,10 +71,11 @@ PROTOCOLS = {
 @functools.cache
 def games() -> dict[str, str]:
     """Maps each game's snake-case name (`ms_pacman`) to EnvPool's identifier (`MsPacman-v5`)."""
-    specs = registry.specs.items()
+    from envpool.registration import registry
+
     return {
         kwargs["task"]: name
-        for name, (module, _, kwargs) in specs
+        for name, (module, _, kwargs) in registry.specs.items()
         if module == "envpool.atari" and name.endswith("-v5")
     }
 
@@ -119,6 +121,8 @@ class AtariEnv:
           training: whether the protocol's training-only items (lives, clipping) apply.
           num_threads: emulator threads; 0 lets EnvPool choose.
         """
+        import envpool
+
         self._life_loss_terminal = training and protocol.life_loss_terminal
         self._clip_rewards = training and protocol.clip_rewards
         self._pool = envpool.make_gymnasium(

@@ -3,6 +3,8 @@
 Action repeat is true repeat: rewards of r control steps are summed, the end of an episode stops the sum, and one image
 is rendered after them. EnvPool's own frame skip is different (more physics in a control step, and one reward) and is
 not used. In all but a few tasks, episodes end at a time limit, which is a truncation.
+
+EnvPool is imported where tasks are needed, so that programs can be planned and timed without it.
 """
 
 import dataclasses
@@ -13,10 +15,8 @@ import re
 import tempfile
 from typing import Protocol as Interface
 
-import envpool
 import numpy as np
 from dm_env import specs
-from envpool.mujoco.dmc import registration
 
 from seer_jax import envs
 from seer_jax.envs import timestep
@@ -56,6 +56,8 @@ class RenderingError(RuntimeError):
 @functools.cache
 def tasks() -> dict[str, str]:
     """Maps each task's name (`ball_in_cup-catch`) to EnvPool's identifier (`BallInCupCatch-v1`)."""
+    from envpool.mujoco.dmc import registration
+
     return {f"{domain}-{task}": _identifier(domain, task) for domain, task, _ in registration.dmc_mujoco_envs}
 
 
@@ -65,6 +67,8 @@ def _identifier(domain: str, task: str) -> str:
 
 def has_bounded_actions(task: str) -> bool:
     """Whether all actuators of a task have bounds, to which actions between -1 and 1 can be scaled; lqr's have none."""
+    import envpool
+
     space = envpool.make_spec(tasks()[task]).action_space
     return bool(np.all(np.abs([space.low, space.high]) < _LARGEST))
 
@@ -217,6 +221,8 @@ class _EnvPool:
     """One pool: physics in its threads, images one after the other."""
 
     def __init__(self, task: str, *, seeds: list[int], image_size: int, camera_id: int, quality: str) -> None:
+        import envpool
+
         # The pool reads its models once, when it is built.
         with tempfile.TemporaryDirectory(prefix="seer_jax-models-") as directory:
             assets = {"base_path": _fast_assets(pathlib.Path(directory))} if quality == "fast" else {}

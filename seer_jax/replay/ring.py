@@ -7,6 +7,7 @@ change only near the write head. `add` therefore evaluates the rule there and ke
 import jax
 import jax.numpy as jnp
 
+from seer_jax import platforms
 from seer_jax.replay import layout
 from seer_jax.replay.priorities import set_priorities, zero_sums
 from seer_jax.replay.records import Index, Ring, RingSpec, Rows
@@ -33,9 +34,10 @@ def add(spec: RingSpec, ring: Ring, row: Rows, steps: jax.Array | None = None) -
     """Does what `shards.add` does, with what one device holds."""
     slot = ring.index.written % spec.num_steps
     row = row.replace(observation=layout.to_stored(ring.observation, row.observation))
-    if steps is not None:
-        row = jax.tree.map(lambda buf, x: jnp.where(steps, x, buf[slot]), ring.rows, row)
-    rows = jax.tree.map(lambda buf, x: jax.lax.dynamic_update_index_in_dim(buf, x, slot, 0), ring.rows, row)
+    if steps is None:
+        rows = jax.tree.map(lambda buf, x: jax.lax.dynamic_update_index_in_dim(buf, x, slot, 0), ring.rows, row)
+    else:
+        rows = platforms.write_if(steps, ring.rows, row, slot)
     written = ring.index.written + (1 if steps is None else steps.astype(jnp.int32))
     return _update_starts(spec, ring.replace(rows=rows, index=ring.index.replace(written=written)))
 

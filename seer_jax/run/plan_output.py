@@ -97,9 +97,10 @@ def fits(plans: Sequence[PhasePlan], device: Device) -> bool:
 
 def phase_table(config: RunConfig, plans: Sequence[PhasePlan], device: Device) -> rich.table.Table:
     """Returns a table of the figures of each phase; figures that no phase has are left out."""
-    several = config.num_seeds > 1
+    several, num_devices = config.num_seeds > 1, config.mesh.num_devices
     seeds = f"{config.num_seeds} seeds of " if several else ""
-    table = rich.table.Table(title=f"{config.env.task}, {seeds}{config.total_steps:,} agent steps, {device.name}")
+    devices = f"{num_devices} devices, each {device.name}" if num_devices > 1 else device.name
+    table = rich.table.Table(title=f"{config.env.task}, {seeds}{config.total_steps:,} agent steps, {devices}")
     table.add_column("")
     for plan in plans:
         table.add_column(f"{plan.phase} phase", justify="right")
@@ -111,8 +112,10 @@ def phase_table(config: RunConfig, plans: Sequence[PhasePlan], device: Device) -
             table.add_row(label, *("unknown" if value is None else show(value) for value in values))
     enough = "enough" if fits(plans, device) else "too little"
     table.caption = f"device memory: {gb(device.memory_bytes)}, {enough}; compiled by {device.compiler}"
+    if several or num_devices > 1:
+        table.caption += "; memory and costs of a program are those of one device"
     if several:
-        table.caption += f"; memory is that of the {config.num_seeds // config.mesh.seed} seeds on one device"
+        table.caption += f", with {config.num_seeds // config.mesh.seed} of the seeds"
     return table
 
 
@@ -186,6 +189,7 @@ def write(
         "total_steps": config.total_steps,
         "num_seeds": config.num_seeds,
         "device": device.name,
+        "num_devices": config.mesh.num_devices,
         "device_memory_bytes": device.memory_bytes,
         "compiler": device.compiler,
         "fits": fits(plans, device),

@@ -147,15 +147,20 @@ def check_replay(config: RunConfig, algorithm: Algorithm) -> None:
     )
 
 
-def warnings(config: RunConfig) -> list[str]:
+def warnings(config: RunConfig, platform: str | None = None) -> list[str]:
     """Returns a line about each choice of a resolved configuration that can run and is probably not meant.
 
     `seer_jax.train` prints them before a run starts.
+
+    Args:
+      config: the configuration.
+      platform: on which it would run; None stands for that of JAX's default device.
     """
-    return [*_warnings(config), *AGENTS[config.agent.name].warnings(config)]
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    return [*_warnings(config, on_cpu=on_cpu), *AGENTS[config.agent.name].warnings(config)]
 
 
-def _warnings(config: RunConfig) -> Iterator[str]:
+def _warnings(config: RunConfig, *, on_cpu: bool) -> Iterator[str]:
     steps = config.checkpoint_every // config.num_envs
     if 0 < steps < _EPISODE_STEPS:
         yield (
@@ -163,13 +168,13 @@ def _warnings(config: RunConfig) -> Iterator[str]:
             f" checkpoint_every (now {config.checkpoint_every:,}) or lower num_envs (now {config.num_envs})"
         )
     updates_at_once = config.num_envs // config.update_every
-    if updates_at_once > _MAX_UPDATES and jax.default_backend() == "cpu" and _has_convolution(config):
+    if updates_at_once > _MAX_UPDATES and on_cpu and _has_convolution(config):
         yield (
             f"num_envs={config.num_envs} with update_every={config.update_every} makes {updates_at_once} updates due at"
             " once, which the CPU gets as one long program: to compile it takes minutes; lower num_envs to at most"
             f" {_MAX_UPDATES * config.update_every}, or raise update_every"
         )
-    if config.num_seeds > config.mesh.seed and jax.default_backend() == "cpu":
+    if config.num_seeds > config.mesh.seed and on_cpu:
         yield (
             f"num_seeds={config.num_seeds} on the CPU are slower in one process than one after another (0.75 times the"
             " speed in the full phase); train each in a process of its own, for example with experiments.sweep --seeds"

@@ -25,7 +25,7 @@ class TargetPlan(PhasePlan):
 
     Attributes:
       costs: of a call of `interact` and of `learn`; None if the compiler found that it does not fit.
-      steps_per_call: agent steps, of all seeds, for each call of `interact` and of `learn`.
+      steps_per_call: agent steps, of all seeds on all devices, for each call of `interact` and of `learn`.
     """
 
     costs: dict[str, ProgramCost | None]
@@ -59,26 +59,29 @@ class TargetPlan(PhasePlan):
         }
 
 
-def compile_phase(phase: Phase, sizes: PhasePlan, target: Target, placement: SingleDeviceSharding) -> TargetPlan:
+def compile_phase(phase: Phase, sizes: PhasePlan, target: Target, device: Any) -> TargetPlan:
     """Compiles the programs of a phase for a target and reads their costs.
 
     Args:
       phase: the phase.
       sizes: its plan, from `needs.sizes`.
       target: the device.
-      placement: on it, from `target.device`.
+      device: as in `lower`.
+
+    Returns:
+      The plan; bytes, FLOPs, launches and times are those of one device of the mesh.
     """
     jitted = phase.jit(target.platform)
     loops = {"interact": 1, "learn": jitted.loop_length}
     costs = dict[str, ProgramCost | None]()
-    for name, lowered in lower(phase, target, placement).items():
+    for name, lowered in lower(phase, target, device).items():
         with status.activity(f"compiling {name} of the {phase.name} phase for {target.name}"):
             program = _compiled(lowered)
         costs[name] = program and compiled.cost(program, platform=target.platform, loop_length=loops[name])
     (_, actor, *_), (state, ring, *_) = jitted.interact_arguments, jitted.learn_arguments
-    ring_bytes, state_bytes = (_bytes_on(tree, placement) for tree in (ring, (state, actor)))
+    ring_bytes, state_bytes = (_bytes_on_device(_placed(phase, tree, device)) for tree in (ring, (state, actor)))
     laid_out = dataclasses.replace(sizes, ring_bytes=ring_bytes, state_bytes=state_bytes)
-    seeds = phase.placement.num_seeds_on_device
+    seeds = phase.placement.num_seeds
     return TargetPlan(
         **vars(laid_out),
         costs=costs,
@@ -86,11 +89,18 @@ def compile_phase(phase: Phase, sizes: PhasePlan, target: Target, placement: Sin
     )
 
 
-def lower(phase: Phase, target: Target, placement: SingleDeviceSharding) -> dict[str, jax.stages.Lowered]:
-    """Returns `interact` and `learn` of a phase, ready to be compiled for a target."""
+def lower(phase: Phase, target: Target, device: Any) -> dict[str, jax.stages.Lowered]:
+    """Returns `interact` and `learn` of a phase, ready to be compiled for a target.
+
+    Args:
+      phase: the phase; its mesh, if it has one, is one of the target's devices.
+      target: the device.
+      device: from `target.devices`, for which a phase without a mesh is compiled.
+    """
     jitted = phase.jit(target.platform)
     arguments = {"interact": jitted.interact_arguments, "learn": jitted.learn_arguments}
-    return {name: getattr(jitted, name).lower(*_placed(trees, placement)) for name, trees in arguments.items()}
+    with phase.placement.context():
+        return {name: getattr(jitted, name).lower(*_placed(phase, trees, device)) for name, trees in arguments.items()}
 
 
 def _compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled | None:
@@ -103,41 +113,44 @@ def _compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled | None:
         raise
 
 
-def _bytes_on(tree: Any, placement: SingleDeviceSharding) -> int:
+def _bytes_on_device(tree: Any) -> int:
     """Returns the bytes that arrays take on a device, which may pad them."""
-    program = jax.jit(lambda tree: (), keep_unused=True).lower(_placed(tree, placement)).compile()
+    program = jax.jit(lambda tree: (), keep_unused=True).lower(tree).compile()
     memory: Any = program.memory_analysis()
     return memory.argument_size_in_bytes
 
 
-def _placed(tree: Any, placement: SingleDeviceSharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement), tree)
+def _placed(phase: Phase, tree: Any, device: Any) -> Any:
+    """Returns shapes with their places: those of the mesh, which they have, or the device."""
+    if phase.placement.mesh is not None:
+        return tree
+    place = SingleDeviceSharding(device)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
 
-def show(
-    config: RunConfig, target: Target, placement: SingleDeviceSharding, json_file: pathlib.Path | None = None
-) -> None:
-    """Prints the plan of a run on a target.
+def show(config: RunConfig, target: Target, json_file: pathlib.Path | None = None) -> None:
+    """Prints the plan of a run on a target; called inside `target.environment`.
 
     Args:
       config: the configuration.
-      target: the device.
-      placement: on it, from `target.device`.
+      target: the device, or those of the mesh.
       json_file: is written with the same figures.
 
     Raises:
+      ConfigError: the mesh needs more devices than the target has.
       OutOfMemoryError: it needs more memory than the target has.
       OSError: `json_file` cannot be written.
     """
+    devices = target.devices(config.mesh.num_devices)
     device = Device(target.name, target.memory_bytes, f"jax {jax.__version__} and {target.compiler}")
     env = registry.make_env(config, training=True)
     try:
-        parts = assemble(config, env.action_spec)
+        parts = assemble(config, env.action_spec, devices)
     finally:
         env.close()
     plans = needs.sizes(parts)
     if plan_output.fits(plans, device):
-        plans = [compile_phase(parts.phase(each.phase), each, target, placement) for each in plans]
+        plans = [compile_phase(parts.phase(each.phase), each, target, devices[0]) for each in plans]
     if json_file is not None:
         disk_bytes = disk.needed(parts, [each.phase for each in plans])
         plan_output.write(json_file, config, plans, device, disk_bytes=disk_bytes)

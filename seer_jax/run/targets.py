@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
 
 from seer_jax.fields import ConfigError
 
@@ -31,6 +30,11 @@ _TPU_ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 _CUDA_FLAG = "--xla_gpu_autotune_level=0"
+# What the devices of a mesh are taken from: slices of TPUs, by chips in each dimension, and machines with GPUs, by the
+# networks of machines, machines and GPUs of each.
+_TPU_GRIDS = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_TPU_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
+_GPU_MACHINES = ("1x1x1", "1x1x2", "1x1x4", "1x1x8", "1x2x8", "1x4x8", "1x8x8", "1x16x8", "1x32x8")
 # Programs for a device that is not there would be kept in JAX's cache, and could not be read back.
 _JAX_SETTINGS = {"jax_platforms": "cpu", "jax_persistent_cache_min_compile_time_secs": math.inf}
 
@@ -43,12 +47,14 @@ class Target:
       name: as in `--target=NAME`.
       platform: `tpu` or `cuda`.
       memory_bytes: device memory.
-      topology: keyword arguments of `topologies.get_topology_desc` that describe machines with such devices.
+      shapes: of what has such devices, by the number of devices, which is the product of the sizes in a shape.
+      topology: keyword arguments of `topologies.get_topology_desc`, in which `{}` stands for a shape.
     """
 
     name: str
     platform: str
     memory_bytes: int
+    shapes: tuple[str, ...]
     topology: dict[str, str]
 
     @property
@@ -69,24 +75,41 @@ class Target:
         return "unknown"
 
     @contextlib.contextmanager
-    def device(self) -> Iterator[SingleDeviceSharding]:
-        """Yields a placement for the shapes that a program is lowered for, on one such device.
+    def environment(self) -> Iterator[None]:
+        """Inside, the environment is that of the compiler, and programs can be compiled for the target.
 
-        Inside, the environment is that of the compiler, and JAX leaves accelerators of this machine alone, unless it
-        uses them already.
-
-        Raises:
-          ConfigError: the compiler cannot be used.
+        JAX leaves accelerators of this machine alone, unless it uses them already.
         """
         xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {_CUDA_FLAG}".strip()
         variables = _TPU_ENVIRONMENT if self.platform == "tpu" else {"XLA_FLAGS": xla_flags}
         with _environment(variables), _jax_settings(_JAX_SETTINGS):
-            try:
-                device, *_ = topologies.get_topology_desc(platform=self.platform, **self.topology).devices
-            except (NotImplementedError, RuntimeError) as error:
-                message = f"--target={self.name}: {self.compiler} cannot compile for it here: {error}"
-                raise ConfigError(f"{message}; install the version that goes with jax {jax.__version__}") from None
-            yield SingleDeviceSharding(device)
+            yield
+
+    def devices(self, count: int = 1) -> list[Any]:
+        """Returns such devices, to lower programs for; called inside `environment`.
+
+        Args:
+          count: of devices.
+
+        Raises:
+          ConfigError: there are not so many, or the compiler cannot be used.
+        """
+        shape = next((shape for shape in self.shapes if _size(shape) >= count), None)
+        if shape is None:
+            raise ConfigError(
+                f"mesh.seed and mesh.data need {count} devices, and --target={self.name} plans for at most"
+                f" {_size(self.shapes[-1])}; lower one of them"
+            )
+        topology = {name: value.replace("{}", shape) for name, value in self.topology.items()}
+        try:
+            return list(topologies.get_topology_desc(platform=self.platform, **topology).devices)[:count]
+        except (NotImplementedError, RuntimeError) as error:
+            message = f"--target={self.name}: {self.compiler} cannot compile for it here: {error}"
+            raise ConfigError(f"{message}; install the version that goes with jax {jax.__version__}") from None
+
+
+def _size(shape: str) -> int:
+    return math.prod(map(int, shape.split("x")))
 
 
 def _installed(module: str) -> bool:
@@ -120,8 +143,9 @@ def _jax_settings(settings: dict[str, Any]) -> Iterator[None]:
             jax.config.update(name, value)
 
 
-def _tpu(name: str, topology_name: str, memory_gib: float, **topology: str) -> Target:
-    return Target(name, "tpu", int(memory_gib * 2**30), {"topology_name": topology_name, **topology})
+def _tpu(name: str, shapes: tuple[str, ...], memory_gib: float, **topology: str) -> Target:
+    version = name.removeprefix("tpu-")
+    return Target(name, "tpu", int(memory_gib * 2**30), shapes, {"topology_name": f"{version}:{{}}", **topology})
 
 
 def _gpu(
@@ -158,7 +182,7 @@ def _gpu(
         runtime_version {{ major: 12 minor: 9 patch: 0 }}
         device_description_str: "{model}"
     """
-    return Target(name, "cuda", memory_bytes, {"topology": "1x1x1", "target_config": description})
+    return Target(name, "cuda", memory_bytes, _GPU_MACHINES, {"topology": "{}", "target_config": description})
 
 
 _hopper = functools.partial(
@@ -186,10 +210,10 @@ _ampere = functools.partial(
 TARGETS = {
     target.name: target
     for target in (
-        _tpu("tpu-v4", "v4:2x2x1", 30.75, chip_config_name="megacore"),  # both cores of a chip are one device
-        _tpu("tpu-v5e", "v5e:2x2", 15.75),
-        _tpu("tpu-v5p", "v5p:2x2x1", 95.74),
-        _tpu("tpu-v6e", "v6e:2x2", 31.25),
+        _tpu("tpu-v4", _TPU_CUBES, 30.75, chip_config_name="megacore"),  # both cores of a chip are one device
+        _tpu("tpu-v5e", _TPU_GRIDS, 15.75),
+        _tpu("tpu-v5p", _TPU_CUBES, 95.74),
+        _tpu("tpu-v6e", _TPU_GRIDS, 31.25),
         _ampere("a100-40gb", "NVIDIA A100-SXM4-40GB", memory_bytes=42_331_013_120, bandwidth=1_555_200_000_000),
         _ampere("a100", "NVIDIA A100-SXM4-80GB", memory_bytes=85_100_068_864, bandwidth=2_039_040_000_000),
         _hopper("h100", "NVIDIA H100 80GB HBM3", memory_bytes=84_942_979_072, bandwidth=3_352_320_000_000),

@@ -8,7 +8,6 @@ same on all its devices, and XLA sums the gradients.
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -136,7 +135,7 @@ def make_placement(config: RunConfig, devices: Sequence[Any] | None = None) -> P
     if shape == (1, 1):
         return Placement(config.num_seeds)
     devices = jax.devices() if devices is None else devices
-    needed = math.prod(shape)
+    needed = config.mesh.num_devices
     if needed > len(devices):
         raise ConfigError(
             f"mesh.seed={shape[0]} and mesh.data={shape[1]} need {needed} devices, and there are {len(devices)}; lower"

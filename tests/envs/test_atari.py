@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import envpool
 import jax
 import numpy as np
 import pytest
@@ -28,9 +29,9 @@ def make(task="breakout", *, num_envs=2, seed=0, protocol=SEER, training=True, i
 
 def make_unscaled(monkeypatch, **arguments):
     """Returns the same environments with images as the console draws them, `[E, 210, 160, 1]`."""
-    make_pool = atari.envpool.make_gymnasium
+    make_pool = envpool.make_gymnasium
     with monkeypatch.context() as patch:
-        patch.setattr(atari.envpool, "make_gymnasium", lambda *args, **items: make_pool(*args, **items | RAW_SIZE))
+        patch.setattr(envpool, "make_gymnasium", lambda *args, **items: make_pool(*args, **items | RAW_SIZE))
         return make(**arguments)
 
 

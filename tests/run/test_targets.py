@@ -8,6 +8,7 @@ import sys
 
 import jax
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from seer_jax import doctor, train
 from seer_jax.envs import registry
@@ -35,8 +36,13 @@ ENTRY %main (x: f32[4]) -> f32[4] {
 
 @pytest.fixture
 def fake_env(monkeypatch):
+    use_config(monkeypatch, tiny_config())
+
+
+def use_config(monkeypatch, config):
+    """Makes the command plan a tiny run."""
     monkeypatch.setattr(registry, "make_env", lambda config, **arguments: FakeEnv([7, 12], training=True))
-    monkeypatch.setattr(train.cli, "loaded", lambda config: tiny_config())
+    monkeypatch.setattr(train.cli, "loaded", lambda _: config)
 
 
 def plan(*arguments):
@@ -53,8 +59,9 @@ def test_launches_count_every_iteration_of_loops_of_known_length():
 @pytest.mark.parametrize("name", [name for name, target in targets.TARGETS.items() if target.platform == "tpu"])
 def test_memory_of_a_tpu_is_what_its_compiler_lets_a_program_use(name):
     target = targets.TARGETS[name]
-    with target.device() as placement:
-        array = jax.ShapeDtypeStruct((2**31, 128), "uint8", sharding=placement)
+    with target.environment():
+        place = SingleDeviceSharding(*target.devices())
+        array = jax.ShapeDtypeStruct((2**31, 128), "uint8", sharding=place)
         with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED") as caught:
             jax.jit(lambda x: x + 1).lower(array).compile()
     available = re.search(r"available HBM \(([\d.]+)G\)", str(caught.value))
@@ -84,6 +91,72 @@ def test_plan_for_a_tpu_is_printed_and_written_with_the_same_figures(fake_env, t
     assert full["device_bytes"] > full["replay_bytes"] + full["state_bytes"]
     seconds = full["interact_optimal_seconds"] / 2 + full["learn_optimal_seconds"] / 2  # 2 agent steps a call
     assert full["optimal_steps_per_second"] == pytest.approx(1 / seconds)
+
+
+@pytest.fixture
+def least_effort():
+    """Compiles fast instead of well."""
+    before = jax.config.jax_exec_time_optimization_effort
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    yield
+    jax.config.update("jax_exec_time_optimization_effort", before)
+
+
+@pytest.fixture
+def mesh_target(request):
+    target = targets.TARGETS[request.param]
+    if target.missing:
+        pytest.skip(f"no compiler for it: {target.missing}")
+    return target
+
+
+@pytest.mark.parametrize("mesh_target", ["tpu-v5e", "h100"], indirect=True)
+def test_plan_for_a_mesh_of_targets_gives_the_figures_of_one_device(
+    mesh_target, least_effort, monkeypatch, tmp_path, capsys
+):
+    plans, shown = {}, {}
+    for name, changes in {
+        "alone": {},
+        "seeds": {"num_seeds": 4, "mesh__seed": 4},
+        "both": {"num_seeds": 2, "mesh__seed": 2, "num_envs": 4, "mesh__data": 2},
+    }.items():
+        use_config(monkeypatch, tiny_config(seer__enabled=False, **changes))
+        assert plan(f"--target={mesh_target.name}", f"--json={tmp_path / 'plan.json'}") == 0
+        shown[name] = " ".join(capsys.readouterr().out.split())
+        plans[name] = json.loads((tmp_path / "plan.json").read_text())
+    alone, seeds, both = (plans[name]["phases"]["full"] for name in ("alone", "seeds", "both"))
+    assert [each["num_devices"] for each in plans.values()] == [1, 4, 4]
+    for name in ("seeds", "both"):
+        assert f"4 devices, each {mesh_target.name}" in shown[name]
+        assert "memory and costs of a program are those of one device, with 1 of the seeds" in shown[name]
+    for name in ("replay_bytes", "state_bytes"):  # indices and padding aside
+        assert seeds[name] == pytest.approx(alone[name], rel=0.05)
+    assert both["replay_bytes"] == pytest.approx(alone["replay_bytes"] / 2, rel=0.1)
+    if alone["learn_flops"] is not None:
+        assert seeds["learn_flops"] == pytest.approx(alone["learn_flops"], rel=0.2)
+        seconds = seeds["interact_optimal_seconds"] / 8 + seeds["learn_optimal_seconds"] / 8  # 4 seeds, 2 steps a call
+        assert seeds["optimal_steps_per_second"] == pytest.approx(1 / seconds)
+
+
+@pytest.mark.parametrize(("name", "most"), [("tpu-v5e", 256), ("tpu-v4", 256), ("h100", 256)])
+def test_mesh_larger_than_the_target_is_refused_in_one_line_before_environments_start(name, most, monkeypatch, capsys):
+    if targets.TARGETS[name].missing:
+        pytest.skip("no compiler for it")
+    use_config(monkeypatch, tiny_config(num_seeds=most, mesh__seed=most, num_envs=2, mesh__data=2))
+    monkeypatch.setattr(registry, "make_env", None)
+    assert plan(f"--target={name}") == 2
+    message = f"mesh.seed and mesh.data need {2 * most} devices, and --target={name} plans for at most {most}; lower"
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_every_target_has_the_devices_of_the_meshes_that_it_plans_for(name):
+    target = targets.TARGETS[name]
+    if target.missing:
+        pytest.skip(f"no compiler for it: {target.missing}")
+    with target.environment():
+        for count in (1, 3, 4, 8, 256):
+            assert len({device.id for device in target.devices(count)}) == count
 
 
 def test_plan_that_does_not_fit_the_target_is_refused_with_tables_and_file(fake_env, tmp_path, monkeypatch, capsys):
@@ -157,7 +230,9 @@ def test_missing_compiler_is_named_with_the_command_that_installs_it(name, modul
 
 def test_environment_is_as_before_after_a_target(monkeypatch):
     before, platforms = dict(os.environ), jax.config.jax_platforms
-    with targets.find("tpu-v5e").device():
+    target = targets.find("tpu-v5e")
+    with target.environment():
+        target.devices()
         assert os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] == "1"
     assert dict(os.environ) == before
     assert jax.config.jax_platforms == platforms
