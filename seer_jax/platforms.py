@@ -174,8 +174,8 @@ def _in_words(x: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]
 def copy_if(condition: jax.Array, new: Any, old: Any) -> Any:
     """Returns `new` if a scalar condition is true, otherwise `old`.
 
-    A TPU branches, also for several seeds: selecting entry by entry reads and writes all of them at each call. A GPU
-    would wait for the host at a branch, and the CPU gains nothing by one.
+    A TPU branches: selecting entry by entry reads and writes all of them at each call. A GPU would
+    wait for the host at a branch, and the CPU gains nothing by one.
     """
     return jax.lax.platform_dependent(condition, new, old, tpu=_branch, default=_select)
 
@@ -184,25 +184,8 @@ def _select(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
 
-@jax.custom_batching.custom_vmap
 def _branch(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.lax.cond(condition, lambda new, old: new, lambda new, old: old, new, old)
-
-
-@_branch.def_vmap
-def _branch_if_any(size: int, are_mapped: Any, *args: Any) -> tuple[Any, Any]:
-    """Maps `_branch` over several seeds, whose conditions are rarely true: it selects only if one of them is."""
-    condition, new, old = _mapped(size, are_mapped, args)
-    select = jax.vmap(_select)
-    chosen = jax.lax.cond(condition.any(), select, lambda condition, new, old: old, condition, new, old)
-    return chosen, jax.tree.map(lambda _: True, chosen)
-
-
-def _mapped(size: int, are_mapped: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns the arguments of a function that is mapped, all of them with the leading axis."""
-    return jax.tree.map(
-        lambda x, mapped: x if mapped else jnp.broadcast_to(x, (size, *x.shape)), args, tuple(are_mapped)
-    )
 
 
 def write_if(condition: jax.Array, rows: Any, row: Any, slot: jax.Array) -> Any:
@@ -235,7 +218,10 @@ def _write_one(condition: jax.Array, rows: Any, row: Any, slot: jax.Array) -> An
 @_write_one.def_vmap
 def _write_several(size: int, are_mapped: Any, *args: Any) -> tuple[Any, Any]:
     """Maps `_write_one` over a leading axis of its arguments, those of several seeds."""
-    rows = _write_in_loop(*_mapped(size, are_mapped, args))
+    args = jax.tree.map(
+        lambda x, mapped: x if mapped else jnp.broadcast_to(x, (size, *x.shape)), args, tuple(are_mapped)
+    )
+    rows = _write_in_loop(*args)
     return rows, jax.tree.map(lambda _: True, rows)
 
 

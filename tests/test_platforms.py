@@ -105,21 +105,6 @@ def test_copy_branches_on_a_tpu_alone(platform, selects):
             np.testing.assert_array_equal(form(jnp.asarray(condition), new, old)["a"], expected["a"])
 
 
-@pytest.mark.parametrize("conditions", [[False, False], [True, False], [True, True]])
-def test_branches_of_several_seeds_copy_what_each_asks_for(conditions):
-    new, old, conditions = {"a": normal(2, 3)}, {"a": normal(2, 3, seed=1)}, np.asarray(conditions)
-    expected = np.where(conditions[:, None], new["a"], old["a"])
-    np.testing.assert_array_equal(jax.vmap(platforms._branch)(conditions, new, old)["a"], expected)
-    shared = {"a": normal(3)}
-    copied = jax.vmap(platforms._branch, in_axes=(0, 0, None))(conditions, new, shared)
-    np.testing.assert_array_equal(copied["a"], np.where(conditions[:, None], new["a"], shared["a"]))
-    branches = [
-        lowered_for(platform, jax.vmap(platforms.copy_if), conditions, new, old).count("stablehlo.case")
-        for platform in ("tpu", "cuda")
-    ]
-    assert branches[0] > branches[1]
-
-
 @pytest.mark.numeric
 def test_noises_drawn_together_equal_noise_drawn_alone():
     keys = jax.random.split(jax.random.PRNGKey(0), 2)
