@@ -288,7 +288,8 @@ def _train(values: flags.FlagValues, overrides: list[str]) -> int:
             with _directory(values, config, hosts) as run_dir:
                 return _train_in(run_dir, config, values, overrides, hosts)
     except HostLostError as error:
-        print(f"train: {error}; continue on all hosts with --run_dir=DIR --resume", file=sys.stderr)
+        run_dir = "DIR" if values.run_dir is None else shlex.quote(values.run_dir)
+        print(f"train: {error}; continue on all hosts with --run_dir={run_dir} --resume", file=sys.stderr)
         hosts_lib.leave(1)
     except plan.OutOfMemoryError as error:
         plan_output.show(error.tables, stderr=True)
