@@ -19,6 +19,7 @@ import numpy as np
 from flax import serialization
 from jax.experimental import multihost_utils
 
+from seer_jax import status
 from seer_jax.fields import ConfigError
 
 T = TypeVar("T")
@@ -246,7 +247,7 @@ class Hosts:
             self._exchange(_END, None if error is None else _encode(error))
 
 
-_open: list[Hosts] = []  # what `together` has yielded and not ended
+_open: list[Hosts] = []  # those of the `together` that this process is in, if there are several
 
 
 @contextlib.contextmanager
@@ -312,8 +313,9 @@ def initialize(coordinator: str, num_processes: int | None = None, process_id: i
     """
     address = None if coordinator == "auto" else coordinator
     try:
-        jax.distributed.initialize(address, num_processes, process_id)
-        jax.devices()  # of all hosts: exchanges them
+        with status.activity("waiting for the other processes"):
+            jax.distributed.initialize(address, num_processes, process_id)
+            jax.devices()  # they exchange what devices they have
     except (RuntimeError, ValueError, KeyError) as error:
         if coordinator == "auto" and not isinstance(error, RuntimeError):
             raise ConfigError(
@@ -335,7 +337,7 @@ def _all_gather(data: bytes, size: int) -> list[bytes]:
 
 
 def _rounded(size: int) -> int:
-    """Returns a number of bytes that few programs have in common: each other size would be compiled anew."""
+    """Returns a size that many messages have in common: the program of each other size is compiled anew."""
     return max(4 * _MESSAGE_BYTES, 2 ** math.ceil(math.log2(max(size, 1))))
 
 
@@ -374,11 +376,11 @@ def _encode(error: BaseException) -> dict[str, Any]:
 def _decode(found: dict[str, Any] | None, index: int) -> Exception:
     """Returns the error of a host again if it is of this package or of the system, else a `HostFailedError`."""
     if found is None:
-        return HostFailedError(f"host {index} has ended, and this one has not")
+        return HostFailedError(f"process {index} has ended, and this one has not")
     module, _, name = found["type"].partition(":")
     known = module == "builtins" or module.startswith("seer_jax.")
     kind = getattr(sys.modules.get(module), name, None) if known else None
     if isinstance(kind, type) and issubclass(kind, Exception):
         with contextlib.suppress(TypeError):
             return kind(*found["args"])
-    return HostFailedError(f"host {index} failed: {name}: {found['text']}")
+    return HostFailedError(f"process {index} failed: {name}: {found['text']}")
