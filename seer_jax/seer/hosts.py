@@ -53,7 +53,8 @@ class Hosts:
 
     def __init__(self, stop: Callable[[], bool] = lambda: False) -> None:
         self.count, self.index = (jax.process_count(), jax.process_index()) if are_several() else (1, 0)
-        self._stop, self._stopping, self._over = stop, False, False
+        self._stop, self._stopping = stop, False
+        self._over = False  # whether nothing more can be exchanged, since this process or another has ended
         self._deferred: Exception | None = None
 
     @property
@@ -84,7 +85,8 @@ class Hosts:
     def _exchange(self, kind: str, value: Any) -> list[Any]:
         if self._deferred is not None:
             kind, value = _END, _encode(self._deferred)
-        messages = self._gather({"kind": kind, "value": value, "stop": bool(self._stop())})
+        with self._unless_lost():
+            messages = self._gather({"kind": kind, "value": value, "stop": bool(self._stop())})
         self._stopping = self._stopping or any(message["stop"] for message in messages)
         if self._deferred is not None:
             self._over = True
@@ -94,6 +96,14 @@ class Hosts:
                 self._over = True
                 raise _decode(message["value"], index)
         return [message["value"] for message in messages]
+
+    @contextlib.contextmanager
+    def _unless_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            self._over = True
+            raise _lost(error) from None
 
     def _gather(self, message: Any) -> list[Any]:
         data = json.dumps(message).encode()
@@ -117,6 +127,8 @@ class Hosts:
         try:
             answer = {"result": work()}
         except Exception as raised:
+            if self._over:
+                raise
             error, answer = raised, {"error": _encode(raised)}
         answers = self.exchange(answer)
         for index, each in enumerate(answers):
@@ -152,9 +164,9 @@ class Hosts:
         result, error = None, None
         try:
             result = work(asked)
-        except (HostFailedError, HostLostError):
-            raise
         except Exception as raised:
+            if self._over:
+                raise
             error = raised
         answer = {"done": True, "error": None if error is None else _encode(error)}
         answers = self.exchange(answer)
@@ -181,10 +193,9 @@ class Hosts:
         if self.leads:
             try:
                 result = work()
-            except (HostFailedError, HostLostError):
-                raise
             except Exception as error:
-                self.exchange({"error": _encode(error)})
+                if not self._over:
+                    self.exchange({"error": _encode(error)})
                 raise
             self.exchange({"result": result})
             return result
@@ -226,7 +237,7 @@ class Hosts:
         words = np.zeros(_rounded(size) // 4, np.uint32)  # as integers, whose sum with zeros is exact
         if self.index == source:
             words.view(np.uint8)[:size] = np.frombuffer(data, np.uint8)
-        with _lost_hosts():
+        with self._unless_lost():
             words = multihost_utils.broadcast_one_to_all(words, is_source=self.index == source)
         found: Any = serialization.msgpack_restore(np.asarray(words).tobytes()[:size])
         return found
@@ -332,21 +343,12 @@ def _all_gather(data: bytes, size: int) -> list[bytes]:
     """Returns the data of all processes, padded to `size` bytes."""
     padded = np.zeros(size, np.uint8)
     padded[: len(data)] = np.frombuffer(data, np.uint8)
-    with _lost_hosts():
-        return [each.tobytes() for each in multihost_utils.process_allgather(padded)]
+    return [each.tobytes() for each in multihost_utils.process_allgather(padded)]
 
 
 def _rounded(size: int) -> int:
     """Returns a size that many messages have in common: the program of each other size is compiled anew."""
     return max(4 * _MESSAGE_BYTES, 2 ** math.ceil(math.log2(max(size, 1))))
-
-
-@contextlib.contextmanager
-def _lost_hosts() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        raise _lost(error) from None
 
 
 def _is_lost(error: BaseException) -> bool:

@@ -67,7 +67,7 @@ def free_port():
 
 
 def _train(jobs, devices, coordinator, index):
-    _use(devices)
+    jax.config.update("jax_num_cpu_devices", devices)
     if coordinator is not None:
         hosts.initialize(coordinator, NUM_PROCESSES, index)
     with fake_games(), compiled_once():
@@ -85,16 +85,10 @@ def _train(jobs, devices, coordinator, index):
 
 
 def _run_command(argv, devices, event, index):
-    _use(devices)
+    jax.config.update("jax_num_cpu_devices", devices)
     with fake_games(), compiled_once(), pytest.MonkeyPatch.context() as patch:
         EVENTS[event](patch, index)
         return train.main(argv)
-
-
-def _use(devices):
-    # Without the older emitters of `conftest`: they round differently in programs of several devices.
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "").replace("--xla_cpu_use_fusion_emitters=false", "")
-    jax.config.update("jax_num_cpu_devices", devices)
 
 
 def _at_step(patch, act):

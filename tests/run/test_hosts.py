@@ -22,7 +22,6 @@ SHORT = {
 }
 SEEDS = {"seed": 3, "num_seeds": 2, "mesh__seed": 2, "keep_best": True, "params_every": 30, **SHORT}
 DATA = {"num_envs": 4, "mesh__data": 2, **SHORT}
-ALONE = {name: value for name, value in SEEDS.items() if name not in ("seed", "num_seeds", "mesh__seed")}
 REFUSED = {
     "second has another configuration": (
         DATA,
@@ -68,7 +67,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, runs):
-    """Two copies of a run whose second process was killed."""
+    """Two copies of a run whose second process was killed; its programs are compiled already."""
     directory = tmp_path_factory.mktemp("killed")
     arguments = [*arguments_of(SEEDS), "--run_dir=run"]
     codes, outputs = host_runs.wait(host_runs.start_commands(arguments, directory, event="kill second"))
@@ -82,10 +81,12 @@ def killed(tmp_path_factory, runs):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory, killed):
-    """A directory with the same runs in one process, and with the killed one, which it resumed."""
+    """A directory with the same runs in one process, which also resumed the killed one."""
     directory = tmp_path_factory.mktemp("alone")
-    jobs = [{"config": tiny_config(seed=seed, **ALONE), "run_dir": directory / f"seed-{seed}"} for seed in (3, 4)]
-    jobs.append({"config": tiny_config(**DATA), "run_dir": directory / "data"})
+    jobs = [
+        {"config": tiny_config(**config), "run_dir": directory / name}
+        for name, config in [("seeds", SEEDS), ("data", DATA)]
+    ]
     jobs.append({"config": tiny_config(**SEEDS), "run_dir": killed / "copy", "resume": True})
     (code,), (output,) = host_runs.wait(host_runs.start(jobs, directory, devices=2, num_processes=1))
     assert (code, output.count(": done")) == (0, len(jobs)), output
@@ -123,25 +124,23 @@ def assert_same_run(found, expected):
             assert contents[0] == contents[1], name
 
 
-@pytest.mark.parametrize("seed", [3, 4])
-def test_seeds_on_two_hosts_equal_their_runs_alone(runs, expected, seed):
-    assert_same_run(runs[0] / "seeds" / f"seed-{seed}", expected / f"seed-{seed}")
-
-
-def test_environments_on_two_hosts_equal_those_on_two_devices_of_one(runs, expected):
-    assert_same_run(runs[0] / "data", expected / "data")
+@pytest.mark.parametrize("run", ["seeds/seed-3", "seeds/seed-4", "data"])
+def test_run_on_two_hosts_equals_the_run_on_two_devices_of_one(runs, expected, run):
+    """`tests/mesh` compares the latter with runs alone."""
+    assert_same_run(runs[0] / run, expected / run)
 
 
 def test_run_that_a_killed_host_ended_goes_on_with_two_hosts_and_with_one(runs, killed, expected):
     arguments = ["--run_dir=run", "--resume"]
     codes, outputs = host_runs.wait(host_runs.start_commands(arguments, killed))
     assert codes == [0, 0], outputs
+    assert not any("starts anew" in output for output in outputs)  # there was a checkpoint
     for seed in ("seed-3", "seed-4"):
         assert_same_run(killed / "run" / seed, runs[0] / "seeds" / seed)
         assert_same_run(killed / "copy" / seed, runs[0] / "seeds" / seed)
 
 
-def test_signal_to_one_host_stops_all_after_a_checkpoint(tmp_path, expected):
+def test_signal_to_one_host_stops_all_after_a_checkpoint(tmp_path, killed):
     arguments = [*arguments_of(SEEDS), "--run_dir=run"]
     codes, outputs = host_runs.wait(host_runs.start_commands(arguments, tmp_path, event="terminate second"))
     assert codes == [143, 143], outputs
