@@ -6,6 +6,7 @@ the same in the same step. Process 0 alone writes files; the others see the same
 exchanged.
 """
 
+import collections
 import contextlib
 import json
 import math
@@ -49,10 +50,20 @@ class Hosts:
     Attributes:
       count: P, how many there are.
       index: number of this one, from 0 on.
+
+    Raises:
+      ConfigError: they have different numbers of devices.
     """
 
     def __init__(self, stop: Callable[[], bool] = lambda: False) -> None:
-        self.count, self.index = (jax.process_count(), jax.process_index()) if are_several() else (1, 0)
+        self.count, self.index = 1, 0
+        if are_several():
+            self.count, self.index = jax.process_count(), jax.process_index()
+            counts = collections.Counter(device.process_index for device in jax.devices()).values()
+            if min(counts) != max(counts):
+                raise ConfigError(
+                    f"the processes have from {min(counts)} to {max(counts)} devices; start all with the same number"
+                )
         self._stop, self._stopping = stop, False
         self._over = False  # whether nothing more can be exchanged, since this process or another has ended
         self._deferred: Exception | None = None
