@@ -45,6 +45,11 @@ class _Status:
         """Lets activities be shown from now on."""
         self._enabled = True
 
+    def disable(self) -> None:
+        """Shows no activities any more."""
+        self._enabled = False
+        self._refresh()
+
     @contextlib.contextmanager
     def activity(self, text: str | Callable[[], str]) -> Iterator[None]:
         """Shows what is done inside, and for how long.
@@ -142,6 +147,6 @@ def _live(render: Callable[[], Any]) -> Any:
 
 
 _STATUS = _Status()
-start, enable, activity = _STATUS.start, _STATUS.enable, _STATUS.activity
+start, enable, disable, activity = _STATUS.start, _STATUS.enable, _STATUS.disable, _STATUS.activity
 printed, show, on_terminal = _STATUS.printed, _STATUS.show, _STATUS.on_terminal
 atexit.register(_STATUS.end_start)

@@ -4,6 +4,9 @@ python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FI
 python -m seer_jax.train --config=... --plan [--target=DEVICE] [--json=FILE]    # what the run will cost; starts nothing
 python -m seer_jax.train --run_dir=DIR --resume    # continues the run in DIR from its newest checkpoint
 python -m seer_jax.train --run_dir=DIR --resume --config.total_steps=N    # and goes on to N agent steps
+
+On several hosts, one process on each: any of these with --coordinator=HOST:PORT --num_processes=P --process_id=I, or
+with --coordinator=auto on a cluster; see docs/accelerators.md.
 """
 
 import sys
@@ -17,19 +20,21 @@ import contextlib
 import functools
 import pathlib
 import shlex
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from seer_jax import cli, files
 from seer_jax.config import RunConfig
-from seer_jax.envs import registry
 from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError
 from seer_jax.fields import ConfigError
 from seer_jax.run import (
     assembly,
+    checkpoint,
     continuation,
     group,
     lock,
@@ -41,6 +46,7 @@ from seer_jax.run import (
     rules,
     target_plan,
     targets,
+    training_envs,
     transfer,
 )
 from seer_jax.run import run_dir as run_dir_lib
@@ -48,9 +54,12 @@ from seer_jax.run.loop import CheckpointSaveError, Loop, NonFiniteError, RunStop
 from seer_jax.run.records import Receiver, Record
 from seer_jax.run.seed import directories_of
 from seer_jax.seer import handover
+from seer_jax.seer import hosts as hosts_lib
+from seer_jax.seer.hosts import HostFailedError, HostLostError, Hosts
 from seer_jax.seer.placement import make_placement
 
 _REFUSALS = (ConfigError, transfer.TransferError, files.DamagedFileError)
+_SHARED_SECONDS = 30.0  # after which the other hosts must see the directory of a run
 
 
 def run(
@@ -63,6 +72,9 @@ def run(
     arguments: Sequence[str] = (),
 ) -> Record:
     """Trains an agent and writes everything about the run into `run_dir`.
+
+    After `jax.distributed.initialize`, each process calls this with the same arguments. `receivers` are called in
+    process 0; `stop` of any process stops all.
 
     Args:
       config: a configuration like those in `configs/`, or one that `resolve` returned.
@@ -92,45 +104,89 @@ def run(
       CheckpointSaveError: the last checkpoint cannot be written.
       WriteError: metrics cannot be written.
       RunDirectoryLostError: `run_dir` was removed, moved or replaced during the run.
+      HostFailedError: another host failed.
+      HostLostError: another host does not answer any more.
     """
     config = config if isinstance(config, RunConfig) else resolve.resolve(config)
     directory = run_dir_lib.locate(run_dir)
-    with group.hold(directory, config, resume=resume, warn=_warn) as check_run_dir:
-        try:
-            end = _run_in(directory, config, resume, stop, receivers, arguments, check_run_dir)
-        except Exception:
-            check_run_dir()  # without the directory, any other error follows from its loss
-            raise
-    print(f"run directory: {directory}", flush=True)
+    with hosts_lib.together(stop) as hosts:
+        _check_same(hosts, config, directory, resume)
+        with _hold(directory, config, resume, hosts) as check_run_dir:
+            try:
+                end = _run_in(directory, config, resume, receivers, arguments, check_run_dir, hosts)
+            except Exception:
+                check_run_dir()  # without the directory, any other error follows from its loss
+                raise
+    if hosts.leads:
+        print(f"run directory: {directory}", flush=True)
     return end
+
+
+def _check_same(hosts: Hosts, config: RunConfig, directory: pathlib.Path, resume: bool) -> None:
+    """Raises ConfigError unless all hosts have the same arguments."""
+    if hosts.count == 1:
+        return
+    mine = resolve.flat(config.to_dict()) | {"--run_dir": str(directory), "--resume": resume}
+    first, *others = hosts.exchange(mine)
+    for index, other in enumerate(others, start=1):
+        if differ := [name for name in first if other.get(name) != first[name]]:
+            name = differ[0]
+            raise ConfigError(
+                f"process {index} has {name}={other.get(name)}, and process 0 has {first[name]}; start all processes"
+                " with the same arguments"
+            )
+
+
+@contextlib.contextmanager
+def _hold(directory: pathlib.Path, config: RunConfig, resume: bool, hosts: Hosts) -> Iterator[Callable[[], None]]:
+    """Does what `group.hold` does in process 0; raises ConfigError if the others do not see its directory."""
+    with group.hold(directory, config, resume=resume, warn=_warn) if hosts.leads else contextlib.nullcontext() as check:
+        if hosts.count > 1:
+            path = directory / lock.LOCK_FILE
+            owner = hosts.lead(path.read_text)
+            hosts.attempt(functools.partial(_wait_for, path, owner, hosts.index))
+        yield check or (lambda: None)
+
+
+def _wait_for(path: pathlib.Path, content: str, index: int) -> None:
+    """Waits until a file has a content; network file systems show it some time after it was written."""
+    end = time.monotonic() + _SHARED_SECONDS
+    while True:
+        with contextlib.suppress(OSError):
+            if path.read_text() == content:
+                return
+        if time.monotonic() > end:
+            raise ConfigError(
+                f"process {index} does not see run_dir={path.parent} as process 0 does; name a directory on a file"
+                " system that all hosts share"
+            )
+        time.sleep(0.1)
 
 
 def _run_in(
     directory: pathlib.Path,
     config: RunConfig,
     resume: bool,
-    stop: Callable[[], bool],
     receivers: Sequence[Receiver],
     arguments: Sequence[str],
     check_run_dir: Callable[[], None],
+    hosts: Hosts,
 ) -> Record:
     """Does what `run` does, in a directory that is locked; `check_run_dir` is as `lock.hold` yields it."""
-    saved, started = None, resume and run_dir_lib.is_started(directory)
-    if started:
-        changed = continuation.changes(config, directory)
-        with status.activity("checking the newest checkpoint"):
-            saved = group.find_checkpoints(config, directory, changed, _warn)
+    warn = _warn if hosts.leads else _ignore
+    started, found = hosts.lead(functools.partial(_find_checkpoints, directory, config, resume))
+    saved = found and [each and checkpoint.Checkpoint(pathlib.Path(each[0]), each[1]) for each in found]
     source = pathlib.Path(config.seer.init_from) if config.seer.init_from is not None and saved is None else None
     if source is not None:
         transfer.check(config, source)
     pools = [each.progress["pool"] if each else 0 for each in saved or [None] * config.num_seeds]
-    make_placement(config)  # refuses a mesh that there is not before environments start
-    env = registry.make_env(config, training=True, pools=pools)
+    place = make_placement(config)  # refuses a mesh that there is not before environments start
+    env = training_envs.make(config, place, pools)
     try:
         parts = assembly.assemble(config, env.action_spec)
         plan.refuse_if_too_large(config, needs.sizes(parts), plan.this_device())
         encoder = None if source is None else transfer.load_encoder(source, parts.full.state.params)
-        if not started:
+        if not started and hosts.leads:
             group.start(config, directory, arguments, resume=resume)
         loop = Loop(
             parts,
@@ -139,24 +195,41 @@ def _run_in(
             encoder=encoder,
             saved=saved,
             receivers=receivers,
-            warn=_warn,
+            warn=warn,
             check_run_dir=check_run_dir,
+            hosts=hosts,
         )
     except BaseException:
         env.close()
         raise
     try:
-        print(f"run directory: {directory}", flush=True)
-        _print_warnings(config)  # what refuses the run has passed
+        if hosts.leads:
+            print(f"run directory: {directory}", flush=True)
+            _print_warnings(config)  # what refuses the run has passed
         if started:
             steps = zip(directories_of(config, directory), saved or (), strict=False)
             env_steps = {path: each.progress["env_steps"] for path, each in steps if each is not None}
-            if changed := group.record_changes(config, directory, env_steps=env_steps, arguments=arguments):
+            record = functools.partial(group.record_changes, config, directory)
+            if changed := hosts.lead(lambda: record(env_steps=env_steps, arguments=arguments)):
                 values = (f"{name}={now} (was {before})" for name, (before, now) in changed.items())
-                _warn(f"goes on with {', '.join(values)}")
-        return loop.train(stop)
+                warn(f"goes on with {', '.join(values)}")
+        end = loop.train(hosts.stop)
+        return hosts.lead(lambda: end)
     finally:
         loop.close()
+
+
+def _find_checkpoints(directory: pathlib.Path, config: RunConfig, resume: bool) -> tuple[bool, list[Any] | None]:
+    """Returns whether to go on with a run that has started, and directory and progress of the checkpoint of each seed.
+
+    The latter are None as in `group.find_checkpoints`.
+    """
+    if not resume or not run_dir_lib.is_started(directory):
+        return False, None
+    changed = continuation.changes(config, directory)
+    with status.activity("checking the newest checkpoint"):
+        saved = group.find_checkpoints(config, directory, changed, _warn)
+    return True, saved and [each and (str(each.directory), each.progress) for each in saved]
 
 
 def _print_warnings(config: RunConfig, platform: str | None = None) -> None:
@@ -166,6 +239,10 @@ def _print_warnings(config: RunConfig, platform: str | None = None) -> None:
 
 def _warn(message: str) -> None:
     print(f"train: {message}", file=sys.stderr)
+
+
+def _ignore(message: str) -> None:
+    del message
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -183,24 +260,76 @@ def main(argv: list[str] | None = None) -> int:
     text = f"With --plan: a device to plan for without having one, of {', '.join(targets.TARGETS)}."
     flags.DEFINE_string("target", None, text, flag_values=values)
     flags.DEFINE_string("json", None, "With --plan: a file to write the plan to, too.", flag_values=values)
+    text = "On several hosts: HOST:PORT at which process 0 listens, or auto for what SLURM or another cluster says."
+    flags.DEFINE_string("coordinator", None, text, flag_values=values)
+    text = "With --coordinator=HOST:PORT: how many processes train together."
+    flags.DEFINE_integer("num_processes", None, text, flag_values=values)
+    text = "With --coordinator=HOST:PORT: number of this process, from 0 on."
+    flags.DEFINE_integer("process_id", None, text, flag_values=values)
     return cli.main(argv, __doc__, values, functools.partial(_train, overrides=overrides), _REFUSALS)
 
 
 def _train(values: flags.FlagValues, overrides: list[str]) -> int:
     try:
+        _check_host_flags(values)
         if values.plan:
             _plan(values, overrides)
             return 0
         for name in ("target", "json"):
             if values[name].present:
                 raise cli.UsageError(f"--{name} needs --plan, which prints what a run will cost")
-        config = _config(values, overrides)
-        cli.use_compilation_cache()
-        with run_dir_lib.new(config) if values.run_dir is None else contextlib.nullcontext(values.run_dir) as run_dir:
-            return _train_in(str(run_dir), config, values, overrides)
+        if values.coordinator is not None:
+            hosts_lib.initialize(values.coordinator, values.num_processes, values.process_id)
+        with hosts_lib.together() as hosts:
+            if not hosts.leads:
+                status.disable()
+            config = _config(values, overrides)
+            cli.use_compilation_cache()
+            with _directory(values, config, hosts) as run_dir:
+                return _train_in(run_dir, config, values, overrides, hosts)
+    except HostLostError as error:
+        run_dir = "DIR" if values.run_dir is None else shlex.quote(values.run_dir)
+        print(f"train: {error}; continue on all hosts with --run_dir={run_dir} --resume", file=sys.stderr)
+        hosts_lib.leave(1)
     except plan.OutOfMemoryError as error:
         plan_output.show(error.tables, stderr=True)
         raise
+
+
+def _check_host_flags(values: flags.FlagValues) -> None:
+    """Raises UsageError if the flags about several hosts do not go together."""
+    numbers, given = ("num_processes", "process_id"), values.coordinator is not None
+    named = [f"--{name}" for name in numbers if values[name].present]
+    if not given:
+        if named:
+            raise cli.UsageError(f"{named[0]} needs --coordinator=HOST:PORT, the address of process 0")
+        return
+    if values.plan:
+        raise cli.UsageError("--plan plans for one host; leave out --coordinator")
+    if values.coordinator == "auto":
+        if named:
+            raise cli.UsageError(f"--coordinator=auto finds out {named[0]} itself; leave it out")
+        return
+    host, _, port = values.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise cli.UsageError(f"--coordinator={values.coordinator} is neither HOST:PORT nor auto")
+    if len(named) < len(numbers):
+        raise cli.UsageError("--coordinator=HOST:PORT needs both --num_processes=P and --process_id=I")
+    if not 0 <= values.process_id < values.num_processes:
+        raise cli.UsageError(
+            f"--process_id={values.process_id} is not one of 0 to {values.num_processes - 1}, the numbers of"
+            f" --num_processes={values.num_processes}"
+        )
+
+
+@contextlib.contextmanager
+def _directory(values: flags.FlagValues, config: RunConfig, hosts: Hosts) -> Iterator[str]:
+    """Yields the directory of the run, which process 0 makes if none is named."""
+    if values.run_dir is not None:
+        yield values.run_dir
+        return
+    with run_dir_lib.new(config) if hosts.leads else contextlib.nullcontext() as run_dir:
+        yield hosts.lead(lambda: str(run_dir))
 
 
 def _plan(values: flags.FlagValues, overrides: list[str]) -> None:
@@ -220,7 +349,7 @@ def _plan(values: flags.FlagValues, overrides: list[str]) -> None:
         target_plan.show(config, target, json_file)
 
 
-def _train_in(run_dir: str, config: RunConfig, values: flags.FlagValues, overrides: list[str]) -> int:
+def _train_in(run_dir: str, config: RunConfig, values: flags.FlagValues, overrides: list[str], hosts: Hosts) -> int:
     go_on = f"continue with --run_dir={shlex.quote(run_dir)} --resume"
     arguments = overrides or _config_arguments(values["config"])
     try:
@@ -228,15 +357,16 @@ def _train_in(run_dir: str, config: RunConfig, values: flags.FlagValues, overrid
             run(config, run_dir, resume=values.resume, stop=lambda: bool(received), arguments=arguments)
     except RunStopped:
         print(f"train: stopped; {go_on}", file=sys.stderr)
-        return 128 + received[0]
+        return 128 + max(hosts.exchange(received[0] if received else 0))  # that of the host which got it
     except (NonFiniteError, CheckpointSaveError, lock.RunDirectoryLostError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
     except EnvironmentFailedError as error:
-        traceback.print_exception(error.__cause__)
+        if error.__cause__ is not None:  # else an environment of another host raised it
+            traceback.print_exception(error.__cause__)
         print(f"train: {error}; {go_on}", file=sys.stderr)
         return 1
-    except (InvalidTimeStepError, handover.HandoverError, metrics.WriteError) as error:
+    except (InvalidTimeStepError, handover.HandoverError, metrics.WriteError, HostFailedError) as error:
         print(f"train: {error}; {go_on}", file=sys.stderr)
         return 1
     return 0

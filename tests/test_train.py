@@ -35,6 +35,23 @@ BAD_COMMANDS = [
     ([CONFIG, "--config.total_steps=1e300"], "total_steps"),
     (["--resume"], "holds no config.json"),
 ]
+HOST_FLAGS = [
+    (["--num_processes=2"], "--num_processes needs --coordinator=HOST:PORT, the address of process 0"),
+    (["--process_id=0"], "--process_id needs --coordinator=HOST:PORT, the address of process 0"),
+    (["--coordinator=a:1", "--plan"], "--plan plans for one host; leave out --coordinator"),
+    (["--coordinator=auto", "--process_id=0"], "--coordinator=auto finds out --process_id itself; leave it out"),
+    (["--coordinator=a"], "--coordinator=a is neither HOST:PORT nor auto"),
+    (["--coordinator=a:http"], "--coordinator=a:http is neither HOST:PORT nor auto"),
+    (["--coordinator=:1"], "--coordinator=:1 is neither HOST:PORT nor auto"),
+    (
+        ["--coordinator=a:1", "--num_processes=2"],
+        "--coordinator=HOST:PORT needs both --num_processes=P and --process_id=I",
+    ),
+    (
+        ["--coordinator=a:1", "--num_processes=2", "--process_id=2"],
+        "--process_id=2 is not one of 0 to 1, the numbers of --num_processes=2",
+    ),
+]
 TYPING_SLIPS = [
     (
         [CONFIG, "--config.seer.freeze_step=1"],
@@ -80,6 +97,13 @@ def test_bad_command_ends_in_one_line_and_exit_code_2(arguments, message, tmp_pa
     assert error.startswith("train: ")
     assert message in error
     assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(("arguments", "message"), HOST_FLAGS, ids=[" ".join(flags) for flags, _ in HOST_FLAGS])
+def test_flags_of_several_hosts_that_do_not_go_together_are_refused(arguments, message, tmp_path, capsys):
+    assert train.main(["train", CONFIG, f"--run_dir={tmp_path / 'run'}", *arguments]) == 2
+    assert only_error_line(capsys) == f"train: {message}\n"
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("arguments", "message"), TYPING_SLIPS, ids=[" ".join(slip[1:]) for slip, _ in TYPING_SLIPS])

@@ -13,7 +13,9 @@ from seer_jax.envs.timestep import VectorEnv
 SUITES: dict[str, Suite] = {"atari": atari_suite.SUITE, "dmc": dmc_suite.SUITE}
 
 
-def make_env(config: RunConfig, *, training: bool, pools: Sequence[int] = (0,)) -> VectorEnv:
+def make_env(
+    config: RunConfig, *, training: bool, pools: Sequence[int] = (0,), lanes: Sequence[int] | None = None
+) -> VectorEnv:
     """Builds the environments of runs with the seeds `config.seed`, `config.seed + 1` and so on, in this order.
 
     Each run has E environments: `num_envs` to train in, or one for each evaluation episode. They are those of a run
@@ -24,6 +26,7 @@ def make_env(config: RunConfig, *, training: bool, pools: Sequence[int] = (0,)) 
       training: whether lives, clipped rewards and `num_envs` apply.
       pools: for each of the S runs a number that differs each time that it builds such environments, so that they get
         new seeds: how often it has built some to train in, or its agent steps at an evaluation.
+      lanes: numbers of the environments to build, if not all are needed; each is the same with and without the others.
 
     Returns:
       S * E environments; environment e of run s is number `s * E + e`.
@@ -34,6 +37,7 @@ def make_env(config: RunConfig, *, training: bool, pools: Sequence[int] = (0,)) 
         for run, pool in enumerate(pools)
         for seed in environment_seeds(config.seed + run, num_envs, training=training, pool=pool)
     ]
+    seeds = seeds if lanes is None else [seeds[lane] for lane in lanes]
     return SUITES[config.env.suite].make_env(config.env, seeds=seeds, training=training)
 
 

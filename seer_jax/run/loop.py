@@ -1,6 +1,11 @@
-"""The loop of a run: steps environments and programs of all its seeds, and does in between what is due."""
+"""The loop of a run: steps environments and programs of all its seeds, and does in between what is due.
+
+All hosts of a run run the same loop and take the same decisions. Their arrays are parts of the same arrays, and each
+steps the environments whose rows lie on its devices. Process 0 alone writes.
+"""
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import time
@@ -22,9 +27,11 @@ from seer_jax.run.records import Receiver, Record
 from seer_jax.run.seed import Keys, Next, OfSeed, Seed, configs_of, crossed, directories_of
 from seer_jax.run.training_envs import TrainingEnvs
 from seer_jax.seer import handover
+from seer_jax.seer.hosts import Hosts
 from seer_jax.seer.phases import FROZEN
 
 SNAPSHOT_DIRECTORY = "freeze"  # among the checkpoints
+_EVAL_STEPS_PER_EXCHANGE = 64  # between two questions to the other hosts whether to stop
 
 
 class RunStopped(Exception):
@@ -48,7 +55,7 @@ class Loop:
 
     Args:
       parts: the assembly of the run.
-      env: its training environments, those of all seeds.
+      env: its training environments, those of all seeds, as far as they belong to this host.
       run_dir: directory of the run.
       encoder: encoder of another run to start from; None starts from a new one.
       saved: for each seed the checkpoint to continue from, or None for one that does not; None starts all of them from
@@ -56,6 +63,7 @@ class Loop:
       receivers: each is called with every record; of several seeds, with the field `seed` in it.
       warn: receives one line about a failure that does not end the run.
       check_run_dir: raises an error if the directory is not that of the run any more; called before each write.
+      hosts: the hosts of the run; None stands for one.
     """
 
     @status.activity("preparing the run")
@@ -70,22 +78,24 @@ class Loop:
         receivers: Sequence[Receiver],
         warn: Callable[[str], None],
         check_run_dir: Callable[[], None],
+        hosts: Hosts | None = None,
     ) -> None:
+        self._hosts = hosts = hosts or Hosts()
         self._parts, self._config, self._run_dir, self._warn = parts, parts.config, run_dir, warn
         self._check_run_dir, self._resumed = check_run_dir, saved is not None
-        self._envs = TrainingEnvs(self._config, env, self._config.num_seeds)
+        self._envs = TrainingEnvs(self._config, env, parts.placement, hosts)
         self._keys = [Keys(config.seed) for config in configs_of(self._config)]
         if saved is None:
-            self._state = state.begin(parts, self._envs.timestep, encoder, self._keys)
+            self._state = state.begin(parts, encoder, self._keys)
         else:
             with status.activity("reading the checkpoint"):
-                self._state = state.restore(parts, saved)
-        self._display = display.Display(self._config, run_dir)
+                self._state = state.restore(parts, saved, hosts)
+        self._display = display.Display(self._config, run_dir) if hosts.leads else None
         self._seeds = self._open_seeds(saved, receivers)
         self._info: Mapping[str, Any] = {}
         self._phase = parts.phase(self._state.phase)
         self._eval_act = evaluation.make_act(
-            parts.agent, first_stack=self._config.env.first_stack, map_seeds=parts.placement.map_seeds
+            parts.agent, first_stack=self._config.env.first_stack, map_seeds=parts.placement.here.map_seeds
         )
 
     def _open_seeds(
@@ -99,16 +109,18 @@ class Loop:
             named = receivers if len(configs) == 1 else [_naming_seed(config.seed, each) for each in receivers]
             if start is None and saved is not None:
                 continue
-            if self._config.num_seeds > 1:  # newer ones are of a seed that goes back to where the others are
+            if self._config.num_seeds > 1 and self._hosts.leads:
+                # Newer ones are of a seed that goes back to where the others are.
                 checkpoint.remove_newer(directory / checkpoint.DIRECTORY, start.progress["pool"] if start else 0)
             seeds[i] = Seed(
                 config,
                 directory,
                 saved=start,
                 phase=self._state.phase,
-                receivers=[functools.partial(self._display.show, config.seed), *named],
+                receivers=[functools.partial(self._display.show, config.seed), *named] if self._display else [],
                 warn=self._warn,
                 check_run_dir=self._check_run_dir,
+                hosts=self._hosts,
             )
         return seeds
 
@@ -136,7 +148,7 @@ class Loop:
         for each in self._seeds.values():
             if self._resumed:
                 each.write("checkpoint", {})  # this line followed the checkpoint, and was cut off with the rest
-            best.remove_unused(each.run_dir, each.progress)
+            self._remove_unused_best(each)
         if any(each.progress.env_steps < self._config.total_steps for each in self._seeds.values()):
             self._compile()
         self._skip_time()
@@ -204,6 +216,7 @@ class Loop:
             self._seeds[i].saving = renew_envs
         if logged := [i for i in seeds if crossed(self._config.log_every, before[i], now[i])]:
             self._check_finite()
+            self._read_info()
             for i in logged:
                 if i in self._seeds:
                     self._seeds[i].log()
@@ -256,16 +269,32 @@ class Loop:
             learns[i] = due >= phase.updates_per_learn
         if learns.any():
             run.train, run.ring, info = programs.learn(run.train, run.ring, *self._put_flags(learns))
+            here = place.local(info)
             for i in np.flatnonzero(learns).tolist():
-                self._seeds[i].learned(phase.updates_per_learn, OfSeed(info, i) if flags else info, programs)
+                self._seeds[i].learned(phase.updates_per_learn, self._info_of(i, here), programs)
             self._info = info
         if renew_envs:
             self._renew_envs(steps)
             return
-        host_action = jax.device_get(action)
-        host_action = host_action.reshape(-1, *host_action.shape[2:]) if flags else host_action
-        for i, score, length in self._envs.step(host_action, steps):
+        for i, score, length in self._envs.step(place.fetch(action), steps):
             self._seeds[i].end_episode(score, length)
+
+    def _info_of(self, seed: int, info: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the metrics of one seed among those of `seeds_here`; none of a seed of another host."""
+        seeds = self._parts.placement.seeds_here
+        if seed not in seeds:
+            return {}
+        return OfSeed(info, seed - seeds.start) if len(seeds) > 1 else info
+
+    def _read_info(self) -> None:
+        """Makes the metrics of all seeds numbers on all hosts; with one host they are read where they are needed."""
+        if self._hosts.count == 1:
+            return
+        here = [i for i in self._parts.placement.seeds_first_here if i in self._seeds]
+        infos = {i: self._seeds[i].progress.info for i in here}
+        mine = [[i, {name: float(value) for name, value in info.items()}] for i, info in infos.items()]
+        for i, info in (each for of_host in self._hosts.exchange(mine) for each in of_host):
+            self._seeds[i].progress.info = info
 
     def _renew_envs(self, cut: np.ndarray) -> None:
         """Makes new environments for all seeds; the episodes of the seeds `cut`, `[S]` bool, have ended."""
@@ -325,9 +354,10 @@ class Loop:
                 i: handover.SeedFreeze(each.run_dir / checkpoint.DIRECTORY / SNAPSHOT_DIRECTORY, each.keys.freeze)
                 for i, each in seeds.items()
             },
-            memory_bytes=needs.device_memory(),
+            memory_bytes=min(self._hosts.exchange(needs.device_memory())),
             warn=self._warn_of_failed_write,
             stop=stop,
+            hosts=self._hosts,
         )
         jax.block_until_ready(run.ring)
         seconds = time.monotonic() - began
@@ -344,33 +374,51 @@ class Loop:
             each.froze(seconds, rows_moved=rows[i])
 
     def _evaluate(self, seeds: list[int], stop: Callable[[], bool]) -> None:
-        place, everyone = self._parts.placement, range(self._config.num_seeds)
-        env_steps = [self._seeds[i].progress.env_steps if i in self._seeds else 0 for i in everyone]
-        keys = [jax.random.fold_in(self._keys[i].eval, env_steps[i]) for i in everyone]
-        played = evaluation.play_new(
-            self._config,
-            self._eval_act,
-            self._state.train.params,
-            place.stack(keys, lanes=False),
-            env_steps=env_steps,
-            plays=self._flags(seeds),
-            stop=stop,
-        )
-        for i in seeds:
-            self._seeds[i].evaluated(played[i])
+        for i, played in self._play(seeds, stop).items():
+            self._seeds[i].evaluated(played)
         if self._config.keep_best:
-            trains = place.unstack(self._state.train)
+            trains = self._parts.placement.unstack(self._state.train, self._hosts)
             for i in seeds:
                 self._seeds[i].keep_best(trains[i])
+
+    def _play(self, seeds: list[int], stop: Callable[[], bool]) -> dict[int, evaluation.Episodes]:
+        """Plays the episodes of an evaluation; the host of a seed's first environment plays those of this seed."""
+        place, numbers = self._parts.placement, self._parts.placement.seeds_here
+        mine = [i for i in seeds if i in place.seeds_first_here]
+        env_steps = [self._seeds[i].progress.env_steps if i in self._seeds else 0 for i in numbers]
+        keys = [jax.random.fold_in(self._keys[i].eval, steps) for i, steps in zip(numbers, env_steps, strict=True)]
+
+        def play(stop: Callable[[], bool]) -> list[evaluation.Episodes]:
+            return evaluation.play_new(
+                dataclasses.replace(self._config, seed=self._config.seed + numbers.start),
+                self._eval_act,
+                place.local(self._state.train.params),
+                place.here.stack(keys, lanes=False),
+                env_steps=env_steps,
+                plays=self._flags(mine)[numbers.start : numbers.stop],
+                stop=stop,
+            )
+
+        def play_here(stop: Callable[[], bool]) -> list[tuple[int, evaluation.Episodes]]:
+            return [(i, played) for i, played in zip(numbers, play(stop), strict=True) if i in mine] if mine else []
+
+        found = self._hosts.apart(play_here, stop, EvaluationStopped, _EVAL_STEPS_PER_EXCHANGE)
+        if self._hosts.count > 1:
+            all_found = self._hosts.exchange([[i, *(x.tolist() for x in played)] for i, played in found])
+            found = [(i, evaluation.Episodes(*map(np.asarray, x))) for of_host in all_found for i, *x in of_host]
+        return dict(sorted(found, key=lambda item: item[0]))
 
     def _check_finite(self) -> None:
         """Raises NonFiniteError or gives up the seeds whose numbers are bad, as `on_nan` says."""
         config = self._config
         if config.on_nan == "ignore":
             return
-        finite = np.broadcast_to(
-            _finite((self._state.train.params, self._info), config.num_seeds > 1), config.num_seeds
-        )
+        place = self._parts.placement
+        numbers, tree = place.seeds_here, place.local((self._state.train.params, self._info))
+        here = np.broadcast_to(_finite(tree, len(numbers) > 1), len(numbers))
+        finite = np.ones(config.num_seeds, bool)
+        for first, values in self._hosts.exchange([numbers.start, here.tolist()]):
+            finite[first : first + len(values)] = values
         for i in [i for i in self._seeds if not finite[i]]:
             message = self._seeds[i].describe_bad_numbers()
             if config.on_nan == "stop" or len(self._seeds) == 1:
@@ -380,13 +428,15 @@ class Loop:
             self._seeds.pop(i).close()
 
     def _record_stopped(self, seed: Seed) -> None:
+        if not self._hosts.leads:
+            return
         try:
             run_dir_lib.record_stopped_seed(self._run_dir, seed.config.seed, seed.progress.env_steps)
         except (OSError, ValueError) as error:
             self._warn_of_failed_write(f"{run_dir_lib.MANIFEST_FILE} does not say that the seed stopped ({error})")
 
     def _keep_params(self, seeds: Iterable[int]) -> None:
-        params = self._parts.placement.unstack(self._state.train.params)
+        params = self._parts.placement.unstack(self._state.train.params, self._hosts)
         for i in seeds:
             self._seeds[i].keep_params(params[i])
 
@@ -399,36 +449,47 @@ class Loop:
         """
         self._check_finite()
         self._check_run_dir()
-        saved = state.save(self._state, self._parts, {i: self._seeds[i] for i in seeds if i in self._seeds})
+        self._read_info()
+        saved = state.save(
+            self._state, self._parts, {i: self._seeds[i] for i in seeds if i in self._seeds}, self._hosts
+        )
         for i, error in saved.items():
             each = self._seeds[i]
             each.saving = False
             if error is None:
                 each.write("checkpoint", {})
-                best.remove_unused(each.run_dir, each.progress)
+                self._remove_unused_best(each)
             elif each.progress.env_steps >= self._config.total_steps:
                 raise CheckpointSaveError(each.describe_failed_save(error, self._run_dir)) from None
             else:
                 each.warn_of_failed_write(each.describe_failed_save(error, self._run_dir))
+
+    def _remove_unused_best(self, seed: Seed) -> None:
+        if self._hosts.leads:
+            best.remove_unused(seed.run_dir, seed.progress)
 
     def _warn_of_failed_write(self, message: str) -> None:
         self._check_run_dir()  # without the directory no write succeeds, and the run ends
         self._warn(message)
 
     def _end(self) -> Record:
-        params = self._parts.placement.unstack(self._state.train.params)
+        params = self._parts.placement.unstack(self._state.train.params, self._hosts)
         records = {each.config.seed: each.end(params[i]) for i, each in self._seeds.items()}
-        self._display.end(
-            {
-                each.config.seed: display.End(records[each.config.seed], each.progress.evals, list(each.progress.costs))
-                for each in self._seeds.values()
-            }
-        )
+        if self._display is not None:
+            self._display.end(
+                {
+                    each.config.seed: display.End(
+                        records[each.config.seed], each.progress.evals, list(each.progress.costs)
+                    )
+                    for each in self._seeds.values()
+                }
+            )
         return {"kind": "end", "seeds": records} if self._config.num_seeds > 1 else records[self._config.seed]
 
     def close(self) -> None:
         """Closes files, display and environments."""
-        self._display.close()
+        if self._display is not None:
+            self._display.close()
         for each in self._seeds.values():
             each.close()
         self._envs.close()

@@ -170,7 +170,7 @@ def _steps_per_second(phase: Phase, env: VectorEnv, programs: phases.Programs, k
     *_, stack_channels = phase.actor.stack.shape
     frame_stack = stack_channels // phase.timestep.frame.shape[-1]
     state = place.stack([phase.init_state(each.agent) for each in keys], lanes=False)
-    actor, ring = state_lib.begin_actors(place, timestep, frame_stack, keys), phase.init_ring()
+    actor, ring = state_lib.begin_actors(place, phase.timestep, frame_stack, keys), phase.init_ring()
     flags = (place.put(np.ones(len(keys), bool), lanes=False),) if len(keys) > 1 else ()
     vector_steps_per_learn = phase.steps_per_learn / spec.num_envs
     warm_up = 2 * spec.n_step + frame_stack  # until something can be sampled

@@ -21,8 +21,8 @@ class RecordWriter:
         self._receivers = receivers
         self._frames_per_step = frames_per_step
 
-    def write(self, kind: str, progress: Progress, fields: Record) -> Record:
-        """Writes a record and returns it.
+    def complete(self, kind: str, progress: Progress, fields: Record) -> Record:
+        """Returns a record with what every record holds.
 
         Args:
           kind: `train`, `episode`, `eval`, `freeze`, `checkpoint` or `end`.
@@ -30,7 +30,7 @@ class RecordWriter:
           fields: what this kind holds beside the common fields.
         """
         total, cost = progress.ledger.total, progress.costs[progress.phase]
-        record = {
+        return {
             "kind": kind,
             "env_steps": progress.env_steps,
             "frames": progress.env_steps * self._frames_per_step,
@@ -43,6 +43,10 @@ class RecordWriter:
             "replay_capacity": cost["replay_capacity"],
             "replay_size": progress.rows,
         } | fields
+
+    def write(self, kind: str, progress: Progress, fields: Record) -> Record:
+        """Writes a record and returns it; arguments as of `complete`."""
+        record = self.complete(kind, progress, fields)
         for receive in self._receivers:
             receive(record)
         return record

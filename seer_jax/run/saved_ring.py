@@ -24,7 +24,7 @@ def save(directory: pathlib.Path, ring: SeedRing) -> None:
 
 
 def restore(directory: pathlib.Path, ring: SeedRing, row: replay.Rows, counters: dict[str, np.ndarray]) -> None:
-    """Fills a ring, chunk by chunk.
+    """Fills a ring, chunk by chunk; one that lies on other hosts stays as it is.
 
     Args:
       directory: holds what `save` wrote.
@@ -35,6 +35,8 @@ def restore(directory: pathlib.Path, ring: SeedRing, row: replay.Rows, counters:
     Raises:
       DamagedFileError: rows of other shapes or types, or another number of them, were saved.
     """
+    if not ring.devices:
+        return
     size = min(int(counters["written"]), ring.spec.num_steps)
     oldest, found, priorities = int(counters["written"]) - size, 0, np.zeros((size, ring.spec.num_envs), np.float32)
     for chunk in files.ChunkStream(directory):

@@ -13,9 +13,10 @@ import numpy as np
 from seer_jax import files
 from seer_jax.agents import base
 from seer_jax.config import RunConfig
-from seer_jax.run import best, checkpoint, evaluation, metrics, resolve
+from seer_jax.run import best, checkpoint, evaluation, lock, metrics, resolve
 from seer_jax.run.progress import Progress
 from seer_jax.run.records import Receiver, Record, RecordWriter
+from seer_jax.seer.hosts import Hosts
 from seer_jax.seer.phases import FULL, Programs
 
 PARAMS_DIRECTORY = "params"  # in the directory of a run
@@ -76,6 +77,7 @@ class Seed:
       receivers: each is called with every record.
       warn: receives one line about a failure that does not end the run.
       check_run_dir: raises an error if the directory is not that of the run any more; called before each write.
+      hosts: the hosts of the run, of which process 0 alone writes; None stands for one.
     """
 
     def __init__(
@@ -88,19 +90,24 @@ class Seed:
         receivers: Sequence[Receiver],
         warn: Callable[[str], None],
         check_run_dir: Callable[[], None],
+        hosts: Hosts | None = None,
     ) -> None:
+        self._hosts = hosts or Hosts()
         self.config, self.run_dir, self.keys, self._warn = config, run_dir, Keys(config.seed), warn
         self._check_run_dir = check_run_dir
         self.progress = Progress(phase=phase) if saved is None else Progress.from_json(saved.progress)
         self.saving = False  # whether the checkpoint of the last step is still to be written
-        self.metrics = metrics.MetricsWriter(
-            run_dir,
-            offset=saved.progress["metrics_bytes"] if saved else 0,
-            env_steps=self.progress.env_steps,
-            hparams=resolve.flat(config.to_dict()),
-            warn=warn,
-        )
-        self._records = RecordWriter([self.metrics.write, *receivers], frames_per_step=config.env.action_repeat)
+        self.metrics = None
+        if self._hosts.leads:
+            self.metrics = metrics.MetricsWriter(
+                run_dir,
+                offset=saved.progress["metrics_bytes"] if saved else 0,
+                env_steps=self.progress.env_steps,
+                hparams=resolve.flat(config.to_dict()),
+                warn=warn,
+            )
+        receivers = [self.metrics.write, *receivers] if self.metrics else []
+        self._records = RecordWriter(receivers, frames_per_step=config.env.action_repeat)
 
     def next(self, arrived: int) -> Next:
         """Returns what this seed does next.
@@ -179,10 +186,14 @@ class Seed:
 
     def keep_best(self, train: base.TrainState) -> None:
         """Keeps the training state of the last evaluation if it is the best one."""
+        if not self._hosts.leads:
+            return
         best.keep_if_better(self.run_dir, self.progress, train, self.warn_of_failed_write)
 
     def keep_params(self, params: base.Params) -> None:
         """Keeps a copy of the parameters for later analysis; the run itself does not need it."""
+        if not self._hosts.leads:
+            return
         env_steps, directory = self.progress.env_steps, self.run_dir / PARAMS_DIRECTORY
         self._check_run_dir()
         try:
@@ -240,16 +251,21 @@ class Seed:
 
     def close(self) -> None:
         """Closes the files."""
-        self.metrics.close()
+        if self.metrics is not None:
+            self.metrics.close()
 
     def warn_of_failed_write(self, message: str) -> None:
         self._check_run_dir()  # without the directory no write succeeds, and the run ends
         self._warn(message)
 
     def write(self, kind: str, fields: Record) -> Record:
-        """Writes a record and returns it."""
-        self._check_run_dir()
-        return self._records.write(kind, self.progress, fields)
+        """Writes a record and returns it; with several hosts, all of them raise an error, at their next exchange."""
+        try:
+            self._check_run_dir()
+            return self._records.write(kind, self.progress, fields)
+        except (metrics.WriteError, lock.RunDirectoryLostError) as error:
+            self._hosts.defer(error)
+            return self._records.complete(kind, self.progress, fields)
 
 
 class OfSeed(Mapping[str, Any]):

@@ -2,15 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from seer_jax import replay, status
 from seer_jax.agents import base
+from seer_jax.config import RunConfig
 from seer_jax.envs.timestep import TimeStep
 from seer_jax.run import checkpoint, transfer
 from seer_jax.run.assembly import Assembly
 from seer_jax.run.seed import Keys, Seed
+from seer_jax.seer.hosts import Hosts
 from seer_jax.seer.phases import FROZEN, FULL, Actor, init_actor, place_actor
 from seer_jax.seer.placed_ring import PlacedRing
 from seer_jax.seer.placement import Placement
@@ -33,12 +37,11 @@ class RunState:
     ring: replay.Ring
 
 
-def begin(parts: Assembly, timestep: TimeStep, encoder: base.Params | None, keys: Sequence[Keys]) -> RunState:
+def begin(parts: Assembly, encoder: base.Params | None, keys: Sequence[Keys]) -> RunState:
     """Returns the state of a run before its first step.
 
     Args:
       parts: the assembly of the run.
-      timestep: the first arrivals, `[S * E]`.
       encoder: encoder of another run to start from; None starts from a new one.
       keys: of each seed.
     """
@@ -53,23 +56,31 @@ def begin(parts: Assembly, timestep: TimeStep, encoder: base.Params | None, keys
         return parts.agent.freeze(train) if frozen_at_once else train
 
     trains = [begin_seed(each.agent) for each in keys]
-    actor = begin_actors(place, timestep, config.env.frame_stack, keys)
+    actor = begin_actors(place, phase.timestep, config.env.frame_stack, keys)
     return RunState(phase.name, place.stack(trains, lanes=False), actor, phase.init_ring())
 
 
 def begin_actors(place: Placement, timestep: TimeStep, frame_stack: int, keys: Sequence[Keys]) -> Actor:
-    """Returns what acting remembers before its first step; arguments as in `begin`."""
-    first = TimeStep(*(x[: len(x) // len(keys)] for x in timestep))
-    return _stack_actors(place, [init_actor(each.actor, first, frame_stack) for each in keys])
+    """Returns what acting remembers before its first step.
+
+    Args:
+      place: the seeds, and the places of their arrays.
+      timestep: shapes of what the environments of one seed send.
+      frame_stack: frames in an observation.
+      keys: of each seed.
+    """
+    return _stack_actors(place, [init_actor(each.actor, timestep, frame_stack) for each in keys])
 
 
 def _stack_actors(place: Placement, actors: Sequence[Actor]) -> Actor:
-    stacked = place.stack(actors, lanes=False) if len(actors) > 1 else actors[0]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *actors) if len(actors) > 1 else actors[0]
     return place_actor(stacked, place.move)
 
 
-def save(state: RunState, parts: Assembly, seeds: Mapping[int, Seed]) -> dict[int, OSError | None]:
-    """Writes a checkpoint of each of some seeds.
+def save(
+    state: RunState, parts: Assembly, seeds: Mapping[int, Seed], hosts: Hosts | None = None
+) -> dict[int, OSError | None]:
+    """Writes a checkpoint of each of some seeds; of several hosts, process 0 does.
 
     Several seeds have a checkpoint if all of them do, apart from the last one: if that of one seed cannot be written,
     those of the others are removed. Earlier ones stay until then, so that an interrupted run finds one that all have.
@@ -78,17 +89,35 @@ def save(state: RunState, parts: Assembly, seeds: Mapping[int, Seed]) -> dict[in
       state: the state.
       parts: the assembly of the run.
       seeds: by number, from 0 on.
+      hosts: all of which call this; None stands for one.
 
     Returns:
       For each seed the error if its checkpoint could not be written: a `StateOnlyError` if there was room for the
       training state only, another OSError if nothing could be written. Earlier checkpoints are intact.
     """
-    place, kept = parts.placement, parts.config.checkpoints_kept
-    trains, actors = place.unstack(state.train), place.unstack(state.actor)
-    rings = PlacedRing.of(place, parts.phase(state.phase).ring_spec, state.ring)
+    place, hosts = parts.placement, hosts or Hosts()
+    trains, actors = place.unstack(state.train, hosts), place.unstack(state.actor, hosts)
+    rings = PlacedRing.of(place, parts.phase(state.phase).ring_spec, state.ring, hosts)
+    errors: dict[int, OSError | None] = dict.fromkeys(seeds)
+
+    def write() -> list[Any]:
+        errors.update(_write(parts.config, seeds, trains, actors, rings))
+        failed = {i: error for i, error in errors.items() if error is not None}
+        return [[i, isinstance(e, checkpoint.StateOnlyError), e.errno, e.strerror] for i, e in failed.items()]
+
+    for i, state_only, *reason in hosts.lead(write, rings.serve):
+        errors[i] = errors[i] or (checkpoint.StateOnlyError if state_only else OSError)(*reason)
+    return errors
+
+
+def _write(
+    config: RunConfig, seeds: Mapping[int, Seed], trains: Sequence[Any], actors: Sequence[Any], rings: PlacedRing
+) -> dict[int, OSError | None]:
+    """Does what `save` does, with arrays by seed."""
     errors: dict[int, OSError | None] = {}
-    alone = len(seeds) == 1
+    alone, kept = len(seeds) == 1, config.checkpoints_kept
     for i, seed in seeds.items():
+        assert seed.metrics is not None  # in the process that writes
         try:
             with status.activity(f"writing the checkpoint after {seed.progress.env_steps:,} steps"):
                 checkpoint.save(
@@ -107,25 +136,26 @@ def save(state: RunState, parts: Assembly, seeds: Mapping[int, Seed]) -> dict[in
         directory, number = seed.run_dir / checkpoint.DIRECTORY, seed.progress.pool
         if failed is None and not alone:
             checkpoint.remove_old(directory, number, kept=kept)
-        elif errors[i] is None and not alone and seed.progress.env_steps < parts.config.total_steps:
+        elif errors[i] is None and not alone and seed.progress.env_steps < config.total_steps:
             checkpoint.remove_newer(directory, number - 1)
             errors[i] = OSError(failed.errno, failed.strerror)  # pyright: ignore[reportOptionalMemberAccess]
     return errors
 
 
-def restore(parts: Assembly, saved: Sequence[checkpoint.Checkpoint | None]) -> RunState:
+def restore(parts: Assembly, saved: Sequence[checkpoint.Checkpoint | None], hosts: Hosts | None = None) -> RunState:
     """Returns the state that checkpoints hold.
 
     Args:
       parts: the assembly of the run.
       saved: of each seed; None for a seed that has stopped for good, whose arrays have no meaning.
+      hosts: all of which call this; None stands for one.
 
     Raises:
       DamagedFileError: a checkpoint holds something of another shape or type.
     """
     place, there = parts.placement, [i for i, each in enumerate(saved) if each is not None]
     phase = parts.phase(saved[there[0]].progress["phase"])  # pyright: ignore[reportOptionalMemberAccess]
-    rings = PlacedRing.of(place, phase.ring_spec, phase.init_ring())
+    rings = PlacedRing.of(place, phase.ring_spec, phase.init_ring(), hosts)
     trees = {
         i: each.restore({"train": phase.state, "actor": phase.actor}, rings[i], phase.row)
         for i, each in enumerate(saved)

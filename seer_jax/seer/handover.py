@@ -2,7 +2,8 @@
 
 The image ring is streamed to disk, freed, and streamed back through the frozen encoder. Memory therefore never holds
 more than the larger of the two rings and one chunk. If the disk does not take it, the rows go from ring to ring,
-provided that there is memory for both.
+provided that there is memory for both. Of several hosts, process 0 writes the rows of all, and each reads those of its
+own devices and encodes them.
 """
 
 import functools
@@ -19,12 +20,14 @@ import numpy as np
 from seer_jax import files, replay, status
 from seer_jax.agents import base
 from seer_jax.seer import placed_ring
+from seer_jax.seer.hosts import Hosts
 from seer_jax.seer.phases import Phase
 from seer_jax.seer.placed_ring import PlacedRing, SeedRing
 
 _Chunk = tuple[replay.Rows, np.ndarray]  # rows [M, E, ...] and their priorities [M, E]
 _CHUNK_ROWS = 256  # rows, over all environments, that are in transit at one time
 _ENCODE_ROWS = 32  # rows of a chunk that are encoded together
+_CHUNKS_PER_EXCHANGE = 4  # between two questions to the other hosts whether to stop
 
 
 class HandoverError(Exception):
@@ -65,6 +68,7 @@ def freeze(
     memory_bytes: int = 0,
     warn: Callable[[str], None] = warnings.warn,
     stop: Callable[[], bool] = lambda: False,
+    hosts: Hosts | None = None,
 ) -> tuple[base.TrainState, replay.Ring]:
     """Freezes the encoder and turns stored frames into latents, in order, oldest first.
 
@@ -74,9 +78,10 @@ def freeze(
       state: training state of the full phase.
       ring: the image ring; its memory is freed.
       seeds: the seeds whose frames become latents, by number from 0 on; the others have none from here on.
-      memory_bytes: memory of the device; if both rings fit into it, a snapshot is not required.
+      memory_bytes: memory of the device, the same on all hosts; if both rings fit into it, a snapshot is not required.
       warn: receives one line if there is no snapshot.
       stop: called before each chunk of rows; True ends the handover, which can be done again from its start.
+      hosts: the hosts of the run, all of which call this; None stands for one.
 
     Returns:
       State and ring of the frozen phase.
@@ -85,14 +90,19 @@ def freeze(
       HandoverError: the snapshot cannot be written and there is no memory for both rings, or it cannot be read back.
       HandoverStopped: `stop` returned True.
     """
-    place = full.placement
-    rings = PlacedRing.of(place, full.ring_spec, ring)
+    place, hosts = full.placement, hosts or Hosts()
+    rings = PlacedRing.of(place, full.ring_spec, ring, hosts)
     counters = {i: (rings[i].size, rings[i].counters()) for i in seeds}
+    here = [i for i in seeds if i in place.seeds_here]
+    states = place.unstack(state, hosts)
     try:
-        chunks = _through_disk(seeds, place.unstack(state), rings, stop)
+        hosts.lead(lambda: _write_snapshots(seeds, states, rings, hosts.asking(stop)), rings.serve)
+        rings.free()
+        chunks = {i: _reread(seeds[i].snapshot_dir, counters[i][0]) for i in here}
     except OSError as error:
-        for each in seeds.values():
-            shutil.rmtree(each.snapshot_dir, ignore_errors=True)
+        if hosts.leads:
+            for each in seeds.values():
+                shutil.rmtree(each.snapshot_dir, ignore_errors=True)
         needed, problem = ring.num_bytes + frozen.ring.num_bytes, f"no snapshot of the frames ({error.strerror})"
         if needed > memory_bytes:
             raise HandoverError(
@@ -100,25 +110,19 @@ def freeze(
                 f" {memory_bytes / 1e9:,.1f} GB); make room for {ring.num_bytes / 1e9:,.1f} GB on the disk"
             ) from None
         warn(f"{problem}; frames become latents in memory")
-        chunks = {i: _read(rings[i]) for i in seeds}
+        chunks = {i: rings[i].read(_CHUNK_ROWS, here=True) for i in here}
     except _Stopped:
         raise HandoverStopped(ring) from None
     state = full.agent.freeze(state) if place.num_seeds == 1 else jax.jit(place.map_seeds(full.agent.freeze))(state)
-    latents, params = PlacedRing.of(place, frozen.ring_spec, frozen.init_ring()), place.unstack(state.params)
-    total, done = sum(size for size, _ in counters.values()), 0
-    with status.activity(lambda: _progress("encoding the frames", done, total)):
-        for i, (size, seed_counters) in counters.items():
-            encoder = _Encoder(full, latents[i], params[i], seeds[i].key)
-            priorities = np.zeros((size, full.ring_spec.num_envs), np.float32)
-            for at, rows, priority in _with_times(chunks[i]):
-                if stop():
-                    latents.free()
-                    freed = any(array.is_deleted() for array in jax.tree.leaves(ring))
-                    raise HandoverStopped(_reread_rings(full, counters, seeds) if freed else ring)
-                encoder.encode(at, rows)
-                priorities[at : at + len(priority)] = priority
-                done += len(priority)
-            latents[i].restore(seed_counters["max_priority"], priorities)
+    latents = PlacedRing.of(place, frozen.ring_spec, frozen.init_ring(), hosts)
+    params = place.unstack(state.params, hosts)
+    encoders = {i: functools.partial(_Encoder, full, latents[i], params[i], seeds[i].key) for i in here}
+    try:
+        hosts.apart(lambda stop: _encode(full, encoders, chunks, counters, stop), stop, _Stopped, _CHUNKS_PER_EXCHANGE)
+    except _Stopped:
+        latents.free()
+        freed = any(array.is_deleted() for array in jax.tree.leaves(ring))
+        raise HandoverStopped(_reread_rings(full, counters, seeds, hosts) if freed else ring) from None
     replay.free(ring)
     return state, latents.join()
 
@@ -127,14 +131,14 @@ class _Stopped(Exception):
     """The handover was asked to stop while the image ring was intact."""
 
 
-def _through_disk(
+def _write_snapshots(
     seeds: Mapping[int, SeedFreeze], states: list[base.TrainState], rings: PlacedRing, stop: Callable[[], bool]
-) -> dict[int, Iterator[_Chunk]]:
-    """Writes states and rows of all seeds, frees the rings, and returns their chunks as read back from the disk.
+) -> None:
+    """Writes states and rows of all seeds.
 
     Raises:
-      OSError: not all could be written; the rings are intact.
-      _Stopped: `stop` returned True; the rings are intact.
+      OSError: not all could be written.
+      _Stopped: `stop` returned True.
     """
     sizes, done = {i: rings[i].size for i in seeds}, 0
     with status.activity(lambda: _progress("writing the frames to the disk", done, sum(sizes.values()))):
@@ -143,25 +147,48 @@ def _through_disk(
             directory.parent.mkdir(exist_ok=True)
             files.save_tree(directory, states[i])
             snapshot = files.ChunkStream(directory)
-            for rows, priority in _read(rings[i]):
+            for rows, priority in rings[i].read(_CHUNK_ROWS):
                 if stop():
                     raise _Stopped
                 snapshot.append(**vars(rows), priority=priority)
                 done += len(priority)
-    rings.free()
-    return {i: _reread(each.snapshot_dir, sizes[i]) for i, each in seeds.items()}
+
+
+def _encode(
+    full: Phase,
+    encoders: Mapping[int, Callable[[], "_Encoder"]],
+    chunks: Mapping[int, Iterator[_Chunk]],
+    counters: Mapping[int, tuple[int, Any]],
+    stop: Callable[[], bool],
+) -> None:
+    """Writes the latents of all rows of some seeds into their rings; raises _Stopped if `stop` returned True."""
+    total, done = sum(counters[i][0] for i in encoders), 0
+    with status.activity(lambda: _progress("encoding the frames", done, total)):
+        for i, make_encoder in encoders.items():
+            encoder, (size, seed_counters) = make_encoder(), counters[i]
+            priorities = np.zeros((size, full.ring_spec.num_envs), np.float32)
+            for at, rows, priority in _with_times(chunks[i]):
+                if stop():
+                    raise _Stopped
+                encoder.encode(at, rows)
+                priorities[at : at + len(priority)] = priority
+                done += len(priority)
+            encoder.ring.restore(seed_counters["max_priority"], priorities)
 
 
 def _progress(text: str, done: int, size: int) -> str:
     return f"freezing the encoder: {text}, {100 * done // max(size, 1)}%"
 
 
-def _reread_rings(full: Phase, counters: Mapping[int, tuple[int, Any]], seeds: Mapping[int, SeedFreeze]) -> replay.Ring:
+def _reread_rings(
+    full: Phase, counters: Mapping[int, tuple[int, Any]], seeds: Mapping[int, SeedFreeze], hosts: Hosts
+) -> replay.Ring:
     """Returns the image rings, with their rows and priorities as read back from the snapshots."""
-    rings = PlacedRing.of(full.placement, full.ring_spec, full.init_ring())
-    total, done = sum(size for size, _ in counters.values()), 0
+    rings = PlacedRing.of(full.placement, full.ring_spec, full.init_ring(), hosts)
+    here = {i: each for i, each in counters.items() if i in full.placement.seeds_here}
+    total, done = sum(size for size, _ in here.values()), 0
     with status.activity(lambda: _progress("reading the frames back", done, total)):
-        for i, (size, seed_counters) in counters.items():
+        for i, (size, seed_counters) in here.items():
             priorities = np.zeros((size, full.ring_spec.num_envs), np.float32)
             for at, rows, priority in _with_times(_reread(seeds[i].snapshot_dir, size)):
                 rings[i].write(at, rows)
@@ -185,10 +212,6 @@ def _reread(directory: pathlib.Path, size: int) -> Iterator[_Chunk]:
         raise HandoverError(f"the snapshot of the frames holds {found:,} times of rows, not the {size:,} written to it")
 
 
-def _read(ring: SeedRing) -> Iterator[_Chunk]:
-    return ring.read(_CHUNK_ROWS)
-
-
 def _with_times(chunks: Iterable[_Chunk]) -> Iterator[tuple[int, replay.Rows, np.ndarray]]:
     """Yields the first time of each chunk before its rows and priorities."""
     at = 0
@@ -205,11 +228,14 @@ class _Encoder:
       ring: the latent ring.
       params: parameters of the frozen agent.
       key: PRNG key of the augmentation.
+
+    Attributes:
+      ring: the latent ring.
     """
 
     def __init__(self, full: Phase, ring: SeedRing, params: base.Params, key: jax.Array) -> None:
-        self._full, self._ring, self._key = full, ring, key
-        self._params = [jax.device_put(params, device) for device in ring.devices]
+        self._full, self.ring, self._key = full, ring, key
+        self._params = {shard: jax.device_put(params, device) for shard, device in ring.devices.items()}
         spec = full.ring_spec
         # The oldest stacks reach back to frames that were overwritten; such rows are not sampleable.
         self._tail = (
@@ -227,16 +253,16 @@ class _Encoder:
 
         def load(ring: replay.Ring, share: tuple[replay.Rows, np.ndarray], shard: int) -> replay.Ring:
             key = jax.random.fold_in(self._key, at)
-            key = key if len(self._params) == 1 else jax.random.fold_in(key, shard)
+            key = key if self.ring.num_shards == 1 else jax.random.fold_in(key, shard)
             full, (rows, first) = self._full, share
             latents = _encode_chunk(
                 full.agent, full.ring_spec.of_shard, self._params[shard], rows.observation, first, key
             )
             rows = rows.replace(observation=latents)
-            written = placed_ring.write(self._ring.spec.of_shard, ring, np.int32(at), rows, self._ring.at)
+            written = placed_ring.write(self.ring.spec.of_shard, ring, np.int32(at), rows, self.ring.at)
             return jax.block_until_ready(written)  # rows that wait for the device could not be stopped
 
-        self._ring.update(load, (rows.replace(observation=frames), first))
+        self.ring.update(load, (rows.replace(observation=frames), first))
         self._tail = frames[steps:], first[steps:]
 
 

@@ -15,7 +15,7 @@ class FakeEnv:
     since the environment was built, so that neighbouring frames are never alike; they differ by pool and seed.
 
     Args:
-      lengths: agent steps of the episodes of each environment.
+      lengths: agent steps of the episodes of each environment of the seed.
       size: height and width of a frame, in pixels.
       channels: of a frame.
       num_actions: number of discrete actions.
@@ -23,9 +23,24 @@ class FakeEnv:
       training: whether the loss of a life terminates, and rewards are clipped.
       pool: an item of `pools` of `registry.make_env`.
       seed: seed of the run.
+      lanes: numbers of these environments among those of their seed; None stands for all.
     """
 
-    def __init__(self, lengths, *, size=42, channels=1, num_actions=3, action_size=None, training=True, pool=0, seed=0):
+    def __init__(
+        self,
+        lengths,
+        *,
+        size=42,
+        channels=1,
+        num_actions=3,
+        action_size=None,
+        training=True,
+        pool=0,
+        seed=0,
+        lanes=None,
+    ):
+        self._ids, self._num_ids = np.arange(len(lengths)) if lanes is None else np.asarray(lanes), len(lengths)
+        lengths = np.asarray(lengths)[self._ids]
         self.num_envs, self.action_spec = len(lengths), specs.DiscreteArray(num_actions)
         if action_size is not None:
             self.action_spec = specs.BoundedArray((action_size,), np.float32, -1.0, 1.0)
@@ -66,11 +81,11 @@ class FakeEnv:
         self.closed = True
 
     def _frame(self):
-        ids, steps = (x[:, None, None, None] for x in (np.arange(self.num_envs), self.steps))
+        ids, steps = (x[:, None, None, None] for x in (self._ids, self.steps))
         shape = (self.num_envs, *self.frame_shape)
         offset = self._pool * 13 + self._seed * 17
         frame = np.broadcast_to((steps * 7 + ids * 31 + offset) % 256, shape).astype(np.uint8)
-        frame[:, : self.num_envs] = ids
+        frame[:, : self._num_ids] = ids
         return frame
 
 
@@ -110,7 +125,7 @@ class FakeEnvs:
         return TimeStep(*map(np.concatenate, zip(*steps, strict=True)))
 
 
-def make_env(config, *, training, pools=(0,)):
+def make_env(config, *, training, pools=(0,), lanes=None):
     """Replaces `registry.make_env`. Episodes of neighbouring seeds have other lengths."""
     suite = SUITES[config.env.suite]
     num_envs = config.num_envs if training else config.eval_episodes
@@ -123,7 +138,9 @@ def make_env(config, *, training, pools=(0,)):
             training=training,
             pool=pool,
             seed=seed,
+            lanes=None if lanes is None else [lane % num_envs for lane in lanes if lane // num_envs == run],
         )
-        for seed, pool in enumerate(pools, start=config.seed)
+        for run, (seed, pool) in enumerate(zip(range(config.seed, config.seed + len(pools)), pools, strict=True))
+        if lanes is None or any(lane // num_envs == run for lane in lanes)
     ]
     return envs[0] if len(envs) == 1 else FakeEnvs(envs)

@@ -63,9 +63,9 @@ class Process:
     def send(self, number):
         os.kill(self.pid, number)
 
-    def wait(self):
+    def wait(self, seconds=_SECONDS):
         """Waits until it ends and returns its exit code, or minus the number of the signal that ended it."""
-        self._process.join(_SECONDS)
+        self._process.join(seconds)
         assert self._process.exitcode is not None, f"still running: {self.output}"
         return self._process.exitcode
 

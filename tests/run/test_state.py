@@ -19,7 +19,7 @@ def begin(encoder=None, **changes):
     config = resolve(tiny_config(**changes))
     env = fake_env.make_env(config, training=True)
     parts = assembly.assemble(config, env.action_spec)
-    return parts, state.begin(parts, env.reset(), encoder, [Keys(0)])
+    return parts, state.begin(parts, encoder, [Keys(0)])
 
 
 def save(begun, parts, directory, progress=None):

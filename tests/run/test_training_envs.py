@@ -9,6 +9,8 @@ from seer_jax.envs import registry
 from seer_jax.envs.timestep import InvalidTimeStepError, TimeStep
 from seer_jax.run.resolve import resolve
 from seer_jax.run.training_envs import TrainingEnvs
+from seer_jax.seer.hosts import Hosts
+from seer_jax.seer.placement import Placement
 from tests.helpers.runs import tiny_config
 
 SEEDS, ENVS = 3, 2  # environments of each seed
@@ -18,7 +20,8 @@ ONE = np.ones(1, bool)
 
 
 def make_envs(config, num_seeds=SEEDS):
-    return TrainingEnvs(config, registry.make_env(config, training=True, pools=[0] * num_seeds), num_seeds)
+    env = registry.make_env(config, training=True, pools=[0] * num_seeds)
+    return TrainingEnvs(config, env, Placement(num_seeds), Hosts())
 
 
 def part(timestep, seed):

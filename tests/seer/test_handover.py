@@ -187,14 +187,13 @@ def test_full_disk_without_memory_for_both_rings_raises_and_keeps_the_frames(sta
 )
 def test_snapshot_that_lost_rows_or_is_damaged_raises(state, tmp_path, monkeypatch, small_chunks, damage, message):
     full, frozen, ring, *_ = image_ring(55)
-    through_disk = handover._through_disk
+    write_snapshots = handover._write_snapshots
 
     def damaged(seeds, *args):
-        chunks, directory = through_disk(seeds, *args), seeds[0].snapshot_dir
-        damage(directory / "rows-00005.npz")
-        return chunks
+        write_snapshots(seeds, *args)
+        damage(seeds[0].snapshot_dir / "rows-00005.npz")
 
-    monkeypatch.setattr(handover, "_through_disk", damaged)
+    monkeypatch.setattr(handover, "_write_snapshots", damaged)
     with pytest.raises(handover.HandoverError, match=message):
         freeze(full, frozen, state, ring, tmp_path / "freeze")
 
