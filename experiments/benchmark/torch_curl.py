@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
+from torch._functorch import config as functorch_config  # pyright: ignore[reportMissingImports]
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmark.torch_layers import (
@@ -140,8 +141,10 @@ class Curl:
         self.step_critic(gradients)
         if self.updates % cfg.updates_per_actor_update == 0:
             actor_loss, temperature_loss = self.actor_losses(batch, torch.randn_like(batch["action"]))
-            _step(self.actor_optimizer, self.actor_parameters, torch.autograd.grad(actor_loss, self.actor_parameters))
+            # Both before either step: compiled, the losses share one graph.
+            gradients = torch.autograd.grad(actor_loss, self.actor_parameters, retain_graph=True)
             temperature_gradients = torch.autograd.grad(temperature_loss, [self.net.log_temperature])
+            _step(self.actor_optimizer, self.actor_parameters, gradients)
             _step(self.temperature_optimizer, [self.net.log_temperature], temperature_gradients)
         if contrast_gradients is not None:
             self.step_contrast(contrast_gradients)
@@ -161,6 +164,7 @@ class Curl:
 
     def compile(self) -> None:
         """Makes `torch.compile` compile the losses at their first call."""
+        functorch_config.donated_buffer = False  # which could not be walked twice
         self.critic_losses, self.actor_losses = torch.compile(self.critic_losses), torch.compile(self.actor_losses)
 
     @torch.no_grad()
