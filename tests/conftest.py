@@ -11,7 +11,8 @@ import signal
 import tempfile
 
 # Compile each program once in a session: its workers, and the processes that tests start, share what was compiled.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+if "SEER_JAX_TEST_SESSION" not in os.environ:
+    os.environ["SEER_JAX_TEST_SESSION"] = str(os.getpid())
     _CACHE = tempfile.TemporaryDirectory(prefix="seer_jax-tests-")
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": _CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
     if os.environ.get("SEER_JAX_TEST_AS_USERS", "0") == "0":
