@@ -16,24 +16,20 @@ import jax.numpy as jnp
 UNROLL_CONVOLUTIONS = frozenset({"cpu"})
 
 
-def map_apart(fn: Callable[[Any], Any], xs: Any) -> Any:
+def map_apart(fn: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:
     """Maps `fn` over the leading axis of `xs`, and computes the result once, whoever reads it.
 
     XLA:CPU fuses cheap expressions into each operation that reads them, and computes them again there for each of its
-    entries. It does not fuse across a loop. Elsewhere the loop would only add kernels: a GPU maps all elements at once,
-    and a TPU one after another, since it moves fewer bytes then.
+    entries. It does not fuse across a loop. Elsewhere the loop would only add kernels.
 
     Args:
       fn: maps one element.
-      xs: arrays with a leading axis, of few elements.
+      xs: arrays with a leading axis.
+      batch_size: elements that a turn of the loop maps together; None maps one at a time.
     """
-    loop, written_out = functools.partial(jax.lax.map, fn), functools.partial(_map_written_out, fn)
-    return jax.lax.platform_dependent(xs, cpu=loop, tpu=written_out, default=jax.vmap(fn))
-
-
-def _map_written_out(fn: Callable[[Any], Any], xs: Any) -> Any:
-    elements = [jax.tree.map(lambda x: x[i], xs) for i in range(len(jax.tree.leaves(xs)[0]))]  # noqa: B023
-    return jax.tree.map(lambda *x: jnp.stack(x), *map(fn, elements))
+    return jax.lax.platform_dependent(
+        xs, cpu=lambda xs: jax.lax.map(fn, xs, batch_size=batch_size), default=jax.vmap(fn)
+    )
 
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:

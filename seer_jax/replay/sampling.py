@@ -28,38 +28,33 @@ def sample(
     stops = jnp.any(terminated & ~ended_before, axis=1)
     bootstrap = (slot + taken) % spec.num_steps
 
-    obs, next_obs = _observe(spec, ring, (slot, bootstrap), env, (k_obs, k_next))
     return Batch(
-        obs=obs,
+        obs=_observe(spec, ring, slot, env, k_obs),
         action=layout.take(ring.rows.action, slot, env),
         reward=jnp.dot(rewards, discounts[:-1], precision=jax.lax.Precision.HIGHEST),  # TPUs would round it
         discount=jnp.where(stops, 0.0, discounts[taken]),
-        next_obs=next_obs,
+        next_obs=_observe(spec, ring, bootstrap, env, k_next),
         weight=importance_weights(spec, priority, importance_exponent),
         start=start,
     )
 
 
-def _observe(
-    spec: RingSpec, ring: Ring, slots: tuple[jax.Array, jax.Array], env: jax.Array, keys: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """Rebuilds both observations of transitions, `[B, ...]` each, from two slots `[B]` of environments `env`, `[B]`."""
+def _observe(spec: RingSpec, ring: Ring, slot: jax.Array, env: jax.Array, key: jax.Array) -> jax.Array:
+    """Rebuilds the observations of rows `slot`, `env` (both `[B]`)."""
     rows = ring.rows
-
-    def read_stack(slot: jax.Array, env: jax.Array) -> jax.Array:
-        at = (slot - jnp.arange(spec.stack)[::-1]) % spec.num_steps, env
-        frames = layout.from_stored(ring.observation, rows.observation[at])  # [k, H, W, C]
-        return stack_frames(frames, rows.first[at], first_stack=spec.first_stack)
-
-    def read_latent(slot: jax.Array, key: jax.Array) -> jax.Array:
-        copies = layout.from_stored(ring.observation, rows.observation[slot, env])  # [B, K, N, L]
-        num_copies = copies.shape[1]
-        copy = 0 if num_copies == 1 else jax.random.randint(key, slot.shape, 0, num_copies)
-        return copies[jnp.arange(slot.size), copy].astype(jnp.float32)
-
     if spec.stack:
+        back = jnp.arange(spec.stack)[::-1]
+
+        def read(row: tuple[jax.Array, jax.Array]) -> jax.Array:
+            slot, env = row
+            at = (slot - back) % spec.num_steps, env
+            frames = layout.from_stored(ring.observation, rows.observation[at])  # [k, H, W, C]
+            return stack_frames(frames, rows.first[at], first_stack=spec.first_stack)
+
         # Otherwise XLA:CPU would rebuild the stacks, with their indices and masks, for every pixel of every product
         # that reads them.
-        obs, next_obs = platforms.map_apart(lambda slot: jax.vmap(read_stack)(slot, env), jnp.stack(slots))
-        return obs, next_obs
-    return read_latent(slots[0], keys[0]), read_latent(slots[1], keys[1])
+        return platforms.map_apart(read, (slot, env), batch_size=max(1, slot.size // 2))
+    copies = layout.from_stored(ring.observation, rows.observation[slot, env])  # [B, K, N, L]
+    num_copies = copies.shape[1]
+    copy = 0 if num_copies == 1 else jax.random.randint(key, slot.shape, 0, num_copies)
+    return copies[jnp.arange(slot.size), copy].astype(jnp.float32)
