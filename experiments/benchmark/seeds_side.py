@@ -31,7 +31,7 @@ class SeedsSide:
         self._state = place.stack([self.phase.init_state(each.agent) for each in keys], lanes=False)
         alone = dataclasses.replace(self.phase, placement=place.of_one_seed)
         self._ring = place.stack([noisy_ring(alone)] * len(keys), lanes=True)
-        self._actor = begin_actors(place, self.envs.timestep, config.env.frame_stack, keys)
+        self._actor = begin_actors(place, self.phase.timestep, config.env.frame_stack, keys)
         self._flags = (place.put(np.ones(len(keys), bool), lanes=False),) if len(keys) > 1 else ()
         jitted = self.phase.jit(jax.default_backend())
         self._interact = jitted.interact.lower(*jitted.interact_arguments).compile()

@@ -356,7 +356,7 @@ def test_plan_of_several_seeds_counts_them_all(fake_envs, tmp_path, monkeypatch,
     for text in (
         "2 seeds of 150 agent steps",
         "agent steps/s, measured, of all seeds",
-        "memory is that of the 2 seeds on one device",
+        "memory and costs of a program are those of one device, with 2 of the seeds",
         "disk of 2 seeds, at most",
     ):
         assert text in shown
