@@ -154,7 +154,8 @@ def test_ray_backend_returns_the_outcomes_of_the_local_one_and_restores_the_hand
     assert signal.getsignal(signal.SIGTERM) is before
     assert [str(each.message) for each in recwarn if each.category is RuntimeWarning] == []
     printed = capsys.readouterr().out
-    assert "0 of 4 runs finished, 2 running: " in printed
+    # On a busy machine the first run to end may do so before the next line is printed.
+    assert re.search(r"\b[01] of 4 runs finished, (?:1 failed, )?[12] running: ", printed), printed
     assert "    a: starting for " in printed
     assert "2 of 4 runs finished, 2 failed, 0 running\n" in printed
     assert outcomes.pop("missing/b").message.startswith("FileNotFoundError: ")
