@@ -1,37 +1,30 @@
-"""The loop of a run: steps environments and programs of all its seeds, and does in between what is due.
+"""The loop of a run: what is due when. Steps, freezes, evaluates and saves all its seeds at their cadences.
 
 All hosts of a run run the same loop and take the same decisions. Their arrays are parts of the same arrays, and each
 steps the environments whose rows lie on its devices. Process 0 alone writes.
 """
 
 import contextlib
-import dataclasses
 import functools
 import pathlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from seer_jax import flops, replay, status
+from seer_jax import status
 from seer_jax.agents import base
 from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError, VectorEnv
-from seer_jax.run import best, checkpoint, display, evaluation, needs, state
+from seer_jax.run import best, checkpoint, display, state
 from seer_jax.run import run_dir as run_dir_lib
 from seer_jax.run.assembly import Assembly
 from seer_jax.run.evaluation import EvaluationStopped
+from seer_jax.run.evaluator import Evaluator
 from seer_jax.run.records import Receiver, Record
-from seer_jax.run.seed import Keys, Next, OfSeed, Seed, configs_of, crossed, directories_of
+from seer_jax.run.seed import Next, Seed, configs_of, crossed, directories_of
+from seer_jax.run.stepper import Stepper
 from seer_jax.run.training_envs import TrainingEnvs
 from seer_jax.seer import handover
 from seer_jax.seer.hosts import Hosts
-from seer_jax.seer.phases import FROZEN
-
-SNAPSHOT_DIRECTORY = "freeze"  # among the checkpoints
-_EVAL_STEPS_PER_EXCHANGE = 64  # between two questions to the other hosts whether to stop
 
 
 class RunStopped(Exception):
@@ -47,7 +40,7 @@ class NonFiniteError(Exception):
 
 
 class Loop:
-    """One run: environments on the host, arrays on the device, and the cadences of what is done when.
+    """One run: the cadences of what its `Stepper` and its `Evaluator` do, and of what is written.
 
     Its seeds are trained together. The end of an episode costs a row, so that they do not take the same number of
     agent steps in the same time. A seed that has something else to do than a step therefore waits for the others:
@@ -83,23 +76,19 @@ class Loop:
         self._hosts = hosts = hosts or Hosts()
         self._parts, self._config, self._run_dir, self._warn = parts, parts.config, run_dir, warn
         self._check_run_dir, self._resumed = check_run_dir, saved is not None
-        self._envs = TrainingEnvs(self._config, env, parts.placement, hosts)
-        self._keys = [Keys(config.seed) for config in configs_of(self._config)]
+        envs = TrainingEnvs(self._config, env, parts.placement, hosts)
+        self._evaluator = Evaluator(parts, hosts)
         if saved is None:
-            self._state = state.begin(parts, encoder, self._keys)
+            begun = state.begin(parts, encoder)
         else:
             with status.activity("reading the checkpoint"):
-                self._state = state.restore(parts, saved, hosts)
+                begun = state.restore(parts, saved, hosts)
         self._display = display.Display(self._config, run_dir) if hosts.leads else None
-        self._seeds = self._open_seeds(saved, receivers)
-        self._info: Mapping[str, Any] = {}
-        self._phase = parts.phase(self._state.phase)
-        self._eval_act = evaluation.make_act(
-            parts.agent, first_stack=self._config.env.first_stack, map_seeds=parts.placement.here.map_seeds
-        )
+        self._seeds = self._open_seeds(saved, begun.phase, receivers)
+        self._stepper = Stepper(parts, begun, envs, self._seeds, hosts)
 
     def _open_seeds(
-        self, saved: Sequence[checkpoint.Checkpoint | None] | None, receivers: Sequence[Receiver]
+        self, saved: Sequence[checkpoint.Checkpoint | None] | None, phase: str, receivers: Sequence[Receiver]
     ) -> dict[int, Seed]:
         """Returns the seeds that train, by number from 0 on."""
         configs, directories = configs_of(self._config), directories_of(self._config, self._run_dir)
@@ -116,7 +105,7 @@ class Loop:
                 config,
                 directory,
                 saved=start,
-                phase=self._state.phase,
+                phase=phase,
                 receivers=[functools.partial(self._display.show, config.seed), *named] if self._display else [],
                 warn=self._warn,
                 check_run_dir=self._check_run_dir,
@@ -132,9 +121,7 @@ class Loop:
         try:
             with status.activity(self._stepping):
                 return self._train(stop)
-        except (EvaluationStopped, handover.HandoverStopped) as stopped:
-            if isinstance(stopped, handover.HandoverStopped):
-                self._state.ring = stopped.ring
+        except (EvaluationStopped, handover.HandoverStopped):
             self._save_between_steps()
             raise RunStopped from None
         except (EnvironmentFailedError, InvalidTimeStepError):
@@ -150,7 +137,7 @@ class Loop:
                 each.write("checkpoint", {})  # this line followed the checkpoint, and was cut off with the rest
             self._remove_unused_best(each)
         if any(each.progress.env_steps < self._config.total_steps for each in self._seeds.values()):
-            self._compile()
+            self._stepper.compile()
         self._skip_time()
         if self._config.params_every and not self._resumed:
             self._keep_params(range(self._config.num_seeds))
@@ -167,7 +154,7 @@ class Loop:
 
     def _advance(self, stop: Callable[[], bool]) -> bool:
         """Does what the seeds do next, those that step first; returns False if all have ended."""
-        arrived = self._envs.steps_taken
+        arrived = self._stepper.envs.steps_taken
         seeds_by_next: dict[Next, list[int]] = {}
         for i, each in self._seeds.items():
             seeds_by_next.setdefault(each.next(int(arrived[i])), []).append(i)
@@ -190,7 +177,8 @@ class Loop:
         else:
             assert seeds_by_next.keys() <= {Next.FREEZE, Next.END}, seeds_by_next  # see `rules`
             with self._untimed():
-                self._freeze(stop)
+                self._check_run_dir()
+                self._stepper.freeze(warn=self._warn_of_failed_write, stop=stop)
         return True
 
     def _stop(self, steps: list[int], *, ended: list[int]) -> None:
@@ -201,7 +189,7 @@ class Loop:
           ended: the seeds that have ended.
         """
         going_on = [i for i in self._seeds if i not in ended]
-        self._end_episodes([i for i in going_on if i not in steps])
+        self._stepper.end_episodes([i for i in going_on if i not in steps])
         self._step(steps, renew_envs=True)
         with self._untimed():
             self._save(going_on)
@@ -210,13 +198,13 @@ class Loop:
     def _step(self, seeds: list[int], *, renew_envs: bool = False) -> None:
         """Steps the environments of some seeds once, and logs and keeps parameters as far as that is due."""
         before = {i: self._seeds[i].progress.env_steps for i in seeds}
-        self.vector_step(self._flags(seeds), renew_envs=renew_envs)
+        self._stepper.vector_step(self._stepper.flags(seeds), renew_envs=renew_envs)
         now = {i: self._seeds[i].progress.env_steps for i in seeds}
         for i in seeds:
             self._seeds[i].saving = renew_envs
         if logged := [i for i in seeds if crossed(self._config.log_every, before[i], now[i])]:
             self._check_finite()
-            self._read_info()
+            self._stepper.read_info()
             for i in logged:
                 if i in self._seeds:
                     self._seeds[i].log()
@@ -228,7 +216,7 @@ class Loop:
     @contextlib.contextmanager
     def _untimed(self) -> Iterator[None]:
         """Counts the time so far to the phase, and the time inside to none."""
-        jax.block_until_ready(self._state.train)
+        jax.block_until_ready(self._stepper.state.train)
         for each in self._seeds.values():
             each.book_time()
         try:
@@ -240,70 +228,6 @@ class Loop:
         for each in self._seeds.values():
             each.progress.clock.skip()
 
-    def _flags(self, seeds: Iterable[int]) -> np.ndarray:
-        """Returns `[S]` bool, True for these seeds."""
-        flags = np.zeros(self._config.num_seeds, bool)
-        flags[[*seeds]] = True
-        return flags
-
-    def _put_flags(self, flags: np.ndarray) -> tuple[jax.Array, ...]:
-        """Returns the last arguments of a program: flags of several seeds, none for one."""
-        return (self._parts.placement.put(flags, lanes=False),) if self._config.num_seeds > 1 else ()
-
-    def vector_step(self, steps: np.ndarray, *, renew_envs: bool = False) -> None:
-        """Steps all environments of some seeds once; `learn` runs on the device while they step on the host.
-
-        Args:
-          steps: `[S]` bool, the seeds.
-          renew_envs: end all episodes here and make new environments, whose state cannot be saved. What comes after a
-            checkpoint is then the same for a run that goes on and for one that resumes.
-        """
-        run, phase, programs, place = self._state, self._phase, self._programs, self._parts.placement
-        # One transfer to the device and one back, both explicit: a transfer guard shows that there are no others.
-        timestep = place.put(self._envs.take(steps, cut=steps & renew_envs), lanes=True)
-        flags = self._put_flags(steps)
-        action, run.actor, run.ring = programs.interact(run.train.params, run.actor, run.ring, timestep, *flags)
-        learns, taken = np.zeros_like(steps), self._envs.steps_taken
-        for i in np.flatnonzero(steps).tolist():
-            due = self._seeds[i].acted(int(taken[i]), phase.ring_spec.capacity, programs)
-            learns[i] = due >= phase.updates_per_learn
-        if learns.any():
-            run.train, run.ring, info = programs.learn(run.train, run.ring, *self._put_flags(learns))
-            here = place.local(info)
-            for i in np.flatnonzero(learns).tolist():
-                self._seeds[i].learned(phase.updates_per_learn, self._info_of(i, here), programs)
-            self._info = info
-        if renew_envs:
-            self._renew_envs(steps)
-            return
-        for i, score, length in self._envs.step(place.fetch(action), steps):
-            self._seeds[i].end_episode(score, length)
-
-    def _info_of(self, seed: int, info: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the metrics of one seed among those of `seeds_here`; none of a seed of another host."""
-        seeds = self._parts.placement.seeds_here
-        if seed not in seeds:
-            return {}
-        return OfSeed(info, seed - seeds.start) if len(seeds) > 1 else info
-
-    def _read_info(self) -> None:
-        """Makes the metrics of all seeds numbers on all hosts; with one host they are read where they are needed."""
-        if self._hosts.count == 1:
-            return
-        here = [i for i in self._parts.placement.seeds_first_here if i in self._seeds]
-        infos = {i: self._seeds[i].progress.info for i in here}
-        mine = [[i, {name: float(value) for name, value in info.items()}] for i, info in infos.items()]
-        for i, info in (each for of_host in self._hosts.exchange(mine) for each in of_host):
-            self._seeds[i].progress.info = info
-
-    def _renew_envs(self, cut: np.ndarray) -> None:
-        """Makes new environments for all seeds; the episodes of the seeds `cut`, `[S]` bool, have ended."""
-        for i in np.flatnonzero(cut).tolist():
-            self._seeds[i].progress.pool += 1
-        # A run that goes on longer makes them when it resumes.
-        if any(each.progress.env_steps < self._config.total_steps for each in self._seeds.values()):
-            self._envs.renew([self._seeds[i].progress.pool if i in self._seeds else 0 for i in range(len(cut))])
-
     def _save_between_steps(self) -> None:
         """Writes checkpoints without another step.
 
@@ -312,113 +236,25 @@ class Loop:
         run is the same as one that was not interrupted.
         """
         total = self._config.total_steps
-        self._end_episodes([i for i, each in self._seeds.items() if each.progress.env_steps < total])
+        self._stepper.end_episodes([i for i, each in self._seeds.items() if each.progress.env_steps < total])
         with self._untimed():
             self._save([i for i, each in self._seeds.items() if each.saving or each.progress.env_steps < total])
 
-    def _end_episodes(self, seeds: list[int]) -> None:
-        """Makes the newest rows of some seeds the last of their episodes, unless their environments are new."""
-        ends = self._flags(seeds) & ~self._envs.untouched
-        if not ends.any():
-            return
-        place, run = self._parts.placement, self._state
-        end_episodes = place.map_seeds(functools.partial(replay.end_episodes, self._phase.ring_spec))
-        with place.context():
-            run.ring = jax.jit(end_episodes, donate_argnums=0)(run.ring, *self._put_flags(ends))
-        for i in np.flatnonzero(ends).tolist():
-            self._seeds[i].progress.pool += 1
-
-    def _compile(self) -> None:
-        """Compiles the programs of the phase that begins."""
-        with status.activity(f"compiling the programs of the {self._phase.name} phase"):
-            self._programs = self._phase.compile()
-        per_step = self._programs.cost_per_step
-        for each in self._seeds.values():
-            each.progress.costs[self._phase.name] = {
-                "flops_per_step": per_step.flops,
-                "macs_per_step": per_step.macs,
-                "replay_bytes": self._phase.ring.num_bytes,
-                "replay_capacity": self._phase.ring_spec.capacity,
-            }
-
-    def _freeze(self, stop: Callable[[], bool]) -> None:
-        self._check_run_dir()
-        run, parts, seeds = self._state, self._parts, self._seeds
-        began = time.monotonic()
-        run.train, run.ring = handover.freeze(
-            parts.full,
-            parts.frozen,
-            run.train,
-            run.ring,
-            {
-                i: handover.SeedFreeze(each.run_dir / checkpoint.DIRECTORY / SNAPSHOT_DIRECTORY, each.keys.freeze)
-                for i, each in seeds.items()
-            },
-            memory_bytes=min(self._hosts.exchange(needs.device_memory())),
-            warn=self._warn_of_failed_write,
-            stop=stop,
-            hosts=self._hosts,
-        )
-        jax.block_until_ready(run.ring)
-        seconds = time.monotonic() - began
-        obs = jax.ShapeDtypeStruct((1, *parts.full.actor.stack.shape[1:]), np.uint8)
-        encode = functools.partial(base.latents_to_store, parts.agent)
-        cost = flops.cost_of(encode, parts.full.state.params, obs, jax.ShapeDtypeStruct((2,), np.uint32))
-        self._phase, run.phase = parts.frozen, FROZEN
-        for each in seeds.values():
-            each.progress.phase = FROZEN
-            each.progress.ledger.add({"handover": cost * each.progress.rows})
-        rows = {i: each.progress.rows for i, each in seeds.items()}
-        self._compile()
-        for i, each in seeds.items():
-            each.froze(seconds, rows_moved=rows[i])
-
     def _evaluate(self, seeds: list[int], stop: Callable[[], bool]) -> None:
-        for i, played in self._play(seeds, stop).items():
+        env_steps = {i: self._seeds[i].progress.env_steps for i in seeds}
+        for i, played in self._evaluator.play(self._stepper.state.train.params, env_steps, stop).items():
             self._seeds[i].evaluated(played)
         if self._config.keep_best:
-            trains = self._parts.placement.unstack(self._state.train, self._hosts)
+            trains = self._parts.placement.unstack(self._stepper.state.train, self._hosts)
             for i in seeds:
                 self._seeds[i].keep_best(trains[i])
-
-    def _play(self, seeds: list[int], stop: Callable[[], bool]) -> dict[int, evaluation.Episodes]:
-        """Plays the episodes of an evaluation; the host of a seed's first environment plays those of this seed."""
-        place, numbers = self._parts.placement, self._parts.placement.seeds_here
-        mine = [i for i in seeds if i in place.seeds_first_here]
-        env_steps = [self._seeds[i].progress.env_steps if i in self._seeds else 0 for i in numbers]
-        keys = [jax.random.fold_in(self._keys[i].eval, steps) for i, steps in zip(numbers, env_steps, strict=True)]
-
-        def play(stop: Callable[[], bool]) -> list[evaluation.Episodes]:
-            return evaluation.play_new(
-                dataclasses.replace(self._config, seed=self._config.seed + numbers.start),
-                self._eval_act,
-                place.local(self._state.train.params),
-                place.here.stack(keys, lanes=False),
-                env_steps=env_steps,
-                plays=self._flags(mine)[numbers.start : numbers.stop],
-                stop=stop,
-            )
-
-        def play_here(stop: Callable[[], bool]) -> list[tuple[int, evaluation.Episodes]]:
-            return [(i, played) for i, played in zip(numbers, play(stop), strict=True) if i in mine] if mine else []
-
-        found = self._hosts.apart(play_here, stop, EvaluationStopped, _EVAL_STEPS_PER_EXCHANGE)
-        if self._hosts.count > 1:
-            all_found = self._hosts.exchange([[i, *(x.tolist() for x in played)] for i, played in found])
-            found = [(i, evaluation.Episodes(*map(np.asarray, x))) for of_host in all_found for i, *x in of_host]
-        return dict(sorted(found, key=lambda item: item[0]))
 
     def _check_finite(self) -> None:
         """Raises NonFiniteError or gives up the seeds whose numbers are bad, as `on_nan` says."""
         config = self._config
         if config.on_nan == "ignore":
             return
-        place = self._parts.placement
-        numbers, tree = place.seeds_here, place.local((self._state.train.params, self._info))
-        here = np.broadcast_to(_finite(tree, len(numbers) > 1), len(numbers))
-        finite = np.ones(config.num_seeds, bool)
-        for first, values in self._hosts.exchange([numbers.start, here.tolist()]):
-            finite[first : first + len(values)] = values
+        finite = self._stepper.finite()
         for i in [i for i in self._seeds if not finite[i]]:
             message = self._seeds[i].describe_bad_numbers()
             if config.on_nan == "stop" or len(self._seeds) == 1:
@@ -436,7 +272,7 @@ class Loop:
             self._warn_of_failed_write(f"{run_dir_lib.MANIFEST_FILE} does not say that the seed stopped ({error})")
 
     def _keep_params(self, seeds: Iterable[int]) -> None:
-        params = self._parts.placement.unstack(self._state.train.params, self._hosts)
+        params = self._parts.placement.unstack(self._stepper.state.train.params, self._hosts)
         for i in seeds:
             self._seeds[i].keep_params(params[i])
 
@@ -449,10 +285,9 @@ class Loop:
         """
         self._check_finite()
         self._check_run_dir()
-        self._read_info()
-        saved = state.save(
-            self._state, self._parts, {i: self._seeds[i] for i in seeds if i in self._seeds}, self._hosts
-        )
+        self._stepper.read_info()
+        going_on = {i: self._seeds[i] for i in seeds if i in self._seeds}
+        saved = state.save(self._stepper.state, self._parts, going_on, self._hosts)
         for i, error in saved.items():
             each = self._seeds[i]
             each.saving = False
@@ -473,7 +308,7 @@ class Loop:
         self._warn(message)
 
     def _end(self) -> Record:
-        params = self._parts.placement.unstack(self._state.train.params, self._hosts)
+        params = self._parts.placement.unstack(self._stepper.state.train.params, self._hosts)
         records = {each.config.seed: each.end(params[i]) for i, each in self._seeds.items()}
         if self._display is not None:
             self._display.end(
@@ -492,15 +327,8 @@ class Loop:
             self._display.close()
         for each in self._seeds.values():
             each.close()
-        self._envs.close()
+        self._stepper.envs.close()
 
 
 def _naming_seed(seed: int, receiver: Receiver) -> Receiver:
     return lambda record: receiver({"seed": seed} | record)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _finite(tree: Any, by_seed: bool) -> jax.Array:
-    """Returns whether all numbers are finite, or, with an axis of seeds, for each seed."""
-    leaves = [x.reshape(x.shape[0], -1) if by_seed else x for x in jax.tree.leaves(tree)]
-    return jnp.stack([jnp.isfinite(x).all(axis=1 if by_seed else None) for x in leaves]).all(axis=0)

@@ -13,7 +13,7 @@ from seer_jax.config import RunConfig
 from seer_jax.envs.timestep import TimeStep
 from seer_jax.run import checkpoint, transfer
 from seer_jax.run.assembly import Assembly
-from seer_jax.run.seed import Keys, Seed
+from seer_jax.run.seed import Keys, Seed, configs_of
 from seer_jax.seer.hosts import Hosts
 from seer_jax.seer.phases import FROZEN, FULL, Actor, init_actor, place_actor
 from seer_jax.seer.placed_ring import PlacedRing
@@ -37,15 +37,15 @@ class RunState:
     ring: replay.Ring
 
 
-def begin(parts: Assembly, encoder: base.Params | None, keys: Sequence[Keys]) -> RunState:
+def begin(parts: Assembly, encoder: base.Params | None = None) -> RunState:
     """Returns the state of a run before its first step.
 
     Args:
       parts: the assembly of the run.
       encoder: encoder of another run to start from; None starts from a new one.
-      keys: of each seed.
     """
     config, place = parts.config, parts.placement
+    keys = [Keys(each.seed) for each in configs_of(config)]
     frozen_at_once = config.seer.enabled and config.seer.freeze_step == 0
     phase = parts.phase(FROZEN if frozen_at_once else FULL)
 

@@ -9,7 +9,7 @@ import pytest
 
 from seer_jax import cli, files, train
 from seer_jax.run import lock, metrics
-from seer_jax.run.loop import Loop
+from seer_jax.run.stepper import Stepper
 from seer_jax.seer import handover, hosts
 from tests.helpers.fake_env import FakeEnv
 from tests.helpers.processes import Process
@@ -93,15 +93,15 @@ def _run_command(argv, devices, event, index):
 
 def _at_step(patch, act):
     """Calls `act` before the vector step `FAILING_STEP` of the next run."""
-    vector_step, seen = Loop.vector_step, []
+    vector_step, seen = Stepper.vector_step, []
 
-    def step(loop, *arguments, **named):
+    def step(stepper, *arguments, **named):
         seen.append(1)
         if len(seen) == FAILING_STEP:
             act()
-        vector_step(loop, *arguments, **named)
+        vector_step(stepper, *arguments, **named)
 
-    patch.setattr(Loop, "vector_step", step)
+    patch.setattr(Stepper, "vector_step", step)
 
 
 def _nothing(patch, index):

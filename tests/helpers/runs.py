@@ -14,8 +14,8 @@ from seer_jax.agents.registry import AGENTS
 from seer_jax.config import MeshConfig
 from seer_jax.envs import registry
 from seer_jax.run import checkpoint, evaluation, run_dir
-from seer_jax.run.loop import Loop
 from seer_jax.run.resolve import resolve
+from seer_jax.run.stepper import Stepper
 from seer_jax.seer.phases import Phase
 from seer_jax.seer.placement import Placement
 from tests.helpers import fake_env
@@ -85,11 +85,11 @@ def fake_games():
 
     For fixtures that several tests share; a single test takes the fixture `fake_envs`.
     """
-    made, vector_step = [], Loop.vector_step
+    made, vector_step = [], Stepper.vector_step
 
-    def guarded_step(loop, *arguments, **named):
+    def guarded_step(stepper, *arguments, **named):
         with jax.transfer_guard("disallow"):
-            vector_step(loop, *arguments, **named)
+            vector_step(stepper, *arguments, **named)
 
     def make(config, **arguments):
         made.append(fake_env.make_env(config, **arguments))
@@ -97,7 +97,7 @@ def fake_games():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "make_env", make)
-        patch.setattr(Loop, "vector_step", guarded_step)
+        patch.setattr(Stepper, "vector_step", guarded_step)
         yield made
 
 
@@ -187,16 +187,16 @@ class Killed(BaseException):
 
 def run_killed_after(config, directory, steps, monkeypatch, *, resume=False):
     """Runs until the environments were stepped so often, and leaves as `kill -9` would."""
-    vector_step, seen = Loop.vector_step, []
+    vector_step, seen = Stepper.vector_step, []
 
-    def step(loop, *arguments, **named):
+    def step(stepper, *arguments, **named):
         seen.append(1)
         if len(seen) > steps:
             raise Killed
-        vector_step(loop, *arguments, **named)
+        vector_step(stepper, *arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "vector_step", step)
+        patch.setattr(Stepper, "vector_step", step)
         with pytest.raises(Killed):
             train.run(config, directory, resume=resume)
 

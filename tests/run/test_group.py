@@ -24,9 +24,10 @@ from seer_jax.run import (
     run_dir,
     transfer,
 )
-from seer_jax.run.loop import Loop, RunStopped
+from seer_jax.run.loop import RunStopped
 from seer_jax.run.resolve import resolve
 from seer_jax.run.seed import Keys, configs_of
+from seer_jax.run.stepper import Stepper
 from seer_jax.seer import handover
 from seer_jax.seer.phases import FROZEN, FULL
 from tests.helpers.fake_env import FakeEnvs
@@ -258,15 +259,15 @@ def test_directory_of_something_else_is_not_used_for_seeds(fake_envs, whole, tmp
 
 def spoil(seed, monkeypatch):
     """Makes the parameters of a seed, numbered from 0 on, not a number after 70 steps."""
-    vector_step = Loop.vector_step
+    vector_step = Stepper.vector_step
 
-    def step(loop, steps_of_seeds, **arguments):
-        vector_step(loop, steps_of_seeds, **arguments)
-        if seed in loop._seeds and loop._seeds[seed].progress.env_steps >= 70:
-            spoilt = jax.tree.map(lambda x: x.at[seed].set(np.nan) if x.dtype == np.float32 else x, loop._state.train)
-            loop._state.train = spoilt
+    def step(stepper, steps_of_seeds, **arguments):
+        vector_step(stepper, steps_of_seeds, **arguments)
+        if seed in stepper._seeds and stepper._seeds[seed].progress.env_steps >= 70:
+            spoilt = jax.tree.map(lambda x: x.at[seed].set(np.nan) if x.dtype == np.float32 else x, stepper.state.train)
+            stepper.state.train = spoilt
 
-    monkeypatch.setattr(Loop, "vector_step", step)
+    monkeypatch.setattr(Stepper, "vector_step", step)
 
 
 def train_command(directory, monkeypatch, *arguments, **changes):

@@ -9,7 +9,8 @@ from seer_jax import files, status, train
 from seer_jax.envs import timestep
 from seer_jax.run import checkpoint
 from seer_jax.run import resolve as resolve_lib
-from seer_jax.run.loop import Loop, RunStopped
+from seer_jax.run.loop import RunStopped
+from seer_jax.run.stepper import Stepper
 from seer_jax.seer import handover
 from tests.helpers.fake_env import FakeEnv
 from tests.helpers.runs import compiled_once, fake_games, records, tiny_config, untimed
@@ -31,15 +32,15 @@ def config():
 def whole(tmp_path_factory):
     """The directory of a run that nobody stops, and the activities that it showed."""
     directory, shown, steps = tmp_path_factory.mktemp("whole") / "run", [], []
-    real_shown, vector_step = status._STATUS._shown, Loop.vector_step
+    real_shown, vector_step = status._STATUS._shown, Stepper.vector_step
 
-    def step(loop, steps_of_seeds, **arguments):
-        steps.append((loop._seeds[0].progress.updates, status._STATUS._lines()))
-        vector_step(loop, steps_of_seeds, **arguments)
+    def step(stepper, steps_of_seeds, **arguments):
+        steps.append((stepper._seeds[0].progress.updates, status._STATUS._lines()))
+        vector_step(stepper, steps_of_seeds, **arguments)
 
     with fake_games(), compiled_once(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(status._STATUS, "_shown", lambda text: shown.append(text) or real_shown(text))
-        patch.setattr(Loop, "vector_step", step)
+        patch.setattr(Stepper, "vector_step", step)
         train.run(config(), directory)
     return directory, [text() if callable(text) else text for text in shown], steps
 

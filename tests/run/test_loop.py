@@ -13,8 +13,9 @@ from configs import rainbow_atari
 from seer_jax import envs, files, train
 from seer_jax.envs import timestep
 from seer_jax.run import checkpoint, run_dir
-from seer_jax.run.loop import Loop, NonFiniteError
+from seer_jax.run.loop import NonFiniteError
 from seer_jax.run.resolve import flat, resolve
+from seer_jax.run.stepper import Stepper
 from seer_jax.seer.phases import Phase
 from tests.helpers import events
 from tests.helpers.fake_env import FakeEnv
@@ -218,15 +219,15 @@ def test_transfer_guard_of_these_runs_detects_implicit_transfers():
 def test_non_finite_parameters_stop_a_run_unless_they_are_ignored(
     fake_envs, one_compilation, tmp_path, monkeypatch, on_nan, stops
 ):
-    vector_step = Loop.vector_step
+    vector_step = Stepper.vector_step
 
-    def step(loop, steps_of_seeds, **arguments):
-        vector_step(loop, steps_of_seeds, **arguments)
-        if loop._seeds[0].progress.env_steps >= 170 and loop._seeds[0].progress.phase == "full":
-            train_state = loop._state.train
-            loop._state.train = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, train_state)
+    def step(stepper, steps_of_seeds, **arguments):
+        vector_step(stepper, steps_of_seeds, **arguments)
+        if stepper._seeds[0].progress.env_steps >= 170 and stepper._seeds[0].progress.phase == "full":
+            train_state = stepper.state.train
+            stepper.state.train = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, train_state)
 
-    monkeypatch.setattr(Loop, "vector_step", step)
+    monkeypatch.setattr(Stepper, "vector_step", step)
     config = tiny_config(on_nan=on_nan, checkpoint_every=60)
     if not stops:
         end = train.run(config, tmp_path / "run")

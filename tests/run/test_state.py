@@ -10,7 +10,6 @@ from seer_jax import files, replay
 from seer_jax.run import assembly, checkpoint, state
 from seer_jax.run.progress import Progress
 from seer_jax.run.resolve import resolve
-from seer_jax.run.seed import Keys
 from tests.helpers import fake_env
 from tests.helpers.runs import tiny_config
 
@@ -19,7 +18,7 @@ def begin(encoder=None, **changes):
     config = resolve(tiny_config(**changes))
     env = fake_env.make_env(config, training=True)
     parts = assembly.assemble(config, env.action_spec)
-    return parts, state.begin(parts, encoder, [Keys(0)])
+    return parts, state.begin(parts, encoder)
 
 
 def save(begun, parts, directory, progress=None):

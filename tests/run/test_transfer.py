@@ -77,7 +77,7 @@ def test_encoder_can_be_trained_on(source, tmp_path, monkeypatch):
     loops = []
     monkeypatch.setattr(Loop, "train", lambda self, stop: loops.append(self))
     train.run(tiny_config(seer__init_from=str(source)), tmp_path / "run")
-    state = loops[0]._state
+    state = loops[0]._stepper.state
     for params in (state.train.params, state.train.target_params):
         jax.tree.map(np.testing.assert_array_equal, encoder_stages(params), encoder_stages(saved_params(source)))
     assert state.phase == "full"
