@@ -9,6 +9,7 @@ import pytest
 
 from seer_jax import cli, files, train
 from seer_jax.run import lock, metrics
+from seer_jax.run import start as start_lib
 from seer_jax.run.stepper import Stepper
 from seer_jax.seer import handover, hosts
 from tests.helpers.fake_env import FakeEnv
@@ -142,7 +143,7 @@ def _record_of_first_fails(patch, index):
 def _second_sees_another_directory(patch, index):
     if index == 1:
         patch.setattr(lock, "LOCK_FILE", "not.lock")
-        patch.setattr(train, "_SHARED_SECONDS", 0.2)
+        patch.setattr(start_lib, "_SHARED_SECONDS", 0.2)
 
 
 def _second_has_another_configuration(patch, index):
