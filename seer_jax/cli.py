@@ -124,7 +124,7 @@ def main(
       doc: text that `--help` shows with the flags.
       values: the flags, from `make_flags`.
       command: called with `values` and, one by one, the operands; returns an exit code, or None for 0.
-      refusals: errors, beside `UsageError`, that it raises before it does anything: one line and exit code 2.
+      refusals: errors, apart from `UsageError`, that it raises before it does anything: one line and exit code 2.
       takes_operands: whether there may be arguments that are not flags.
     """
     program = pathlib.Path(argv[0]).stem

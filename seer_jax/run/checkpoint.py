@@ -1,7 +1,7 @@
 """Checkpoints of a run: everything that it needs to continue exactly.
 
 A checkpoint is a directory that gets its name when it is complete and on disk; the previous one stays until then. Its
-manifest holds a checksum of each file. Where the disk has no room for the ring, a checkpoint holds the trees alone
+manifest holds a checksum of each file. Where the disk has no space for the ring, a checkpoint holds the trees alone
 (`NUMBER-state`): enough to act and to evaluate, not enough to continue.
 """
 

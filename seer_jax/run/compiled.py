@@ -34,7 +34,7 @@ class ProgramCost(NamedTuple):
 
     Attributes:
       argument_bytes: device memory of its arguments, as the device lays them out.
-      temporary_bytes: device memory beside its arguments: temporaries, and results not written over an argument.
+      temporary_bytes: device memory apart from its arguments: temporaries, and results not written over an argument.
       moved_bytes: bytes read from and written to device memory.
       flops: floating point operations.
       launches: kernels and copies that a GPU is given, one by one.

@@ -73,7 +73,7 @@ class MetricsWriter:
         return records[::-1]
 
     def _error(self, error: OSError) -> WriteError:
-        return WriteError(f"{self._path} or tensorboard/ beside it cannot be written: {error.strerror}")
+        return WriteError(f"{self._path} or tensorboard/ next to it cannot be written: {error.strerror}")
 
     def write(self, record: Record) -> None:
         """Writes one record; numbers that are not finite become null in the JSON line.

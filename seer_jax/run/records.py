@@ -27,7 +27,7 @@ class RecordWriter:
         Args:
           kind: `train`, `episode`, `eval`, `freeze`, `checkpoint` or `end`.
           progress: of the run.
-          fields: what this kind holds beside the common fields.
+          fields: what this kind holds apart from the common fields.
         """
         total, cost = progress.ledger.total, progress.costs[progress.phase]
         return {

@@ -73,7 +73,7 @@ def new(config: RunConfig) -> Iterator[pathlib.Path]:
 
 
 def check_empty(run_dir: pathlib.Path, apart_from: Collection[str] = ()) -> None:
-    """Raises ConfigError if a directory holds anything beside its lock and what has one of these names."""
+    """Raises ConfigError if a directory holds anything apart from its lock and what has one of these names."""
     try:
         if all(path.name in (lock.LOCK_FILE, *apart_from) for path in run_dir.iterdir()):
             return

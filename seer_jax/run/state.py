@@ -92,7 +92,7 @@ def save(
       hosts: all of which call this; None stands for one.
 
     Returns:
-      For each seed the error if its checkpoint could not be written: a `StateOnlyError` if there was room for the
+      For each seed the error if its checkpoint could not be written: a `StateOnlyError` if there was space for the
       training state only, another OSError if nothing could be written. Earlier checkpoints are intact.
     """
     place, hosts = parts.placement, hosts or Hosts()

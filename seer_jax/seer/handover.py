@@ -107,7 +107,7 @@ def freeze(
         if needed > memory_bytes:
             raise HandoverError(
                 f"{problem}, and there is no memory for both rings at once ({needed / 1e9:,.1f} of"
-                f" {memory_bytes / 1e9:,.1f} GB); make room for {ring.num_bytes / 1e9:,.1f} GB on the disk"
+                f" {memory_bytes / 1e9:,.1f} GB); free {ring.num_bytes / 1e9:,.1f} GB on the disk"
             ) from None
         warn(f"{problem}; frames become latents in memory")
         chunks = {i: rings[i].read(_CHUNK_ROWS, here=True) for i in here}
