@@ -72,7 +72,7 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"x has {x.shape[-1]} tasks and y has {y.shape[-1]}: give both the same tasks, in one order")
     # Only U is used. `method` chooses how the unused p-value is computed; the exact method is slow.
-    u = stats.mannwhitneyu(x, y, axis=-2, method="asymptotic").statistic  # [..., num_tasks]
+    u, _ = stats.mannwhitneyu(x, y, axis=-2, method="asymptotic")  # [..., num_tasks]
     return (u / (x.shape[-2] * y.shape[-2])).mean(axis=-1)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend import core
+from jax.extend.core import ClosedJaxpr, Literal  # pyright: ignore[reportPrivateImportUsage]
 
 from seer_jax import train
 from seer_jax.seer import phases
@@ -47,12 +47,12 @@ def rounded(fn: Callable) -> Callable:
     return with_rounded_products
 
 
-def _evaluate(closed: core.ClosedJaxpr, args: list[Any]) -> list[Any]:
+def _evaluate(closed: ClosedJaxpr, args: list[Any]) -> list[Any]:
     jaxpr = closed.jaxpr
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
 
     def read(x: Any) -> Any:
-        return x.val if isinstance(x, core.Literal) else values[x]
+        return x.val if isinstance(x, Literal) else values[x]
 
     for equation in jaxpr.eqns:
         inputs = [read(x) for x in equation.invars]
@@ -67,7 +67,7 @@ def _evaluate(closed: core.ClosedJaxpr, args: list[Any]) -> list[Any]:
 
 def _round_inside(param: Any) -> Any:
     """Returns a parameter of an operation with rounded products in the programs that it holds."""
-    if isinstance(param, core.ClosedJaxpr):
+    if isinstance(param, ClosedJaxpr):
         return jax.make_jaxpr(lambda *args: _evaluate(param, list(args)))(*param.in_avals)
     if type(param) is tuple:  # branches; other tuples have names
         return tuple(_round_inside(each) for each in param)

@@ -279,7 +279,7 @@ class _DmControl:
 
     def __init__(self, task: str, *, seeds: list[int], image_size: int, camera_id: int, quality: str) -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
-        from dm_control import suite
+        from dm_control import suite  # pyright: ignore[reportMissingImports]
 
         domain, name = task.split("-")
         self._envs = [suite.load(domain, name, task_kwargs={"random": seed}) for seed in seeds]
