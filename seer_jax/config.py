@@ -7,7 +7,7 @@
 import dataclasses
 from typing import Any
 
-from seer_jax.fields import UNSET, flag, integer, real, text
+from seer_jax.fields import UNSET, flag, integer, integers, real, text
 
 FIRST_STACKS = ("black", "repeat")
 MAX_SEEDS = 1024
@@ -111,6 +111,9 @@ class RunConfig:
     eval_every: int = integer(10_000, "agent steps between two evaluations", low=1)
     eval_episodes: int = integer(10, "episodes of an evaluation", low=1, high=1000)
     checkpoint_every: int = integer(50_000, "agent steps between two checkpoints; 0 writes the last one only")
+    checkpoint_at: tuple[int, ...] = integers(
+        "agent steps after which a checkpoint is written that stays on the disk, to fork from", low=1
+    )
     checkpoints_kept: int = integer(
         2, "checkpoints that stay on the disk; the older ones are for damage", low=1, high=1000
     )

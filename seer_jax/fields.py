@@ -11,6 +11,7 @@ A subclass that gives a field another default, `batch_size: int = 128`, keeps it
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,12 +108,45 @@ class Text:
         return value
 
 
-Field = Number | Flag | Text
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """Whole numbers in rising order, maybe none.
+
+    Attributes:
+      meaning: one line, with the unit.
+      low: lower bound of each, allowed.
+    """
+
+    meaning: str
+    low: int
+    kind: type = tuple
+
+    @property
+    def allowed(self) -> str:
+        return f"numbers in rising order, {self.low:,} or more"
+
+    def check(self, name: str, value: Any) -> Any:
+        """Returns the numbers as a tuple; raises ConfigError if they are none, out of bounds or out of order."""
+        if not isinstance(value, list | tuple) or not all(type(each) is int for each in value):
+            raise ConfigError(f"{name}={value!r} does not hold integers; write it like {name}=5000,10000")
+        if any(not self.low <= each <= MANY for each in value) or any(a >= b for a, b in itertools.pairwise(value)):
+            raise ConfigError(
+                f"{name}={','.join(map(str, value))} must hold numbers of {self.low} to {MANY} in rising order"
+            )
+        return tuple(value)
+
+
+Field = Number | Numbers | Flag | Text
 
 
 def integer(default: int | None, meaning: str, *, low: int = 0, high: int = MANY, former: str | None = None) -> Any:
     """Declares a field that holds a whole number; `former` is its name in an earlier version."""
     return _declare(default, Number(meaning, low, high, int), former)
+
+
+def integers(meaning: str, *, low: int = 0) -> Any:
+    """Declares a field that holds whole numbers in rising order; its default is none."""
+    return _declare((), Numbers(meaning, low))
 
 
 def real(default: float | None, meaning: str, *, low: float, high: float) -> Any:

@@ -44,6 +44,31 @@ def save_tree(directory: pathlib.Path, tree: Any) -> None:
     write_file(directory / TREE_FILE, serialization.to_bytes(jax.device_get(tree)))
 
 
+def link_tree(source: pathlib.Path, target: pathlib.Path, *, without: str = "") -> None:
+    """Makes a directory that holds the files of another one, which must not change any more.
+
+    Files are linked. Where the file system cannot do that, they are copied.
+
+    Args:
+      source: the directory.
+      target: the new one; its parent is made if it does not exist.
+      without: name of a file to leave out.
+
+    Raises:
+      OSError: it could not be made.
+    """
+    target.parent.mkdir(exist_ok=True)
+    target.mkdir()
+    for path in source.iterdir():
+        if path.name == without:
+            continue
+        try:
+            (target / path.name).hardlink_to(path)
+        except OSError:
+            write_file(target / path.name, path.read_bytes())
+    sync_directory(target)
+
+
 def load_tree(directory: pathlib.Path) -> dict[str, Any]:
     """Reads the tree that `save_tree` wrote as nested dictionaries of NumPy arrays.
 

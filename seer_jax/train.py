@@ -4,6 +4,8 @@ python -m seer_jax.train --config=configs/rainbow_atari.py[:PRESET] [--config.FI
 python -m seer_jax.train --config=... --plan [--target=DEVICE] [--json=FILE]    # what the run will cost; starts nothing
 python -m seer_jax.train --run_dir=DIR --resume    # continues the run in DIR from its newest checkpoint
 python -m seer_jax.train --run_dir=DIR --resume --config.total_steps=N    # and goes on to N agent steps
+python -m seer_jax.train --fork=DIR[@STEP] --run_dir=NEW --config.FIELD=VALUE    # a run that begins with one of its
+                                                                        # checkpoints, with other values from there on
 
 On several hosts, one process on each: any of these with --coordinator=HOST:PORT --num_processes=P --process_id=I, or
 with --coordinator=auto on a cluster; see docs/accelerators.md.
@@ -30,6 +32,7 @@ from seer_jax import cli, files
 from seer_jax.config import RunConfig
 from seer_jax.envs.timestep import EnvironmentFailedError, InvalidTimeStepError
 from seer_jax.fields import ConfigError
+from seer_jax.run import fork as fork_lib
 from seer_jax.run import (
     lock,
     metrics,
@@ -57,6 +60,7 @@ def run(
     run_dir: str | pathlib.Path,
     *,
     resume: bool = False,
+    fork: str | None = None,
     stop: Callable[[], bool] = lambda: False,
     receivers: Sequence[Receiver] = (),
     arguments: Sequence[str] = (),
@@ -72,6 +76,9 @@ def run(
         function runs.
       resume: continue the run that `run_dir` holds from its newest checkpoint; without one, start it. `config` may
         differ from that of the run in the fields `continuation.CHANGEABLE`.
+      fork: `RUN_DIR[@STEP]`: begin with everything that another run had at one of its checkpoints, the newest or the
+        one after STEP agent steps. `config` may differ from that of this run in the fields `fork.CHANGEABLE`, and
+        before its freeze in `fork.CHANGEABLE_BEFORE_FREEZE`. With `resume`, a fork that has started is continued.
       stop: called before each step, those of evaluations and parts of the handover included; True makes the run write
         a checkpoint and stop. What it interrupts is done again, in full, when the run is resumed.
       receivers: each is called with every record, a dictionary like a line of `metrics.jsonl`; of several seeds it has
@@ -101,13 +108,14 @@ def run(
     directory = run_dir_lib.locate(run_dir)
     with hosts_lib.together(stop) as hosts:
         warn = _warn if hosts.leads else _ignore
-        start.check_same(hosts, config, directory, resume)
+        start.check_same(hosts, config, directory, resume=resume, fork=fork)
         with start.hold(directory, config, resume=resume, warn=warn, hosts=hosts) as check_run_dir:
             try:
                 end = start.run_in(
                     directory,
                     config,
                     resume=resume,
+                    fork=fork,
                     receivers=receivers,
                     arguments=arguments,
                     warn=warn,
@@ -146,6 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     cli.define_config(values, argv, "Configuration of the run.")
     flags.DEFINE_string("run_dir", None, "New directory for all files of the run.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Continue the run in run_dir, if there is one.", flag_values=values)
+    text = "RUN_DIR or RUN_DIR@STEP: begin with the newest checkpoint of another run, or with that after STEP steps."
+    flags.DEFINE_string("fork", None, text, flag_values=values)
     flags.DEFINE_bool("plan", False, "Print the costs of the run and stop.", flag_values=values)
     text = f"With --plan: a device to plan for without having one, of {', '.join(targets.TARGETS)}."
     flags.DEFINE_string("target", None, text, flag_values=values)
@@ -163,6 +173,8 @@ def _train(values: flags.FlagValues, overrides: list[str]) -> int:
     try:
         _check_host_flags(values)
         if values.plan:
+            if values.fork is not None:
+                raise cli.UsageError("--plan plans a whole run; leave out --fork and give its --config")
             _plan(values, overrides)
             return 0
         for name in ("target", "json"):
@@ -241,10 +253,14 @@ def _plan(values: flags.FlagValues, overrides: list[str]) -> None:
 
 def _train_in(run_dir: str, config: RunConfig, values: flags.FlagValues, overrides: list[str], hosts: Hosts) -> int:
     go_on = f"continue with --run_dir={shlex.quote(run_dir)} --resume"
-    arguments = overrides or _config_arguments(values["config"])
+    begin = {
+        "resume": values.resume,
+        "fork": values.fork,
+        "arguments": [*_fork_argument(values), *(overrides or _config_arguments(values["config"]))],
+    }
     try:
         with cli.signals() as received:
-            run(config, run_dir, resume=values.resume, stop=lambda: bool(received), arguments=arguments)
+            run(config, run_dir, stop=lambda: bool(received), **begin)
     except RunStopped:
         print(f"train: stopped; {go_on}", file=sys.stderr)
         return 128 + max(hosts.exchange(received[0] if received else 0))  # that of the host which got it
@@ -263,20 +279,26 @@ def _train_in(run_dir: str, config: RunConfig, values: flags.FlagValues, overrid
 
 
 def _config(values: flags.FlagValues, overrides: list[str]) -> RunConfig:
-    """Returns the configuration that the command line gives, or that of the run to resume with `overrides`."""
+    """Returns the configuration that the command line gives, or that of the run to resume or fork with `overrides`."""
     if values.resume and values.run_dir is None:
         raise cli.UsageError("--resume needs --run_dir=DIR, the directory of the run to continue")
     if values.config is not None:
         return resolve.resolve(cli.loaded(values.config))
-    if not values.resume:
+    if values.fork is not None:
+        flag, directory = f"--fork={values.fork}", fork_lib.parse(values.fork)[0]
+    elif values.resume:
+        flag, directory = f"--run_dir={values.run_dir}", run_dir_lib.locate(values.run_dir)
+    else:
         raise cli.UsageError("--config=FILE is missing, for example --config=rainbow_atari")
-    config = run_dir_lib.read_config(run_dir_lib.locate(values.run_dir))
+    config = run_dir_lib.read_config(directory)
     if code := run_dir_lib.foreign_code(config, trusted=None):
-        raise cli.UsageError(
-            f"--run_dir={values.run_dir} runs code of yours, {code}; if you trust it, add its --config"
-        )
+        raise cli.UsageError(f"{flag} runs code of yours, {code}; if you trust it, add its --config")
     resolved = resolve.resolve(config)
     return resolve.resolve(cli.override(ConfigDict(resolved.to_dict()), overrides)) if overrides else resolved
+
+
+def _fork_argument(values: flags.FlagValues) -> list[str]:
+    return [] if values.fork is None else [f"--fork={values.fork}"]
 
 
 def _config_arguments(flag: flags.Flag) -> list[str]:

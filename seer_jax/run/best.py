@@ -31,7 +31,7 @@ def keep_if_better(
     if progress.best is not None and found["eval_return_mean"] <= progress.best["eval_return_mean"]:
         return
     try:
-        checkpoint.save_state(_directory(run_dir, found), progress=found, trees={"train": train})
+        checkpoint.save_state(directory(run_dir, found), progress=found, trees={"train": train})
     except OSError as error:
         warn(f"the best evaluation, after {found['env_steps']:,} steps, is not kept ({error.strerror})")
         return
@@ -49,11 +49,12 @@ def remove_unused(run_dir: pathlib.Path, progress: Progress) -> None:
             earlier = json.loads((path / checkpoint.MANIFEST_FILE).read_text())["progress"]
             if earlier["env_steps"] <= progress.env_steps:
                 used.append(earlier["best"])
-    kept = [_directory(run_dir, best) for best in used if best is not None]
+    kept = [directory(run_dir, best) for best in used if best is not None]
     for path in checkpoint.numbered(run_dir / DIRECTORY):
         if path not in kept:
             checkpoint.remove(path)
 
 
-def _directory(run_dir: pathlib.Path, best: dict[str, float]) -> pathlib.Path:
+def directory(run_dir: pathlib.Path, best: dict[str, float]) -> pathlib.Path:
+    """Returns the directory of a state that was kept; `best` is that of the progress."""
     return run_dir / DIRECTORY / f"{int(best['env_steps']):09d}"

@@ -83,8 +83,9 @@ def save(
 ) -> Checkpoint:
     """Writes a checkpoint and removes all but the newest ones.
 
-    If it does not fit on the disk, its trees alone are written. Once they are safe, earlier checkpoints are removed
-    until there is room, the oldest first and the newest never.
+    A checkpoint whose progress holds `stays` is not removed. If a new one does not fit on the disk, its trees alone are
+    written. Once they are safe, earlier checkpoints are removed until there is space, the oldest first and the newest
+    never.
 
     Args:
       directory: holds all checkpoints of a run; it is made if it does not exist, in a parent that does.
@@ -108,7 +109,7 @@ def save(
         saved = _save(target, progress, write)
     except OSError as error:
         save_state(target.with_name(f"{target.name}{_STATE_ONLY}"), progress=progress, trees=trees)
-        saved = _save_in_place_of(numbered(directory)[:-1], target, progress, write)
+        saved = _save_in_place_of(_removable(directory, 1), target, progress, write)
         if saved is None:
             raise StateOnlyError(error.errno, error.strerror) from None
     if kept is not None:
@@ -116,9 +117,22 @@ def save(
     return saved
 
 
+def link(saved: Checkpoint, directory: pathlib.Path) -> Checkpoint:
+    """Makes a checkpoint among those in `directory` that holds the files of another one, and `saved.progress`.
+
+    Raises:
+      OSError: it could not be made.
+    """
+    target = directory / saved.directory.name
+    return _save(target, saved.progress, lambda new: files.link_tree(saved.directory, new, without=MANIFEST_FILE))
+
+
 def remove_old(directory: pathlib.Path, number: int, *, kept: int) -> None:
-    """Removes all but the newest checkpoints, and those without a ring up to the one of this number."""
-    for old in [*numbered(directory)[:-kept], *(path for path in _state_only(directory) if _number(path) <= number)]:
+    """Removes all but the newest checkpoints, and those without a ring up to the one of this number.
+
+    Those that `stays` of their progress names are not removed.
+    """
+    for old in [*_removable(directory, kept), *(path for path in _state_only(directory) if _number(path) <= number)]:
         remove(old)
 
 
@@ -197,6 +211,14 @@ def numbers(directory: pathlib.Path) -> list[int]:
     return [_number(path) for path in numbered(directory)]
 
 
+def steps(directory: pathlib.Path, number: int) -> int | None:
+    """Returns the agent steps of the checkpoint of this number; None if it is damaged."""
+    try:
+        return json.loads((directory / f"{number:06d}" / MANIFEST_FILE).read_text())["progress"]["env_steps"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def remove_newer(directory: pathlib.Path, number: int) -> None:
     """Removes the complete checkpoints that are newer than the one of this number."""
     for path in numbered(directory):
@@ -268,6 +290,18 @@ def params_sha256(params: Any) -> str:
 def numbered(directory: pathlib.Path) -> list[pathlib.Path]:
     """Returns the directories of complete checkpoints, oldest first."""
     return sorted((path for path in directory.glob("[0-9]*") if path.name.isdecimal()), key=_number)
+
+
+def _removable(directory: pathlib.Path, kept: int) -> list[pathlib.Path]:
+    """Returns all complete checkpoints, oldest first, but the newest ones and those that stay."""
+    return [path for path in numbered(directory)[:-kept] if not _stays(path)]
+
+
+def _stays(path: pathlib.Path) -> bool:
+    try:
+        return bool(json.loads((path / MANIFEST_FILE).read_text())["progress"].get("stays", False))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False  # nothing can begin with a damaged one
 
 
 def remove(path: pathlib.Path) -> None:

@@ -18,6 +18,7 @@ CHANGEABLE = (
     "eval_every",
     "eval_episodes",
     "checkpoint_every",
+    "checkpoint_at",
     "checkpoints_kept",
     "params_every",
     "mesh.seed",

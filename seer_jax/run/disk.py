@@ -22,6 +22,8 @@ def needed(parts: Assembly, phases: list[str]) -> dict[str, int]:
     if config.checkpoint_every:
         at_once = min(config.checkpoints_kept + 1, config.total_steps // config.checkpoint_every + 1)
         needed = {f"{at_once} checkpoints, one of which is being written": at_once * max(saved.values())}
+    if stay := sum(step <= config.total_steps for step in config.checkpoint_at):
+        needed[f"{stay} checkpoints to fork from"] = stay * max(saved.values())
     if len(phases) == 2:
         needed["snapshot of the frames at the freeze"] = saved[phases[0]]
     if config.params_every:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from seer_jax.config import MAX_SEEDS, RunConfig
 from seer_jax.fields import ConfigError
-from seer_jax.run import checkpoint, continuation, lock, run_dir
+from seer_jax.run import checkpoint, continuation, fork, lock, run_dir
 from seer_jax.run.seed import configs_of, directories_of
 
 
@@ -50,32 +50,47 @@ def hold(
         yield check
 
 
-def start(config: RunConfig, directory: pathlib.Path, arguments: Sequence[str], *, resume: bool) -> None:
-    """Writes the configurations and the manifests of a run and of its seeds.
+def start(
+    config: RunConfig,
+    directory: pathlib.Path,
+    arguments: Sequence[str],
+    *,
+    resume: bool,
+    trunk: Sequence[checkpoint.Checkpoint] | None = None,
+) -> None:
+    """Writes the configurations and the manifests of a run and of its seeds, and what forks begin with.
 
     Args:
       config: the configuration.
       directory: directory of the run.
       arguments: arguments of the command line that gave the configuration, if there was one.
       resume: whether a start that was interrupted may be there.
+      trunk: the checkpoint of each seed that a fork begins with; None for a run that is no fork.
 
     Raises:
       ConfigError: there is something else already, or it cannot be written.
     """
     seeds = {path: seed for seed, path in zip(configs_of(config), directories_of(config, directory), strict=True)}
+    begins = dict(zip(seeds, trunk, strict=True)) if trunk else {}
     seeds.pop(directory, None)
     if resume:
+        for path in (directory, *seeds):
+            fork.clear_interrupted(path)
         run_dir.clear_unstarted(directory)
     run_dir.check_empty(directory, apart_from=[path.name for path in seeds])
     for path in seeds:
         run_dir.check_empty(path, apart_from=run_dir.START_FILES)
     try:
-        for path, seed in seeds.items():
-            run_dir.start(seed, path, arguments)
-        run_dir.start(config, directory, arguments)  # last: with its files all seeds have theirs
+        # The run itself last: with its files all seeds have theirs.
+        for path, values in [*seeds.items(), (directory, config)]:
+            if saved := begins.get(path):
+                fork.start(values, path, arguments, saved)
+            else:
+                run_dir.start(values, path, arguments)
     except ConfigError:
-        for path in seeds:
+        for path in (*seeds, directory):
             with contextlib.suppress(OSError):
+                fork.clear_interrupted(path)
                 run_dir.clear_start(path)
         raise
 

@@ -47,12 +47,14 @@ class MetricsWriter:
             self._lines = self._path.open("ab", buffering=0)
             kept = _whole_lines(self._path.read_bytes()[:offset])
             self._lines.truncate(kept)
-            (run_dir / "tensorboard").mkdir(exist_ok=True)
+            events = run_dir / "tensorboard"
+            begins = not (offset and events.exists())  # of a fork, events of the trunk's records are written, too
+            events.mkdir(exist_ok=True)
             self._events = tensorboard.EventsWriter(
-                run_dir / "tensorboard",
-                env_steps=env_steps,
-                kept=self._records_from(env_steps),
-                hparams={} if offset else hparams,
+                events,
+                env_steps=0 if begins else env_steps,
+                kept=self._records_from(0 if begins else env_steps),
+                hparams=hparams if begins else {},
             )
         except OSError as error:
             raise self._error(error) from None

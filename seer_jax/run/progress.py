@@ -60,7 +60,9 @@ class Progress:
     Attributes:
       phase: name of the current phase.
       env_steps: agent steps so far.
+      steps_before: agent steps before the last vector step.
       updates: updates so far.
+      updates_since: agent steps and updates from which on updates become due; None stands for `learn_start` and 0.
       rows: rows in the ring, over all environments.
       pool: checkpoints so far, written or tried; at each the environments are rebuilt.
       ledger: cost so far.
@@ -74,7 +76,9 @@ class Progress:
 
     phase: str = FULL
     env_steps: int = 0
+    steps_before: int = 0
     updates: int = 0
+    updates_since: list[int] | None = None
     rows: int = 0
     pool: int = 0
     ledger: flops.Ledger = dataclasses.field(default_factory=flops.Ledger)
@@ -89,8 +93,8 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the counters, for the manifest of a checkpoint."""
-        counters = {name: getattr(self, name) for name in ("phase", "env_steps", "updates", "rows", "pool")}
-        return counters | {
+        counters = ("phase", "env_steps", "steps_before", "updates", "updates_since", "rows", "pool")
+        return {name: getattr(self, name) for name in counters} | {
             "clock": self.clock.to_json(),
             "ledger": self.ledger.to_json(),
             "costs": self.costs,
@@ -105,6 +109,8 @@ class Progress:
         """Returns the progress that `to_json` gave; other entries of `saved` are ignored."""
         names = ("phase", "env_steps", "updates", "rows", "pool", "costs", "evals", "best", "info")
         plain = {name: saved[name] for name in names}
+        plain["steps_before"] = saved.get("steps_before", saved["env_steps"] - 1)  # 0.3.0 saved neither
+        plain["updates_since"] = saved.get("updates_since")
         recent = collections.deque(saved["recent"], maxlen=_RECENT_EPISODES)
         ledger, clock = flops.Ledger(saved["ledger"]), Clock(saved["clock"])
         return cls(**plain, recent=recent, ledger=ledger, clock=clock)

@@ -75,7 +75,7 @@ def resolve(config: ConfigDict) -> RunConfig:
     values = _complete(values, sections)
     _check(values, sections, fields.Text, unset_allowed=("seer.freeze_through",))
     values["env"] = suite.fill_unset(values["env"])
-    _check(values, sections, fields.Number, fields.Flag)
+    _check(values, sections, fields.Number, fields.Numbers, fields.Flag)
     resolved = RunConfig(
         **{name: value for name, value in values.items() if name not in sections},
         **{name: section(**values[name]) for name, section in sections.items() if name},

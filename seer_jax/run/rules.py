@@ -3,6 +3,7 @@
 What a field may hold by itself is declared with the field; `seer_jax.run.resolve` checks that, and then these rules.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -101,11 +102,18 @@ def _check_seeds(config: RunConfig) -> None:
             f"seed={config.seed} and num_seeds={config.num_seeds}: the last seed would be {last}, and {_MAX_SEED} is"
             " the largest; lower seed"
         )
-    every, steps = config.checkpoint_every, {"total_steps": config.total_steps}
+    every, steps = config.checkpoint_every, [("total_steps", config.total_steps)]
     if config.seer.enabled:
-        steps["seer.freeze_step"] = config.seer.freeze_step
+        steps.append(("seer.freeze_step", config.seer.freeze_step))
+    at = [("checkpoint_at", step) for step in config.checkpoint_at]
     # Seeds take up to num_envs steps at once: of two times nearer than that, seeds could reach one without the other.
-    for name, step in steps.items() if every else ():
+    for (name, step), (other, near) in itertools.product(at, [*steps, *at]):
+        if 0 < abs(step - near) < config.num_envs:
+            raise ConfigError(
+                f"{name}={step} is {abs(step - near)} steps from {other}={near}, less than num_envs={config.num_envs}:"
+                " seeds that are trained together could not do both in the same order; set them to the same step"
+            )
+    for name, step in [*steps, *at] if every else ():
         distance = min(step % every, -step % every)
         if 0 < distance < config.num_envs:
             raise ConfigError(

@@ -7,7 +7,8 @@ import json
 import pathlib
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Sequence
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -84,19 +85,29 @@ def check_empty(run_dir: pathlib.Path, apart_from: Collection[str] = ()) -> None
     )
 
 
-def start(config: RunConfig, run_dir: pathlib.Path, arguments: Sequence[str]) -> None:
+def start(
+    config: RunConfig,
+    run_dir: pathlib.Path,
+    arguments: Sequence[str],
+    *,
+    origin: Mapping[str, Any] = types.MappingProxyType({}),
+    fill: Callable[[pathlib.Path], None] = lambda run_dir: None,
+) -> None:
     """Writes the configuration and the manifest.
 
     Args:
       config: the configuration.
       run_dir: the directory.
       arguments: arguments of the command line that gave the configuration, if there was one.
+      origin: what the manifest says, too.
+      fill: called with the directory in between, to put into it what the run begins with.
 
     Raises:
       ConfigError: it cannot be used; nothing in it was changed.
     """
     try:
-        files.write_file(run_dir / MANIFEST_FILE, as_json(_manifest(config, arguments)))
+        files.write_file(run_dir / MANIFEST_FILE, as_json({**_manifest(config, arguments), **origin}))
+        fill(run_dir)
         # Written last: with this file the directory is that of a run.
         files.write_file(run_dir / CONFIG_FILE, as_json(config.to_dict()))
     except OSError as error:

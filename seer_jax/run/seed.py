@@ -128,8 +128,22 @@ class Seed:
             return Next.FREEZE
         # The last step of a run ends episodes as each checkpoint does: a run with more `total_steps` may go on from it.
         after = progress.env_steps + arrived
-        saves = after >= config.total_steps or crossed(config.checkpoint_every, progress.env_steps, after)
+        saves = (
+            after >= config.total_steps
+            or crossed(config.checkpoint_every, progress.env_steps, after)
+            or self._is_forkable(progress.env_steps, after)
+        )
         return Next.LAST_STEP if saves else Next.STEP
+
+    def _is_forkable(self, before: int, after: int) -> bool:
+        """Returns whether a step of `checkpoint_at` lies in (before, after]."""
+        return any(before < step <= after for step in self.config.checkpoint_at)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what a checkpoint holds of the seed, for JSON: its progress, and whether the checkpoint stays."""
+        stays = self._is_forkable(self.progress.steps_before, self.progress.env_steps)
+        assert self.metrics is not None  # in the process that writes
+        return self.progress.to_json() | {"metrics_bytes": self.metrics.sync(), "stays": stays}
 
     def acted(self, steps: int, rows: int, programs: Programs) -> int:
         """Counts a vector step.
@@ -143,10 +157,12 @@ class Seed:
           Updates that are due.
         """
         config, progress = self.config, self.progress
+        progress.steps_before = progress.env_steps
         progress.env_steps += steps
         progress.rows = min(progress.rows + config.num_envs, rows)
         progress.ledger.add(programs.interact_costs)
-        return (progress.env_steps - config.learn_start) // config.update_every - progress.updates
+        since, updates = progress.updates_since or (config.learn_start, 0)
+        return updates + (progress.env_steps - since) // config.update_every - progress.updates
 
     def learned(self, updates: int, info: Mapping[str, Any], programs: Programs) -> None:
         """Counts the updates of a call of `learn`, the first of which ends the warm-up; `info` are its metrics."""

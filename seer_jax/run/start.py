@@ -23,6 +23,7 @@ from seer_jax.run import (
     training_envs,
     transfer,
 )
+from seer_jax.run import fork as fork_lib
 from seer_jax.run import run_dir as run_dir_lib
 from seer_jax.run.loop import Loop
 from seer_jax.run.records import Receiver, Record
@@ -33,11 +34,11 @@ from seer_jax.seer.placement import make_placement
 _SHARED_SECONDS = 30.0  # after which the other hosts must see the directory of a run
 
 
-def check_same(hosts: Hosts, config: RunConfig, directory: pathlib.Path, resume: bool) -> None:
+def check_same(hosts: Hosts, config: RunConfig, directory: pathlib.Path, *, resume: bool, fork: str | None) -> None:
     """Raises ConfigError unless all hosts have the same arguments."""
     if hosts.count == 1:
         return
-    mine = resolve.flat(config.to_dict()) | {"--run_dir": str(directory), "--resume": resume}
+    mine = resolve.flat(config.to_dict()) | {"--run_dir": str(directory), "--resume": resume, "--fork": fork}
     first, *others = hosts.exchange(mine)
     for index, other in enumerate(others, start=1):
         if differ := [name for name in first if other.get(name) != first[name]]:
@@ -81,6 +82,7 @@ def run_in(
     config: RunConfig,
     *,
     resume: bool,
+    fork: str | None,
     receivers: Sequence[Receiver],
     arguments: Sequence[str],
     warn: Callable[[str], None],
@@ -93,6 +95,7 @@ def run_in(
       directory: directory of the run.
       config: its configuration.
       resume: continue the run from its newest checkpoint, if it has started.
+      fork: `RUN_DIR[@STEP]`, the checkpoint of another run to begin with; None begins anew.
       receivers: each is called with every record.
       arguments: arguments of the command line that gave the configuration, if there was one.
       warn: receives one line about each thing that does not end the run.
@@ -102,7 +105,7 @@ def run_in(
     Raises:
       Exception: what `seer_jax.train.run` raises.
     """
-    started, found = hosts.lead(functools.partial(_find_checkpoints, directory, config, resume, warn))
+    started, found = hosts.lead(functools.partial(_find_checkpoints, directory, config, resume, fork, warn))
     saved = found and [each and checkpoint.Checkpoint(pathlib.Path(each[0]), each[1]) for each in found]
     source = pathlib.Path(config.seer.init_from) if config.seer.init_from is not None and saved is None else None
     if source is not None:
@@ -114,8 +117,14 @@ def run_in(
         parts = assembly.assemble(config, env.action_spec)
         plan.refuse_if_too_large(config, needs.sizes(parts), plan.this_device())
         encoder = None if source is None else transfer.load_encoder(source, parts.full.state.params)
-        if not started and hosts.leads:
-            group.start(config, directory, arguments, resume=resume)
+        if not started:
+            trunk = saved and [each for each in saved if each is not None]
+            hosts.lead(lambda: group.start(config, directory, arguments, resume=resume, trunk=trunk))
+            if saved is not None:
+                saved = [
+                    each and each._replace(directory=path / checkpoint.DIRECTORY / each.directory.name)
+                    for path, each in zip(directories_of(config, directory), saved, strict=True)
+                ]
         loop = Loop(
             parts,
             env,
@@ -149,15 +158,18 @@ def run_in(
 
 
 def _find_checkpoints(
-    directory: pathlib.Path, config: RunConfig, resume: bool, warn: Callable[[str], None]
+    directory: pathlib.Path, config: RunConfig, resume: bool, fork: str | None, warn: Callable[[str], None]
 ) -> tuple[bool, list[Any] | None]:
     """Returns whether to go on with a run that has started, and directory and progress of the checkpoint of each seed.
 
-    The latter are None as in `group.find_checkpoints`.
+    The latter are None as in `group.find_checkpoints`, and for a run that begins anew.
     """
-    if not resume or not run_dir_lib.is_started(directory):
-        return False, None
-    changed = continuation.changes(config, directory)
-    with status.activity("checking the newest checkpoint"):
-        saved = group.find_checkpoints(config, directory, changed, warn)
-    return True, saved and [each and (str(each.directory), each.progress) for each in saved]
+    started = resume and run_dir_lib.is_started(directory)
+    with status.activity("checking the checkpoint to begin with"):
+        if started:
+            if fork is not None:
+                fork_lib.check_origin(directories_of(config, directory)[0], fork)
+            saved = group.find_checkpoints(config, directory, continuation.changes(config, directory), warn)
+        else:
+            saved = None if fork is None else fork_lib.find(config, fork, warn)
+    return started, saved and [each and (str(each.directory), each.progress) for each in saved]

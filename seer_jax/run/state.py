@@ -117,13 +117,12 @@ def _write(
     errors: dict[int, OSError | None] = {}
     alone, kept = len(seeds) == 1, config.checkpoints_kept
     for i, seed in seeds.items():
-        assert seed.metrics is not None  # in the process that writes
         try:
             with status.activity(f"writing the checkpoint after {seed.progress.env_steps:,} steps"):
                 checkpoint.save(
                     seed.run_dir / checkpoint.DIRECTORY,
                     seed.progress.pool,
-                    progress=seed.progress.to_json() | {"metrics_bytes": seed.metrics.sync()},
+                    progress=seed.to_json(),
                     trees={"train": trains[i], "actor": actors[i]},
                     ring=rings[i],
                     kept=kept if alone else None,

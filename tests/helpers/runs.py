@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import curl_dmc, rainbow_atari
-from seer_jax import replay, train
+from seer_jax import files, replay, train
 from seer_jax.agents.registry import AGENTS
 from seer_jax.config import MeshConfig
 from seer_jax.envs import registry
@@ -181,6 +181,16 @@ def unsized(records):
     ]
 
 
+def assert_runs_equal(directory, expected):
+    """The runs have the same records, training state and ring."""
+    assert unsized(untimed(directory)) == unsized(untimed(expected))
+    newest = [checkpoint.newest(each / checkpoint.DIRECTORY, pytest.fail).directory for each in (directory, expected)]
+    assert newest[0].name == newest[1].name
+    jax.tree.map(np.testing.assert_array_equal, *map(files.load_tree, newest))
+    for chunks in zip(*map(files.ChunkStream, newest), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, *chunks)
+
+
 class Killed(BaseException):
     """Leaves a run as `kill -9` would."""
 
@@ -199,6 +209,22 @@ def run_killed_after(config, directory, steps, monkeypatch, *, resume=False):
         patch.setattr(Stepper, "vector_step", step)
         with pytest.raises(Killed):
             train.run(config, directory, resume=resume)
+
+
+def kill_at(owner, name, calls, monkeypatch, run):
+    """Calls `run` and leaves it as `kill -9` would, at one of the calls of a function."""
+    function, seen = getattr(owner, name), []
+
+    def call(*args, **kwargs):
+        seen.append(1)
+        if len(seen) == calls:
+            raise Killed
+        return function(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, call)
+        with pytest.raises(Killed):
+            run()
 
 
 def write_run(directory, config, params=None):

@@ -2,8 +2,6 @@
 
 import shutil
 
-import jax
-import numpy as np
 import pytest
 
 from seer_jax import files, train
@@ -11,6 +9,7 @@ from seer_jax.fields import ConfigError
 from seer_jax.run import checkpoint, continuation, run_dir
 from seer_jax.run.resolve import resolve
 from tests.helpers.runs import (
+    assert_runs_equal,
     compiled_once,
     contents,
     fake_games,
@@ -18,7 +17,6 @@ from tests.helpers.runs import (
     records,
     run_killed_after,
     tiny_config,
-    unsized,
     untimed,
 )
 
@@ -52,16 +50,6 @@ def long(tmp_path_factory):
 def short(tmp_path_factory):
     """The same run with 240 steps, finished."""
     return run_in(tmp_path_factory, 240)
-
-
-def assert_runs_equal(directory, expected):
-    """The runs have the same records, training state and ring."""
-    assert unsized(untimed(directory)) == unsized(untimed(expected))
-    newest = [checkpoint.newest(each / checkpoint.DIRECTORY, pytest.fail).directory for each in (directory, expected)]
-    assert newest[0].name == newest[1].name
-    jax.tree.map(np.testing.assert_array_equal, *map(files.load_tree, newest))
-    for chunks in zip(*map(files.ChunkStream, newest), strict=True):
-        jax.tree.map(np.testing.assert_array_equal, *chunks)
 
 
 @pytest.mark.parametrize("steps", [80, 128])

@@ -32,10 +32,10 @@ from seer_jax.seer import handover
 from seer_jax.seer.phases import FROZEN, FULL
 from tests.helpers.fake_env import FakeEnvs
 from tests.helpers.runs import (
-    Killed,
     compiled_once,
     contents,
     fake_games,
+    kill_at,
     only_error_line,
     records,
     run_killed_after,
@@ -93,22 +93,6 @@ def assert_seeds_equal(found, expected, seeds=SEEDS):
 
 def resume(directory, **changes):
     return train.run(config_of(**changes), directory, resume=True)
-
-
-def kill_at(owner, name, calls, monkeypatch, run):
-    """Calls `run` and leaves it as `kill -9` would, at one of the calls of a function."""
-    function, seen = getattr(owner, name), []
-
-    def call(*args, **kwargs):
-        seen.append(1)
-        if len(seen) == calls:
-            raise Killed
-        return function(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, call)
-        with pytest.raises(Killed):
-            run()
 
 
 @pytest.mark.parametrize("kill_after", [[10], [45], [65, 20]])

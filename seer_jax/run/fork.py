@@ -1,0 +1,223 @@
+"""Forks: runs that begin with what another run, their trunk, had at one of its checkpoints.
+
+A fork has the trunk's agent, ring, counters, cost, metrics and copies of parameters up to there, and other values for
+what lies ahead. It is the run that had these values from the start, bit for bit, as far as nothing before the fork
+depends on them. What could depend on them is refused.
+"""
+
+import contextlib
+import functools
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from seer_jax import files
+from seer_jax.config import RunConfig
+from seer_jax.fields import ConfigError
+from seer_jax.run import best, checkpoint, continuation, run_dir
+from seer_jax.run.seed import PARAMS_DIRECTORY, directories_of
+from seer_jax.seer import capacity
+from seer_jax.seer.phases import FROZEN, FULL
+
+# Fields that may differ between a fork and its trunk: what lies ahead of a checkpoint.
+CHANGEABLE = (
+    *continuation.CHANGEABLE,
+    "update_every",
+    "keep_best",
+    "on_nan",
+    "agent.learning_rate",
+    "agent.temperature_learning_rate",
+    "replay.capacity",
+    "replay.grow_after_freeze",
+    "replay.allow_more_memory",
+)
+# Fields that may differ, too, if the encoder of the trunk was not frozen at the checkpoint.
+CHANGEABLE_BEFORE_FREEZE = (
+    "seer.enabled",
+    "seer.freeze_step",
+    "seer.num_copies",
+    "seer.sync_target_heads",
+    "replay.latent_dtype",
+)
+
+_ORIGIN = "fork"  # what the manifest says of the trunk
+
+
+def parse(source: str) -> tuple[pathlib.Path, int | None]:
+    """Returns the directory and the agent steps of `RUN_DIR[@STEP]`; None stands for the newest checkpoint.
+
+    Raises:
+      ConfigError: it has another form.
+    """
+    directory, at, step = source.rpartition("@")
+    if not at:
+        return run_dir.locate(source), None
+    if not directory or not step.replace(",", "").isdecimal():
+        raise ConfigError(f"--fork={source} is not RUN_DIR or RUN_DIR@STEP, with STEP in agent steps")
+    return run_dir.locate(directory), int(step.replace(",", ""))
+
+
+def find(config: RunConfig, source: str, warn: Callable[[str], None]) -> list[checkpoint.Checkpoint]:
+    """Returns the checkpoint of each seed of a trunk, with the progress that the fork begins with.
+
+    Args:
+      config: configuration of the fork.
+      source: `RUN_DIR[@STEP]`.
+      warn: receives one line about each newer checkpoint that cannot be used, and one about what differs.
+
+    Raises:
+      ConfigError: there is no such checkpoint, or the fork differs in something that lies behind it.
+      CheckpointError: the checkpoint is damaged.
+    """
+    trunk, step = parse(source)
+    if not run_dir.is_started(trunk):
+        raise ConfigError(f"--fork={source} is not the directory of a run; name one that train made")
+    differ = run_dir.differences(config, trunk)
+    _check_fields(differ, source, (*CHANGEABLE, *CHANGEABLE_BEFORE_FREEZE))
+    if config.num_seeds > 1 and (stopped := run_dir.stopped_seeds(trunk)):
+        raise ConfigError(f"--fork={source}: seed {stopped[0]} of it has stopped; fork each other seed alone")
+    saved = [_find(directory, step, config.num_envs, source, warn) for directory in directories_of(config, trunk)]
+    if len({each.directory.name for each in saved}) > 1:
+        raise ConfigError(f"--fork={source}: its seeds have no common newest checkpoint; name a STEP that all have")
+    for each in saved:
+        if each.progress["phase"] == FROZEN:
+            _check_fields(differ, source, CHANGEABLE)
+        _check_ahead(config, each.progress, source)
+        _check_ring(config, each.progress, source)
+    if differ:
+        values = (f"{name}={here} (was {there})" for name, (there, here) in differ.items())
+        warn(f"forks {trunk} after {saved[0].progress['env_steps']:,} steps with {', '.join(values)}")
+    return [each._replace(progress=_progress(config, each.progress, differ)) for each in saved]
+
+
+def _check_fields(differ: run_dir.Differences, source: str, changeable: Sequence[str]) -> None:
+    fixed = {name: values for name, values in differ.items() if name not in changeable}
+    if fixed:
+        frozen = fixed.keys() <= set(CHANGEABLE_BEFORE_FREEZE)
+        raise ConfigError(
+            f"--fork={source} has another configuration ({run_dir.describe(fixed)}); a fork"
+            f"{' of a frozen encoder' if frozen else ''} may differ in {', '.join(changeable)}"
+        )
+
+
+def _find(
+    directory: pathlib.Path, step: int | None, num_envs: int, source: str, warn: Callable[[str], None]
+) -> checkpoint.Checkpoint:
+    """Returns the newest checkpoint of a run, or the one at an agent step, which a vector step may have passed."""
+    checkpoints = directory / checkpoint.DIRECTORY
+    if step is None:
+        found = checkpoint.newest(checkpoints, warn)
+        if found is None:
+            raise ConfigError(f"--fork={source} has no checkpoint yet; let it reach one, or set its checkpoint_at")
+        return found
+    there = {number: checkpoint.steps(checkpoints, number) for number in checkpoint.numbers(checkpoints)}
+    for number, env_steps in there.items():
+        if env_steps is not None and step <= env_steps < step + num_envs:
+            return checkpoint.read(checkpoints, number)
+    steps = ", ".join(f"{each:,}" for each in there.values() if each is not None) or "none"
+    raise ConfigError(
+        f"--fork={source}: {directory} has no checkpoint after {step:,} agent steps, but after {steps}; name one of"
+        " these, or keep others by checkpoint_at"
+    )
+
+
+def _check_ahead(config: RunConfig, progress: dict[str, Any], source: str) -> None:
+    """Raises ConfigError if the end or the freeze would lie behind the checkpoint."""
+    env_steps, seer = progress["env_steps"], config.seer
+    if config.total_steps <= env_steps:
+        raise ConfigError(
+            f"total_steps={config.total_steps} is not past the {env_steps} agent steps of --fork={source}; raise it"
+        )
+    before = progress.get("steps_before", env_steps - 1)
+    if progress["phase"] == FULL and seer.enabled and seer.freeze_step <= before:
+        raise ConfigError(
+            f"seer.freeze_step={seer.freeze_step} lies before the {env_steps} agent steps of --fork={source}, which"
+            f" were trained without a freeze; raise it to at least {before + 1}, or fork an earlier checkpoint"
+        )
+
+
+def _check_ring(config: RunConfig, progress: dict[str, Any], source: str) -> None:
+    """Raises ConfigError if a ring of another size would hold other rows by now, or would have held others."""
+    rows, sizes = progress["rows"], progress["costs"]
+    new = {FULL: capacity.full_capacity, FROZEN: capacity.frozen_capacity}
+    for phase in sizes:
+        there = sizes[phase]["replay_capacity"]
+        here = new[phase](config) // config.num_envs * config.num_envs
+        if here != there and (rows >= there or rows > here):
+            raise ConfigError(
+                f"replay.capacity={config.replay.capacity} makes a ring of {here:,} rows, that of --fork={source} has"
+                f" {there:,}, and one of them has overwritten rows by now; choose the trunk's capacity, or fork an"
+                " earlier checkpoint"
+            )
+
+
+def _progress(config: RunConfig, progress: dict[str, Any], differ: run_dir.Differences) -> dict[str, Any]:
+    """Returns the progress that a fork begins with: updates that another `update_every` would have made are not due."""
+    if "update_every" not in differ or progress["env_steps"] < config.learn_start:
+        return progress
+    return progress | {"updates_since": [progress["env_steps"], progress["updates"]]}
+
+
+def start(config: RunConfig, directory: pathlib.Path, arguments: Sequence[str], saved: checkpoint.Checkpoint) -> None:
+    """Does what `run_dir.start` does, and puts into the directory what the trunk had at a checkpoint.
+
+    Args:
+      config: configuration of the fork.
+      directory: of the fork.
+      arguments: arguments of the command line that gave the configuration, if there was one.
+      saved: checkpoint of the trunk, with the progress that the fork begins with.
+
+    Raises:
+      ConfigError: the directory cannot be written, or the checkpoint is gone.
+    """
+    manifest = saved.directory / checkpoint.MANIFEST_FILE
+    try:
+        origin = {
+            "trunk": str(saved.directory.parent.parent),
+            "env_steps": saved.progress["env_steps"],
+            "checkpoint": saved.directory.name,
+            "sha256": files.checksum(manifest),
+        }
+        fill = functools.partial(_fill, saved)
+        run_dir.start(config, directory, arguments, origin={_ORIGIN: origin}, fill=fill)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error.filename} of the run to fork is gone; fork it again") from None
+
+
+def _fill(saved: checkpoint.Checkpoint, directory: pathlib.Path) -> None:
+    """Puts what a trunk had at a checkpoint into the directory of a fork; files that never change are linked."""
+    trunk, progress = saved.directory.parent.parent, saved.progress
+    with (trunk / run_dir.METRICS_FILE).open("rb") as file:
+        lines = file.read(progress["metrics_bytes"])
+    files.write_file(directory / run_dir.METRICS_FILE, lines)
+    copies = (trunk / PARAMS_DIRECTORY).glob("[0-9]*")
+    kept = [path for path in copies if path.name.isdecimal() and int(path.name) <= progress["env_steps"]]
+    if progress["best"] is not None:
+        kept.append(best.directory(trunk, progress["best"]))
+    for path in kept:
+        files.link_tree(path, directory / path.parent.name / path.name)
+    checkpoint.link(saved, directory / checkpoint.DIRECTORY)
+
+
+def check_origin(directory: pathlib.Path, source: str) -> None:
+    """Raises ConfigError unless the run in a directory is a fork of `RUN_DIR[@STEP]`, whatever the step."""
+    trunk, _ = parse(source)
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        there = pathlib.Path(run_dir.read_manifest(directory)[_ORIGIN]["trunk"])
+        if there in (trunk, trunk / directory.name):
+            return
+    raise ConfigError(f"run_dir={directory} holds no fork of --fork={source}; resume it without --fork")
+
+
+def clear_interrupted(directory: pathlib.Path) -> None:
+    """Removes what a fork that never began put into its directory, and nothing else."""
+    try:
+        is_fork = _ORIGIN in run_dir.read_manifest(directory)
+    except (OSError, ValueError, TypeError):
+        return
+    if is_fork:
+        for name in (checkpoint.DIRECTORY, PARAMS_DIRECTORY, best.DIRECTORY):
+            shutil.rmtree(directory / name, ignore_errors=True)
+        for path in directory.glob(f"{run_dir.METRICS_FILE}*"):
+            path.unlink()
