@@ -29,7 +29,7 @@ _HEAD = """# Results
 
 Written by `python -m docs.results` from `experiments/results/runs/`: the results of experiments at the scale `cpu`, on
 2 cores. Lines are means over seeds, bands one standard deviation, and dotted lines mark the freeze. Figures other than
-curves are copies of those that `experiments.run` writes beside its page.
+curves are copies of those that `experiments.run` writes next to its page.
 """
 
 

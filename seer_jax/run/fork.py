@@ -182,22 +182,43 @@ def start(config: RunConfig, directory: pathlib.Path, arguments: Sequence[str], 
         fill = functools.partial(_fill, saved)
         run_dir.start(config, directory, arguments, origin={_ORIGIN: origin}, fill=fill)
     except FileNotFoundError as error:
-        raise ConfigError(f"{error.filename} of the run to fork is gone; fork it again") from None
+        raise _gone(error) from None
 
 
 def _fill(saved: checkpoint.Checkpoint, directory: pathlib.Path) -> None:
-    """Puts what a trunk had at a checkpoint into the directory of a fork; files that never change are linked."""
+    """Puts what a trunk had at a checkpoint into the directory of a fork; files that never change are linked.
+
+    Raises:
+      OSError: the directory cannot be written; nothing was left in it.
+      ConfigError: the checkpoint is gone; nothing was left in the directory.
+    """
     trunk, progress = saved.directory.parent.parent, saved.progress
-    with (trunk / run_dir.METRICS_FILE).open("rb") as file:
-        lines = file.read(progress["metrics_bytes"])
-    files.write_file(directory / run_dir.METRICS_FILE, lines)
     copies = (trunk / PARAMS_DIRECTORY).glob("[0-9]*")
     kept = [path for path in copies if path.name.isdecimal() and int(path.name) <= progress["env_steps"]]
     if progress["best"] is not None:
         kept.append(best.directory(trunk, progress["best"]))
-    for path in kept:
-        files.link_tree(path, directory / path.parent.name / path.name)
-    checkpoint.link(saved, directory / checkpoint.DIRECTORY)
+    try:
+        lines = (trunk / run_dir.METRICS_FILE).read_bytes()[: progress["metrics_bytes"]]
+        files.write_file(directory / run_dir.METRICS_FILE, lines)
+        for path in kept:
+            files.link_tree(path, directory / path.parent.name / path.name)
+        checkpoint.link(saved, directory / checkpoint.DIRECTORY)
+    except OSError as error:
+        _clear(directory)
+        if isinstance(error, FileNotFoundError):
+            raise _gone(error) from None
+        raise
+
+
+def _gone(error: FileNotFoundError) -> ConfigError:
+    return ConfigError(f"{error.filename} of the run to fork is gone; fork it again")
+
+
+def _clear(directory: pathlib.Path) -> None:
+    for name in (checkpoint.DIRECTORY, PARAMS_DIRECTORY, best.DIRECTORY):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for path in directory.glob(f"{run_dir.METRICS_FILE}*"):
+        path.unlink()
 
 
 def check_origin(directory: pathlib.Path, source: str) -> None:
@@ -217,7 +238,4 @@ def clear_interrupted(directory: pathlib.Path) -> None:
     except (OSError, ValueError, TypeError):
         return
     if is_fork:
-        for name in (checkpoint.DIRECTORY, PARAMS_DIRECTORY, best.DIRECTORY):
-            shutil.rmtree(directory / name, ignore_errors=True)
-        for path in directory.glob(f"{run_dir.METRICS_FILE}*"):
-            path.unlink()
+        _clear(directory)

@@ -1,6 +1,7 @@
 """Forks: each equals, bit for bit, the run that had its values from the start."""
 
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ from seer_jax import files, train
 from seer_jax.fields import ConfigError
 from seer_jax.run import checkpoint, fork, group, run_dir
 from seer_jax.run.seed import PARAMS_DIRECTORY
+from seer_jax.run.stepper import Stepper
 from tests.helpers.runs import (
     assert_runs_equal,
     compiled_once,
@@ -32,9 +34,7 @@ SETTINGS = {
     "rainbow prioritized": functools.partial(
         tiny_config, total_steps=280, seer__freeze_step=160, checkpoint_at=(100, 160, 220), replay__prioritized=True
     ),
-    "curl": functools.partial(
-        tiny_control_config, total_steps=140, seer__freeze_step=80, checkpoint_at=(50, 80, 110), eval_every=50
-    ),
+    "curl": functools.partial(tiny_control_config, total_steps=140, seer__freeze_step=80, checkpoint_at=(50, 80, 110)),
 }
 # For each agent a checkpoint in the full phase, at the freeze and in the frozen phase, and what differs.
 FULL, AT_FREEZE, FROZEN = range(3)
@@ -45,7 +45,8 @@ FORKS = {
     "no freeze": (AT_FREEZE, {"seer.enabled": False}),
     "other latents": (AT_FREEZE, {"replay.latent_dtype": "bfloat16", "seer.sync_target_heads": True}),
     "longer frozen phase": (FROZEN, {"total_steps": 1.3}),
-    "larger rings": (AT_FREEZE, {"replay.capacity": 2.0, "replay.grow_after_freeze": False}),
+    "latents in as many rows as frames": (AT_FREEZE, {"replay.grow_after_freeze": False}),
+    "larger rings": (AT_FREEZE, {"replay.capacity": 2.0}),
 }
 
 
@@ -56,7 +57,9 @@ def one_compilation():
 
 
 def config_of(setting, **changes):
-    return SETTINGS[setting](**CADENCES | {"replay__capacity": 600} | changes)
+    # The image ring of CURL has the same size in all its runs: with other sizes, XLA may add in another order.
+    capacity = 100 if setting == "curl" else 600
+    return SETTINGS[setting](**CADENCES | {"replay__capacity": capacity} | changes)
 
 
 def forked(setting, name):
@@ -95,8 +98,9 @@ def test_checkpoints_to_fork_from_stay_on_the_disk(trunks):
         assert all(want <= found < want + 2 for want, found in zip(wanted, steps, strict=True))
 
 
-@pytest.mark.parametrize("name", FORKS)
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    ("setting", "name"), [each for each in itertools.product(SETTINGS, FORKS) if each != ("curl", "larger rings")]
+)
 def test_fork_equals_the_run_that_had_its_values_from_the_start(fake_envs, trunks, tmp_path, setting, name):
     trunk = trunks(setting)
     before = contents(trunk)
@@ -143,31 +147,10 @@ def test_killed_trunk_and_killed_fork_make_the_same_fork(fake_envs, tmp_path, mo
     train.run(config_of("rainbow"), tmp_path / "trunk", resume=True)
     config = config_of("rainbow", seer__freeze_step=140)
     run_fork = functools.partial(train.run, config, tmp_path / "fork", fork=f"{tmp_path / 'trunk'}@100", resume=True)
-    with monkeypatch.context() as patch:
-        _kill_after(40, patch)
-        with pytest.raises(_Killed):
-            run_fork()
+    kill_at(Stepper, "vector_step", 40, monkeypatch, run_fork)
     run_fork()
     train.run(config, tmp_path / "direct")
     assert_runs_equal(tmp_path / "fork", tmp_path / "direct")
-
-
-class _Killed(BaseException):
-    """Leaves a run as `kill -9` would."""
-
-
-def _kill_after(steps, patch):
-    from seer_jax.run.stepper import Stepper
-
-    vector_step, seen = Stepper.vector_step, []
-
-    def step(*arguments, **named):
-        seen.append(1)
-        if len(seen) > steps:
-            raise _Killed
-        vector_step(*arguments, **named)
-
-    patch.setattr(Stepper, "vector_step", step)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +245,6 @@ def test_interrupted_fork_of_several_seeds_can_begin_again(fake_envs, tmp_path, 
         ("@100", ["agent.hidden=16"], "agent.hidden=8 there and 16 here"),
         ("@220", ["seer.freeze_step=200"], "a fork of a frozen encoder may differ in total_steps"),
         ("@160", ["seer.freeze_step=120"], "lies before the 160 agent steps"),
-        ("@160", ["total_steps=160", "seer.freeze_step=150"], "seer.freeze_step=150 lies before"),
         ("@220", ["total_steps=200"], "total_steps=200 is not past the 220 agent steps"),
         ("@120", [], "has no checkpoint after 120 agent steps, but after 100, 160, 220, 280; name one of these"),
         ("@soon", [], "is not RUN_DIR or RUN_DIR@STEP, with STEP in agent steps"),
@@ -287,8 +269,10 @@ def test_command_line_forks_and_continues_a_fork(fake_envs, trunks, tmp_path, ca
     assert train.main(command) == 0
     assert f"forks {trunk} after 160 steps with total_steps=200 (was 280)" in capsys.readouterr().err
     assert run_dir.read_manifest(directory)["arguments"] == [command[1], "--config.total_steps=200"]
+    before = untimed(directory)
     assert train.main([*command, "--resume"]) == 0
-    assert "already has its 200 steps" in (error := capsys.readouterr().err) or "end" in error or not error
+    assert untimed(directory) == before
+    capsys.readouterr()
     assert train.main([*command[:1], f"--fork={tmp_path / 'other'}", *command[2:], "--resume"]) == 2
     assert "holds no" in only_error_line(capsys)
     assert train.main(["train", f"--fork={trunk}", "--plan"]) == 2

@@ -65,7 +65,7 @@ def test_memory_of_a_tpu_is_what_its_compiler_lets_a_program_use(name):
         with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED") as caught:
             jax.jit(lambda x: x + 1).lower(array).compile()
     available = re.search(r"available HBM \(([\d.]+)G\)", str(caught.value))
-    assert float(available[1]) == pytest.approx(target.memory_bytes / 2**30, abs=0.01)
+    assert float(available[1]) == pytest.approx(target.memory_bytes / 2**30, abs=0.02)
 
 
 def test_plan_for_a_tpu_is_printed_and_written_with_the_same_figures(fake_env, tmp_path, monkeypatch, capfd):
