@@ -99,6 +99,12 @@ RULES = (
         {"num_seeds": 2, "num_envs": 2, "seer.freeze_step": 50_001},
     ),
     Rule(
+        "With several seeds, each of `checkpoint_at` is a multiple of `checkpoint_every`, or at least `num_envs` steps"
+        " away from one, and the same holds for its distance from `total_steps`, `seer.freeze_step` and the others.",
+        rainbow_atari,
+        {"num_seeds": 2, "num_envs": 2, "checkpoint_at": [20_000, 20_001]},
+    ),
+    Rule(
         "One of `num_envs` and `update_every` is a multiple of the other.",
         rainbow_atari,
         {"num_envs": 3, "update_every": 2},

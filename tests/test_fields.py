@@ -21,12 +21,13 @@ class Section(Base):
     note: str | None = text(fields.UNSET, "a note", optional=True)
     on: bool = flag(fields.UNSET, "a flag")
     often: int = integer(2, "renamed", former="often_before")
+    times: tuple[int, ...] = fields.integers("times", low=1)
 
 
 def test_subclass_that_changes_a_default_keeps_bounds_and_meaning():
     declared = fields.fields_of(Section)
     assert declared["count"] == fields.Number("a count", 1, 9, int)
-    assert list(declared) == ["count", "rate", "kind", "note", "on", "often"]
+    assert list(declared) == ["count", "rate", "kind", "note", "on", "often", "times"]
     assert fields.defaults_of(Section) == {
         "count": 5,
         "rate": 0.5,
@@ -34,6 +35,7 @@ def test_subclass_that_changes_a_default_keeps_bounds_and_meaning():
         "note": None,
         "on": None,
         "often": 2,
+        "times": (),
     }
 
 
@@ -57,6 +59,10 @@ def test_former_name_leads_to_the_name_of_today():
         ("note", 3, "x=3 is not a name"),
         ("on", 1, "x=1 is neither True nor False"),
         ("on", None, "x=None is neither True nor False"),
+        ("times", 3, r"x=3 does not hold integers; write it like x=5000,10000"),
+        ("times", [3, 4.0], r"x=\[3, 4.0\] does not hold integers"),
+        ("times", [0, 4], r"x=0,4 must hold numbers of 1 to 2147483647 in rising order"),
+        ("times", [5, 5], r"x=5,5 must hold numbers of 1 to 2147483647 in rising order"),
     ],
 )
 def test_bad_value_is_refused_with_what_is_allowed(name, value, message):
@@ -65,7 +71,8 @@ def test_bad_value_is_refused_with_what_is_allowed(name, value, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("count", 1), ("count", 9), ("rate", 0.25), ("kind", "b"), ("note", None), ("on", False)]
+    ("name", "value"),
+    [("count", 1), ("count", 9), ("rate", 0.25), ("kind", "b"), ("note", None), ("on", False), ("times", (1, 5))],
 )
 def test_good_value_is_returned(name, value):
     assert fields.fields_of(Section)[name].check("x", value) == value
@@ -77,7 +84,14 @@ def test_whole_number_is_a_real_number():
 
 
 @pytest.mark.parametrize(
-    ("name", "allowed"), [("count", "1 to 9"), ("often", "0 or more"), ("kind", "a, b"), ("on", "True, False")]
+    ("name", "allowed"),
+    [
+        ("count", "1 to 9"),
+        ("often", "0 or more"),
+        ("kind", "a, b"),
+        ("on", "True, False"),
+        ("times", "numbers in rising order, 1 or more"),
+    ],
 )
 def test_allowed_values_are_described(name, allowed):
     assert fields.fields_of(Section)[name].allowed == allowed
