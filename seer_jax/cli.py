@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 from absl import flags, logging
+from flax import traverse_util
 from ml_collections import ConfigDict, config_dict
 from ml_collections.config_flags import config_flags
 
@@ -261,14 +262,18 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
     if message := _unknown_field(overrides, config):
         raise UsageError(message)
     values, argv = make_flags(), ["config", *overrides]
-    typed = {
-        name: config_dict.placeholder(str) for name, value in resolve.flat(config.to_dict()).items() if value is None
-    }
-    config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(typed)  # only names can be unset
+    typed = {name: _flag_value(value) for name, value in resolve.flat(config.to_dict()).items()}
+    config = ConfigDict(traverse_util.unflatten_dict(typed, sep="."))
     config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=argv)
     parse(values, argv)
     return values.config
+
+
+def _flag_value(value: Any) -> Any:
+    """Returns a value of `config.json` with the type of the flag that replaces it."""
+    if value is None:
+        return config_dict.placeholder(str)  # only names can be unset
+    return tuple(value) if isinstance(value, list) else value
 
 
 def last_line(error: Exception) -> str:

@@ -131,4 +131,8 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the values as nested dictionaries, as `config.json` has them."""
-        return dataclasses.asdict(self)
+
+        def section(values: list[tuple[str, Any]]) -> dict[str, Any]:
+            return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+
+        return dataclasses.asdict(self, dict_factory=section)

@@ -8,6 +8,7 @@ them, which takes half an hour:
 """
 
 import collections
+import contextlib
 import itertools
 import math
 import os
@@ -24,6 +25,7 @@ from seer_jax.envs import dmc
 from seer_jax.run import assembly, compiled, target_plan, targets
 from seer_jax.run.resolve import resolve
 from seer_jax.seer.phases import FROZEN, FULL
+from tests.helpers.compilers import lowest_effort
 
 ALL = os.environ.get("SEER_JAX_TEST_ALL_PROGRAMS", "0") != "0"
 COMPILE_SECONDS = 300.0 if ALL else 60.0  # of one core, for a program
@@ -106,15 +108,10 @@ def target(request):
     target = targets.TARGETS[request.param]
     if target.missing:
         pytest.skip(f"no compiler for it: {target.missing}")
-    # Its name, and the values for the lowest effort and the default, before jax 0.12 and since then.
-    effort, lowest, default = "jax_exec_time_optimization_effort", -1.0, 0.0
-    if not hasattr(jax.config, effort):
-        effort, lowest, default = "jax_optimization_level", "O1", "UNKNOWN"
-    jax.config.update(effort, default if ALL else lowest)
-    with target.environment(), pytest.MonkeyPatch.context() as patch:
+    effort = contextlib.nullcontext() if ALL else lowest_effort()
+    with target.environment(), effort, pytest.MonkeyPatch.context() as patch:
         patch.setattr(dmc, "require_rendering", lambda *args: None)
         yield target
-    jax.config.update(effort, default)
 
 
 @pytest.mark.parametrize(("setting", "num_envs", "name"), CASES)

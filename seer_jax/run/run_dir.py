@@ -218,7 +218,8 @@ def differences(config: RunConfig, run_dir: pathlib.Path) -> Differences:
     A field that the directory does not name was added by a later version, and has its default there.
     """
     here = resolve.flat(resolve.plain_values(ConfigDict(config.to_dict())))
-    defaults = resolve.flat(resolve.default_config(suite=config.env.suite, agent=config.agent.name).to_dict())
+    default_config = resolve.default_config(suite=config.env.suite, agent=config.agent.name)
+    defaults = resolve.flat(resolve.plain_values(default_config))
     there = defaults | resolve.flat(resolve.plain_values(read_config(run_dir)))
     names = sorted(there.keys() | here.keys())
     return {name: [there.get(name), here.get(name)] for name in names if there.get(name) != here.get(name)}

@@ -51,7 +51,7 @@ class EventsWriter:
         # Two files of one second must not have the same name.
         self._events = event_file_writer.EventsWriter(str(directory / "events"), f".{time.time_ns()}")
         self._write(env_steps, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
-        shown = {name: str(value) if isinstance(value, tuple) else value for name, value in hparams.items()}
+        shown = {name: str(value) if isinstance(value, list) else value for name, value in hparams.items()}
         *begun, self._ended = summary_lib.hparams(shown, dict.fromkeys(_SHOWN_WITH_HPARAMS))
         for summary in begun if hparams else []:
             self._write(0, summary=summary)

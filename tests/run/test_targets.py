@@ -13,6 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from seer_jax import doctor, train
 from seer_jax.envs import registry
 from seer_jax.run import compiled, plan_output, target_plan, targets
+from tests.helpers.compilers import lowest_effort
 from tests.helpers.fake_env import FakeEnv
 from tests.helpers.runs import only_error_line, tiny_config
 
@@ -96,10 +97,8 @@ def test_plan_for_a_tpu_is_printed_and_written_with_the_same_figures(fake_env, t
 @pytest.fixture
 def least_effort():
     """Compiles fast instead of well."""
-    before = jax.config.jax_exec_time_optimization_effort
-    jax.config.update("jax_exec_time_optimization_effort", -1.0)
-    yield
-    jax.config.update("jax_exec_time_optimization_effort", before)
+    with lowest_effort():
+        yield
 
 
 @pytest.fixture
