@@ -6,6 +6,7 @@ manifest holds a checksum of each file. Where the disk has no space for the ring
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import pathlib
@@ -123,8 +124,15 @@ def link(saved: Checkpoint, directory: pathlib.Path) -> Checkpoint:
     Raises:
       OSError: it could not be made.
     """
-    target = directory / saved.directory.name
-    return _save(target, saved.progress, lambda new: files.link_tree(saved.directory, new, without=MANIFEST_FILE))
+    checksums = json.loads((saved.directory / MANIFEST_FILE).read_text())["files"]
+
+    def write(partial: pathlib.Path) -> None:
+        files.link_tree(saved.directory, partial, without=MANIFEST_FILE)
+        for name, checksum in checksums.items():
+            if files.checksum(partial / name) != checksum:
+                raise OSError(errno.EIO, f"{name} of {saved.directory} was damaged meanwhile")
+
+    return _save(directory / saved.directory.name, saved.progress, write)
 
 
 def remove_old(directory: pathlib.Path, number: int, *, kept: int) -> None:

@@ -1,22 +1,23 @@
 """Forks: runs that begin with what another run, their trunk, had at one of its checkpoints.
 
 A fork has the trunk's agent, ring, counters, cost, metrics and copies of parameters up to there, and other values for
-what lies ahead. It is the run that had these values from the start, bit for bit, as far as nothing before the fork
-depends on them. What could depend on them is refused.
+what lies ahead. It is, bit for bit, the run that had these values from the start. Values on which something before the
+fork could depend are refused.
 """
 
 import contextlib
 import functools
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from seer_jax import files
+from seer_jax import fields, files
 from seer_jax.config import RunConfig
 from seer_jax.fields import ConfigError
 from seer_jax.run import best, checkpoint, continuation, run_dir
-from seer_jax.run.seed import PARAMS_DIRECTORY, directories_of
+from seer_jax.run.seed import PARAMS_DIRECTORY, directories_of, is_forkable
 from seer_jax.seer import capacity
 from seer_jax.seer.phases import FROZEN, FULL
 
@@ -24,7 +25,6 @@ from seer_jax.seer.phases import FROZEN, FULL
 CHANGEABLE = (
     *continuation.CHANGEABLE,
     "update_every",
-    "keep_best",
     "on_nan",
     "agent.learning_rate",
     "agent.temperature_learning_rate",
@@ -42,6 +42,8 @@ CHANGEABLE_BEFORE_FREEZE = (
 )
 
 _ORIGIN = "fork"  # what the manifest says of the trunk
+_METRICS = (run_dir.METRICS_FILE, f"{run_dir.METRICS_FILE}{files.PARTIAL}")
+FILES = (checkpoint.DIRECTORY, PARAMS_DIRECTORY, best.DIRECTORY, *_METRICS)  # that a fork begins with
 
 
 def parse(source: str) -> tuple[pathlib.Path, int | None]:
@@ -50,12 +52,13 @@ def parse(source: str) -> tuple[pathlib.Path, int | None]:
     Raises:
       ConfigError: it has another form.
     """
-    directory, at, step = source.rpartition("@")
-    if not at:
+    if "@" not in source or os.path.isdir(source):
         return run_dir.locate(source), None
-    if not directory or not step.replace(",", "").isdecimal():
+    directory, _, step = source.rpartition("@")
+    digits = step.replace(",", "")
+    if not directory or not digits.isdecimal() or len(digits) > len(str(fields.MANY)):
         raise ConfigError(f"--fork={source} is not RUN_DIR or RUN_DIR@STEP, with STEP in agent steps")
-    return run_dir.locate(directory), int(step.replace(",", ""))
+    return run_dir.locate(directory), int(digits)
 
 
 def find(config: RunConfig, source: str, warn: Callable[[str], None]) -> list[checkpoint.Checkpoint]:
@@ -72,14 +75,18 @@ def find(config: RunConfig, source: str, warn: Callable[[str], None]) -> list[ch
     """
     trunk, step = parse(source)
     if not run_dir.is_started(trunk):
-        raise ConfigError(f"--fork={source} is not the directory of a run; name one that train made")
+        raise ConfigError(f"--fork={source}: {trunk} is not the directory of a run; name one that train made")
     differ = run_dir.differences(config, trunk)
     _check_fields(differ, source, (*CHANGEABLE, *CHANGEABLE_BEFORE_FREEZE))
     if config.num_seeds > 1 and (stopped := run_dir.stopped_seeds(trunk)):
-        raise ConfigError(f"--fork={source}: seed {stopped[0]} of it has stopped; fork each other seed alone")
+        raise ConfigError(
+            f"--fork={source}: its seed {stopped[0]} has stopped; fork the others one by one, as RUN_DIR/seed-N"
+        )
     saved = [_find(directory, step, config.num_envs, source, warn) for directory in directories_of(config, trunk)]
     if len({each.directory.name for each in saved}) > 1:
-        raise ConfigError(f"--fork={source}: its seeds have no common newest checkpoint; name a STEP that all have")
+        raise ConfigError(
+            f"--fork={source}: its seeds have no such checkpoint in common; name the STEP of one that all have"
+        )
     for each in saved:
         if each.progress["phase"] == FROZEN:
             _check_fields(differ, source, CHANGEABLE)
@@ -115,10 +122,11 @@ def _find(
     for number, env_steps in there.items():
         if env_steps is not None and step <= env_steps < step + num_envs:
             return checkpoint.read(checkpoints, number)
-    steps = ", ".join(f"{each:,}" for each in there.values() if each is not None) or "none"
+    damaged = [f"checkpoint {number} is damaged" for number, env_steps in there.items() if env_steps is None]
+    steps = ", ".join(str(each) for each in there.values() if each is not None) or "no others"
     raise ConfigError(
-        f"--fork={source}: {directory} has no checkpoint after {step:,} agent steps, but after {steps}; name one of"
-        " these, or keep others by checkpoint_at"
+        f"--fork={source}: {directory} has no checkpoint after {step} agent steps; there is one after each of {steps}"
+        f" {', '.join(['steps', *damaged])}; name one of them, or keep others with checkpoint_at"
     )
 
 
@@ -132,8 +140,9 @@ def _check_ahead(config: RunConfig, progress: dict[str, Any], source: str) -> No
     before = progress.get("steps_before", env_steps - 1)
     if progress["phase"] == FULL and seer.enabled and seer.freeze_step <= before:
         raise ConfigError(
-            f"seer.freeze_step={seer.freeze_step} lies before the {env_steps} agent steps of --fork={source}, which"
-            f" were trained without a freeze; raise it to at least {before + 1}, or fork an earlier checkpoint"
+            f"seer.freeze_step={seer.freeze_step} is too early for --fork={source}, which was trained without a"
+            f" freeze for {env_steps} agent steps; raise it to {max(env_steps, before + 1)}, or fork an earlier"
+            " checkpoint"
         )
 
 
@@ -146,17 +155,23 @@ def _check_ring(config: RunConfig, progress: dict[str, Any], source: str) -> Non
         here = new[phase](config) // config.num_envs * config.num_envs
         if here != there and (rows >= there or rows > here):
             raise ConfigError(
-                f"replay.capacity={config.replay.capacity} makes a ring of {here:,} rows, that of --fork={source} has"
-                f" {there:,}, and one of them has overwritten rows by now; choose the trunk's capacity, or fork an"
+                f"the {phase} phase has a ring of {here} rows, and that of --fork={source} has {there}: one of the two"
+                " may already have overwritten rows; choose the values of the trunk in the section replay, or fork an"
                 " earlier checkpoint"
             )
 
 
 def _progress(config: RunConfig, progress: dict[str, Any], differ: run_dir.Differences) -> dict[str, Any]:
-    """Returns the progress that a fork begins with: updates that another `update_every` would have made are not due."""
-    if "update_every" not in differ or progress["env_steps"] < config.learn_start:
-        return progress
-    return progress | {"updates_since": [progress["env_steps"], progress["updates"]]}
+    """Returns the progress that a fork begins with.
+
+    Updates that another `update_every` would have made before are not due. Whether the checkpoint stays on the disk is
+    decided by the `checkpoint_at` of the fork.
+    """
+    env_steps = progress["env_steps"]
+    progress = progress | {"stays": is_forkable(config, progress.get("steps_before", env_steps - 1), env_steps)}
+    if "update_every" in differ and env_steps >= config.learn_start:
+        progress["updates_since"] = [env_steps, progress["updates"]]
+    return progress
 
 
 def start(config: RunConfig, directory: pathlib.Path, arguments: Sequence[str], saved: checkpoint.Checkpoint) -> None:
@@ -169,20 +184,20 @@ def start(config: RunConfig, directory: pathlib.Path, arguments: Sequence[str], 
       saved: checkpoint of the trunk, with the progress that the fork begins with.
 
     Raises:
-      ConfigError: the directory cannot be written, or the checkpoint is gone.
+      ConfigError: the directory cannot be written, or the trunk cannot be read.
     """
-    manifest = saved.directory / checkpoint.MANIFEST_FILE
     try:
-        origin = {
-            "trunk": str(saved.directory.parent.parent),
-            "env_steps": saved.progress["env_steps"],
-            "checkpoint": saved.directory.name,
-            "sha256": files.checksum(manifest),
-        }
-        fill = functools.partial(_fill, saved)
-        run_dir.start(config, directory, arguments, origin={_ORIGIN: origin}, fill=fill)
-    except FileNotFoundError as error:
-        raise _gone(error) from None
+        checksum = files.checksum(saved.directory / checkpoint.MANIFEST_FILE)
+    except OSError as error:
+        raise _unreadable(error) from None
+    origin = {
+        "trunk": str(saved.directory.parent.parent),
+        "env_steps": saved.progress["env_steps"],
+        "checkpoint": saved.directory.name,
+        "sha256": checksum,
+    }
+    fill = functools.partial(_fill, saved)
+    run_dir.start(config, directory, arguments, origin={_ORIGIN: origin}, fill=fill)
 
 
 def _fill(saved: checkpoint.Checkpoint, directory: pathlib.Path) -> None:
@@ -190,7 +205,7 @@ def _fill(saved: checkpoint.Checkpoint, directory: pathlib.Path) -> None:
 
     Raises:
       OSError: the directory cannot be written; nothing was left in it.
-      ConfigError: the checkpoint is gone; nothing was left in the directory.
+      ConfigError: the trunk cannot be read; nothing was left in the directory.
     """
     trunk, progress = saved.directory.parent.parent, saved.progress
     copies = (trunk / PARAMS_DIRECTORY).glob("[0-9]*")
@@ -199,43 +214,48 @@ def _fill(saved: checkpoint.Checkpoint, directory: pathlib.Path) -> None:
         kept.append(best.directory(trunk, progress["best"]))
     try:
         lines = (trunk / run_dir.METRICS_FILE).read_bytes()[: progress["metrics_bytes"]]
+    except OSError as error:
+        raise _unreadable(error) from None
+    try:
         files.write_file(directory / run_dir.METRICS_FILE, lines)
         for path in kept:
             files.link_tree(path, directory / path.parent.name / path.name)
         checkpoint.link(saved, directory / checkpoint.DIRECTORY)
     except OSError as error:
-        _clear(directory)
+        clear(directory)
         if isinstance(error, FileNotFoundError):
-            raise _gone(error) from None
+            raise _unreadable(error) from None
         raise
 
 
-def _gone(error: FileNotFoundError) -> ConfigError:
-    return ConfigError(f"{error.filename} of the run to fork is gone; fork it again")
+def _unreadable(error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{error.filename} of the run to fork cannot be read: {error.strerror}; put it back, or fork another checkpoint"
+    )
 
 
-def _clear(directory: pathlib.Path) -> None:
-    for name in (checkpoint.DIRECTORY, PARAMS_DIRECTORY, best.DIRECTORY):
-        shutil.rmtree(directory / name, ignore_errors=True)
-    for path in directory.glob(f"{run_dir.METRICS_FILE}*"):
-        path.unlink()
-
-
-def check_origin(directory: pathlib.Path, source: str) -> None:
-    """Raises ConfigError unless the run in a directory is a fork of `RUN_DIR[@STEP]`, whatever the step."""
-    trunk, _ = parse(source)
+def check_origin(directory: pathlib.Path, source: str, num_envs: int) -> None:
+    """Raises ConfigError unless the run in a directory is a fork of `RUN_DIR[@STEP]`."""
+    trunk, step = parse(source)
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        there = pathlib.Path(run_dir.read_manifest(directory)[_ORIGIN]["trunk"])
-        if there in (trunk, trunk / directory.name):
+        origin = run_dir.read_manifest(directory)[_ORIGIN]
+        there, env_steps = pathlib.Path(origin["trunk"]), origin["env_steps"]
+        if there in (trunk, trunk / directory.name) and (step is None or step <= env_steps < step + num_envs):
             return
     raise ConfigError(f"run_dir={directory} holds no fork of --fork={source}; resume it without --fork")
 
 
-def clear_interrupted(directory: pathlib.Path) -> None:
-    """Removes what a fork that never began put into its directory, and nothing else."""
-    try:
-        is_fork = _ORIGIN in run_dir.read_manifest(directory)
-    except (OSError, ValueError, TypeError):
-        return
-    if is_fork:
-        _clear(directory)
+def is_interrupted(directory: pathlib.Path) -> bool:
+    """Returns whether a directory that holds no run yet may hold what a fork begins with."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return _ORIGIN in run_dir.read_manifest(directory)
+    return False
+
+
+def clear(directory: pathlib.Path) -> None:
+    """Removes what a fork that never began put into its directory, apart from the manifest."""
+    (directory / run_dir.CONFIG_FILE).unlink(missing_ok=True)  # without it the rest is not taken for a run
+    for name in (checkpoint.DIRECTORY, PARAMS_DIRECTORY, best.DIRECTORY):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for name in _METRICS:
+        (directory / name).unlink(missing_ok=True)

@@ -73,13 +73,16 @@ def start(
     seeds = {path: seed for seed, path in zip(configs_of(config), directories_of(config, directory), strict=True)}
     begins = dict(zip(seeds, trunk, strict=True)) if trunk else {}
     seeds.pop(directory, None)
+    interrupted = [path for path in (directory, *seeds) if resume and fork.is_interrupted(path)]
+    for path in (directory, *seeds):
+        started = run_dir.START_FILES if resume or path in seeds else ()
+        forked = fork.FILES if path in interrupted else ()
+        names = [each.name for each in seeds] if path == directory else []
+        run_dir.check_empty(path, apart_from=[*names, *started, *forked])
+    for path in interrupted:
+        fork.clear(path)
     if resume:
-        for path in (directory, *seeds):
-            fork.clear_interrupted(path)
         run_dir.clear_unstarted(directory)
-    run_dir.check_empty(directory, apart_from=[path.name for path in seeds])
-    for path in seeds:
-        run_dir.check_empty(path, apart_from=run_dir.START_FILES)
     try:
         # The run itself last: with its files all seeds have theirs.
         for path, values in [*seeds.items(), (directory, config)]:
@@ -90,7 +93,8 @@ def start(
     except ConfigError:
         for path in (*seeds, directory):
             with contextlib.suppress(OSError):
-                fork.clear_interrupted(path)
+                if path in begins:
+                    fork.clear(path)
                 run_dir.clear_start(path)
         raise
 

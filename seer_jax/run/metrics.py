@@ -48,14 +48,17 @@ class MetricsWriter:
             kept = _whole_lines(self._path.read_bytes()[:offset])
             self._lines.truncate(kept)
             events = run_dir / "tensorboard"
-            begins = not (offset and events.exists())  # of a fork, events of the trunk's records are written, too
             events.mkdir(exist_ok=True)
+            # A fork begins with records of its trunk, whose events it does not have.
+            begins = not (offset and any(path.stat().st_size for path in events.iterdir()))
             self._events = tensorboard.EventsWriter(
                 events,
                 env_steps=0 if begins else env_steps,
                 kept=self._records_from(0 if begins else env_steps),
                 hparams=hparams if begins else {},
             )
+            if begins:
+                self._events.flush()
         except OSError as error:
             raise self._error(error) from None
         if kept < offset:

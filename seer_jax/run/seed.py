@@ -131,17 +131,13 @@ class Seed:
         saves = (
             after >= config.total_steps
             or crossed(config.checkpoint_every, progress.env_steps, after)
-            or self._is_forkable(progress.env_steps, after)
+            or is_forkable(config, progress.env_steps, after)
         )
         return Next.LAST_STEP if saves else Next.STEP
 
-    def _is_forkable(self, before: int, after: int) -> bool:
-        """Returns whether a step of `checkpoint_at` lies in (before, after]."""
-        return any(before < step <= after for step in self.config.checkpoint_at)
-
     def to_json(self) -> dict[str, Any]:
         """Returns what a checkpoint holds of the seed, for JSON: its progress, and whether the checkpoint stays."""
-        stays = self._is_forkable(self.progress.steps_before, self.progress.env_steps)
+        stays = is_forkable(self.config, self.progress.steps_before, self.progress.env_steps)
         assert self.metrics is not None  # in the process that writes
         return self.progress.to_json() | {"metrics_bytes": self.metrics.sync(), "stays": stays}
 
@@ -303,6 +299,11 @@ class OfSeed(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._metrics)
+
+
+def is_forkable(config: RunConfig, before: int, after: int) -> bool:
+    """Returns whether a step of `checkpoint_at` lies in (before, after], so that a checkpoint stays on the disk."""
+    return any(before < step <= after for step in config.checkpoint_at)
 
 
 def crossed(every: int, before: int, after: int) -> bool:

@@ -168,7 +168,7 @@ def _find_checkpoints(
     with status.activity("checking the checkpoint to begin with"):
         if started:
             if fork is not None:
-                fork_lib.check_origin(directories_of(config, directory)[0], fork)
+                fork_lib.check_origin(directories_of(config, directory)[0], fork, config.num_envs)
             saved = group.find_checkpoints(config, directory, continuation.changes(config, directory), warn)
         else:
             saved = None if fork is None else fork_lib.find(config, fork, warn)

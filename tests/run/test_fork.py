@@ -243,11 +243,19 @@ def test_seeds_of_one_process_are_forked_together_and_alone(fake_envs, tmp_path,
         ("@100", ["env.task=qbert"], "env.task=krull there and qbert here"),
         ("@100", ["agent.hidden=16"], "agent.hidden=8 there and 16 here"),
         ("@220", ["seer.freeze_step=200"], "a fork of a frozen encoder may differ in total_steps"),
-        ("@160", ["seer.freeze_step=120"], "lies before the 160 agent steps"),
+        ("@160", ["seer.freeze_step=120"], "is too early for --fork="),
         ("@220", ["total_steps=200"], "total_steps=200 is not past the 220 agent steps"),
-        ("@120", [], "has no checkpoint after 120 agent steps, but after 100, 160, 220, 280; name one of these"),
+        (
+            "@120",
+            [],
+            "has no checkpoint after 120 agent steps; there is one after each of 100, 160, 220, 280 steps",
+        ),
         ("@soon", [], "is not RUN_DIR or RUN_DIR@STEP, with STEP in agent steps"),
-        ("@160", ["replay.capacity=120"], "one of them has overwritten rows by now; choose the trunk's capacity"),
+        (
+            "@160",
+            ["replay.capacity=120"],
+            "one of the two may already have overwritten rows; choose",
+        ),
     ],
 )
 def test_what_lies_behind_the_fork_is_refused_in_one_line(
@@ -277,9 +285,47 @@ def test_command_line_forks_and_continues_a_fork(fake_envs, trunks, tmp_path, ca
     assert untimed(directory) == before
     capsys.readouterr()
     assert train.main([*command[:1], f"--fork={tmp_path / 'other'}", *command[2:], "--resume"]) == 2
-    assert "holds no" in only_error_line(capsys)
+    assert "holds no fork of" in only_error_line(capsys)
+    assert train.main(["train", f"--fork={trunk}@100", *command[2:], "--resume"]) == 2
+    assert "holds no fork of" in only_error_line(capsys)
+    assert train.main(["train", f"--fork={tmp_path / 'none'}", f"--run_dir={tmp_path / 'new'}"]) == 2
+    assert "is not the directory of a run; name one that train made" in only_error_line(capsys)
+    assert train.main(["train", f"--fork={trunk}@{'9' * 5000}", f"--run_dir={tmp_path / 'new'}"]) == 2
+    assert "is not RUN_DIR or RUN_DIR@STEP" in only_error_line(capsys)
     assert train.main(["train", f"--fork={trunk}", "--plan"]) == 2
     assert "--plan plans a whole run; leave out --fork" in only_error_line(capsys)
+
+
+def test_fork_goes_on_without_its_trunk(fake_envs, trunks, tmp_path):
+    shutil.copytree(trunks("rainbow"), tmp_path / "trunk")
+    command = ["train", f"--fork={tmp_path / 'trunk'}@160", f"--run_dir={tmp_path / 'fork'}", "--resume"]
+    assert train.main([*command, "--config.total_steps=200"]) == 0
+    shutil.rmtree(tmp_path / "trunk")
+    assert train.main([*command, "--config.total_steps=240"]) == 0
+    assert records(tmp_path / "fork")[-1]["env_steps"] >= 240
+
+
+def test_start_of_a_fork_removes_nothing_of_a_run_that_began(fake_envs, trunks, tmp_path):
+    """Its configuration is missing, as if the run had not begun."""
+    config = config_of("rainbow", total_steps=240)
+    run_fork = functools.partial(train.run, config, tmp_path / "fork", fork=f"{trunks('rainbow')}@160", resume=True)
+    run_fork()
+    (tmp_path / "fork" / "config.json").unlink()
+    before = contents(tmp_path / "fork")
+    with pytest.raises(ConfigError, match="already exists"):
+        run_fork()
+    assert contents(tmp_path / "fork") == before
+
+
+def test_checkpoint_stays_if_the_fork_says_so(fake_envs, trunks, tmp_path):
+    for at, stays in ((180,), 181), ((160,), 160):
+        config = config_of("rainbow", total_steps=200, checkpoint_at=at, checkpoints_kept=1, seer__freeze_step=170)
+        directory = tmp_path / str(at[0])
+        train.run(config, directory, fork=f"{trunks('rainbow')}@160")
+        numbers = checkpoint.numbers(directory / checkpoint.DIRECTORY)
+        first, last = (checkpoint.steps(directory / checkpoint.DIRECTORY, number) for number in numbers)
+        assert first == stays
+        assert last >= 200
 
 
 def test_fork_of_a_trunk_whose_checkpoint_is_damaged_or_gone_is_refused(fake_envs, trunks, tmp_path):
