@@ -284,13 +284,12 @@ def _config(values: flags.FlagValues, overrides: list[str]) -> RunConfig:
         raise cli.UsageError("--resume needs --run_dir=DIR, the directory of the run to continue")
     if values.config is not None:
         return resolve.resolve(cli.loaded(values.config))
-    resumed = None if values.run_dir is None else run_dir_lib.locate(values.run_dir)
-    goes_on = values.resume and resumed is not None and run_dir_lib.is_started(resumed)
-    if values.fork is not None and not goes_on:
+    resumed = run_dir_lib.locate(values.run_dir) if values.resume else None
+    if values.fork is not None and not (resumed is not None and run_dir_lib.is_started(resumed)):
         flag, directory = f"--fork={values.fork}", fork_lib.parse(values.fork)[0]
         if not run_dir_lib.is_started(directory):
             raise cli.UsageError(f"{flag}: {directory} is not the directory of a run; name one that train made")
-    elif values.resume and resumed is not None:
+    elif resumed is not None:
         flag, directory = f"--run_dir={values.run_dir}", resumed
     else:
         raise cli.UsageError("--config=FILE is missing, for example --config=rainbow_atari")

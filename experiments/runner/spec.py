@@ -120,4 +120,4 @@ def _steps_within(config_file: str, overrides: tuple[tuple[str, Any], ...], macs
 
 
 def _format(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return (",".join(map(str, value)) or "()") if isinstance(value, (list, tuple)) else str(value)
