@@ -5,8 +5,10 @@ With SEER_JAX_TEST_AS_USERS=1 programs are compiled as users compile them. Numer
     SEER_JAX_TEST_AS_USERS=1 python -m pytest -n 2 --dist loadfile -m numeric
 """
 
+import gc
 import importlib.metadata
 import os
+import pathlib
 import signal
 import tempfile
 
@@ -28,12 +30,27 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # The official DeepMind Control package decides at its import what it renders with.
 os.environ.setdefault("MUJOCO_GL", "egl")
 
+import jax
 import pytest
 
 from tests.helpers import runs
 
 # A shell that starts the suite in the background has it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_MANY_MAPS = 15_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Frees compiled programs. Linux allows a process 65,530 memory maps, and a compiler that gets no more crashes."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
+        runs.forget_programs()
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -152,6 +152,12 @@ def compiled_once():
         yield
 
 
+def forget_programs():
+    """Frees what `compiled_once` keeps."""
+    for kept in (_agents, _programs, _acts):
+        kept.clear()
+
+
 def _places(placement):
     return placement.num_seeds, placement.mesh and placement.mesh.devices.shape
 
