@@ -39,10 +39,10 @@ from tests.helpers import runs
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_MANY_MAPS = 15_000
+_MANY_MAPS = 30_000
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def few_programs():
     """Frees compiled programs. Linux allows a process 65,530 memory maps, and a compiler that gets no more crashes."""
     yield
