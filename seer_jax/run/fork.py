@@ -17,6 +17,7 @@ from seer_jax import fields, files
 from seer_jax.config import RunConfig
 from seer_jax.fields import ConfigError
 from seer_jax.run import best, checkpoint, continuation, run_dir
+from seer_jax.run.progress import steps_before
 from seer_jax.run.seed import PARAMS_DIRECTORY, directories_of, is_forkable
 from seer_jax.seer import capacity
 from seer_jax.seer.phases import FROZEN, FULL
@@ -43,7 +44,8 @@ CHANGEABLE_BEFORE_FREEZE = (
 
 _ORIGIN = "fork"  # what the manifest says of the trunk
 _METRICS = (run_dir.METRICS_FILE, f"{run_dir.METRICS_FILE}{files.PARTIAL}")
-FILES = (checkpoint.DIRECTORY, PARAMS_DIRECTORY, best.DIRECTORY, *_METRICS)  # that a fork begins with
+_DIRECTORIES = (checkpoint.DIRECTORY, PARAMS_DIRECTORY, best.DIRECTORY)
+FILES = (*_DIRECTORIES, *_METRICS)  # that a fork begins with
 
 
 def parse(source: str) -> tuple[pathlib.Path, int | None]:
@@ -137,7 +139,7 @@ def _check_ahead(config: RunConfig, progress: dict[str, Any], source: str) -> No
         raise ConfigError(
             f"total_steps={config.total_steps} is not past the {env_steps} agent steps of --fork={source}; raise it"
         )
-    before = progress.get("steps_before", env_steps - 1)
+    before = steps_before(progress)
     if progress["phase"] == FULL and seer.enabled and seer.freeze_step <= before:
         raise ConfigError(
             f"seer.freeze_step={seer.freeze_step} is too early for --fork={source}, which was trained without a"
@@ -168,7 +170,7 @@ def _progress(config: RunConfig, progress: dict[str, Any], differ: run_dir.Diffe
     decided by the `checkpoint_at` of the fork.
     """
     env_steps = progress["env_steps"]
-    progress = progress | {"stays": is_forkable(config, progress.get("steps_before", env_steps - 1), env_steps)}
+    progress = progress | {"stays": is_forkable(config, steps_before(progress), env_steps)}
     if "update_every" in differ and env_steps >= config.learn_start:
         progress["updates_since"] = [env_steps, progress["updates"]]
     return progress
@@ -255,7 +257,7 @@ def is_interrupted(directory: pathlib.Path) -> bool:
 def clear(directory: pathlib.Path) -> None:
     """Removes what a fork that never began put into its directory, apart from the manifest."""
     (directory / run_dir.CONFIG_FILE).unlink(missing_ok=True)  # without it the rest is not taken for a run
-    for name in (checkpoint.DIRECTORY, PARAMS_DIRECTORY, best.DIRECTORY):
+    for name in _DIRECTORIES:
         shutil.rmtree(directory / name, ignore_errors=True)
     for name in _METRICS:
         (directory / name).unlink(missing_ok=True)

@@ -109,8 +109,16 @@ class Progress:
         """Returns the progress that `to_json` gave; other entries of `saved` are ignored."""
         names = ("phase", "env_steps", "updates", "rows", "pool", "costs", "evals", "best", "info")
         plain = {name: saved[name] for name in names}
-        plain["steps_before"] = saved.get("steps_before", saved["env_steps"] - 1)  # 0.3.0 saved neither
+        plain["steps_before"] = steps_before(saved)
         plain["updates_since"] = saved.get("updates_since")
         recent = collections.deque(saved["recent"], maxlen=_RECENT_EPISODES)
         ledger, clock = flops.Ledger(saved["ledger"]), Clock(saved["clock"])
         return cls(**plain, recent=recent, ledger=ledger, clock=clock)
+
+
+def steps_before(saved: dict[str, Any]) -> int:
+    """Returns the agent steps before the last vector step of a progress that `to_json` gave.
+
+    Version 0.3.0 did not save them. They are then the most that they can be if that step was one.
+    """
+    return saved.get("steps_before", saved["env_steps"] - 1)
