@@ -25,6 +25,7 @@ from seer_jax.run import (
 )
 from seer_jax.run import fork as fork_lib
 from seer_jax.run import run_dir as run_dir_lib
+from seer_jax.run.checkpoint import Checkpoint
 from seer_jax.run.loop import Loop
 from seer_jax.run.records import Receiver, Record
 from seer_jax.run.seed import directories_of
@@ -106,7 +107,7 @@ def run_in(
       Exception: what `seer_jax.train.run` raises.
     """
     started, found = hosts.lead(functools.partial(_find_checkpoints, directory, config, resume, fork, warn))
-    saved = found and [each and checkpoint.Checkpoint(pathlib.Path(each[0]), each[1]) for each in found]
+    saved = found and [each and Checkpoint(pathlib.Path(each[0]), each[1]) for each in found]
     source = pathlib.Path(config.seer.init_from) if config.seer.init_from is not None and saved is None else None
     if source is not None:
         transfer.check(config, source)
@@ -120,11 +121,7 @@ def run_in(
         if not started:
             trunk = saved and [each for each in saved if each is not None]
             hosts.lead(lambda: group.start(config, directory, arguments, resume=resume, trunk=trunk))
-            if saved is not None:
-                saved = [
-                    each and each._replace(directory=path / checkpoint.DIRECTORY / each.directory.name)
-                    for path, each in zip(directories_of(config, directory), saved, strict=True)
-                ]
+            saved = trunk and _linked(directories_of(config, directory), trunk)
         loop = Loop(
             parts,
             env,
@@ -144,17 +141,29 @@ def run_in(
             print(f"run directory: {directory}", flush=True)
             for message in rules.warnings(config):  # what refuses the run has passed
                 warn(message)
-        if started:
-            steps = zip(directories_of(config, directory), saved or (), strict=False)
-            env_steps = {path: each.progress["env_steps"] for path, each in steps if each is not None}
-            record = functools.partial(group.record_changes, config, directory)
-            if changed := hosts.lead(lambda: record(env_steps=env_steps, arguments=arguments)):
-                values = (f"{name}={now} (was {before})" for name, (before, now) in changed.items())
-                warn(f"goes on with {', '.join(values)}")
+        record = functools.partial(_record_changes, directory, config, saved, arguments)
+        if started and (changed := hosts.lead(record)):
+            values = (f"{name}={now} (was {before})" for name, (before, now) in changed.items())
+            warn(f"goes on with {', '.join(values)}")
         end = loop.train(hosts.stop)
         return hosts.lead(lambda: end)
     finally:
         loop.close()
+
+
+def _linked(directories: Sequence[pathlib.Path], trunk: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Returns the checkpoints of a trunk where its fork has them."""
+    pairs = zip(directories, trunk, strict=True)
+    return [each._replace(directory=path / checkpoint.DIRECTORY / each.directory.name) for path, each in pairs]
+
+
+def _record_changes(
+    directory: pathlib.Path, config: RunConfig, saved: Sequence[Checkpoint | None] | None, arguments: Sequence[str]
+) -> run_dir_lib.Differences:
+    """Does what `group.record_changes` does, at the agent steps of the checkpoints that the run goes on from."""
+    steps = zip(directories_of(config, directory), saved or (), strict=False)
+    env_steps = {path: each.progress["env_steps"] for path, each in steps if each is not None}
+    return group.record_changes(config, directory, env_steps=env_steps, arguments=arguments)
 
 
 def _find_checkpoints(
