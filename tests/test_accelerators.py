@@ -43,8 +43,8 @@ SETTINGS = {
     "curl": (*CURL, {}, 400_000, 2_000_000),
 }
 CASES = [
-    *itertools.product(["rainbow", "rainbow-prioritized"], [1, 32], [FULL, FROZEN]),
-    *itertools.product(["rainbow-seeds", "rainbow-impala", "curl"], [1], [FULL, FROZEN]),
+    *itertools.product(["rainbow-prioritized"], [32], [FULL, FROZEN]),
+    *itertools.product(["rainbow", "rainbow-seeds", "rainbow-impala", "curl"], [1], [FULL, FROZEN]),
 ]
 if ALL:
     QUICK, CASES = {}, list(itertools.product(SETTINGS, [1, 32], [FULL, FROZEN]))

@@ -47,7 +47,7 @@ def test_checkpoints_do_not_depend_on_the_mesh(fake_envs, tmp_path, monkeypatch,
         i: types.SimpleNamespace(
             run_dir=tmp_path / f"again-{i}",
             progress=Progress.from_json(each.progress),
-            metrics=types.SimpleNamespace(sync=lambda: 0),
+            to_json=lambda each=each: each.progress,
         )
         for i, each in enumerate(saved)
     }

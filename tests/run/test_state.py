@@ -24,8 +24,8 @@ def begin(encoder=None, **changes):
 def save(begun, parts, directory, progress=None):
     """Writes a checkpoint as a run does, and reads it; nothing else of the run exists."""
     progress = progress or Progress(phase=begun.phase)
-    to_json = lambda: progress.to_json() | {"metrics_bytes": 123}  # noqa: E731
-    seed = types.SimpleNamespace(run_dir=directory, progress=progress, to_json=to_json)
+    saved = progress.to_json() | {"metrics_bytes": 123}
+    seed = types.SimpleNamespace(run_dir=directory, progress=progress, to_json=lambda: saved)
     assert state.save(begun, parts, {0: seed}) == {0: None}
     return checkpoint.newest(directory / checkpoint.DIRECTORY, pytest.fail)
 
