@@ -12,44 +12,52 @@ from experiments.runner.spec import Run
 Values = Mapping[str, Sequence[Any]]  # values of the field, by scale
 
 
-def of_rainbow(scale: str, field: str, values: Values, arm: str, **changes: Any) -> list[Run]:
-    """Returns runs of Rainbow on a few games, each to the budget of the scale.
+def of_rainbow(
+    scale: str, field: str, values: Values, arm: str, *, starts_alike: bool = True, **changes: Any
+) -> list[Run]:
+    """Returns runs of Rainbow on a few games, each to the budget of the scale, and the trunks that they fork.
 
     Args:
       scale: smoke, cpu or paper.
       field: dotted name.
       values: of the field, by scale.
       arm: label with a placeholder for the value.
+      starts_alike: whether the field changes nothing before the freeze, so that all values fork one trunk.
       changes: other overrides, with __ for dots.
     """
-    return [
-        run
-        for task in rainbow.FEW_TASKS[scale]
-        for seed in rainbow.SEEDS[scale]
-        for run in _variants(
-            functools.partial(rainbow.make_run, scale, task, seed, preset="paper", to_budget=True, **changes),
-            rainbow.seer(scale, task, seed),
-            field,
-            values[scale],
-            arm,
-        )
-    ]
+    found = []
+    for task in rainbow.FEW_TASKS[scale]:
+        for seed in rainbow.SEEDS[scale]:
+            trunk = rainbow.baseline(scale, task, seed)
+            make = functools.partial(
+                rainbow.make_run,
+                scale,
+                task,
+                seed,
+                preset="paper",
+                to_budget=True,
+                trunk=trunk if starts_alike else None,
+                **changes,
+            )
+            found += [trunk, *_variants(make, rainbow.seer(scale, task, seed), field, values[scale], arm)]
+    return found
 
 
 def of_curl(scale: str, field: str, values: Values, arm: str) -> list[Run]:
-    """Returns runs of CURL on one task of DeepMind Control; arguments are those of `of_rainbow`."""
-    task = curl.TASKS[scale][0]
-    return [
-        run
-        for seed in curl.FEW_SEEDS[scale]
-        for run in _variants(
-            functools.partial(curl.make_run, scale, task, seed, preset="paper", **curl.LONGER[scale]),
-            curl.seer(scale, task, seed),
-            field,
-            values[scale],
-            arm,
-        )
-    ]
+    """Returns runs of CURL on one task of DeepMind Control, and the trunks that they fork.
+
+    Args:
+      scale: smoke, cpu or paper.
+      field: dotted name of a field that changes nothing before the freeze.
+      values: of the field, by scale.
+      arm: label with a placeholder for the value.
+    """
+    found, task = [], curl.TASKS[scale][0]
+    for seed in curl.FEW_SEEDS[scale]:
+        trunk = curl.baseline(scale, task, seed)
+        make = functools.partial(curl.make_run, scale, task, seed, preset="paper", trunk=trunk, **curl.LONGER[scale])
+        found += [trunk, *_variants(make, curl.seer(scale, task, seed), field, values[scale], arm)]
+    return found
 
 
 def _variants(make: Callable[..., Run], base: Run, field: str, values: Sequence[Any], arm: str) -> list[Run]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.runner.spec import Run
+from experiments.runner.spec import Fork, Run
 
 CURL, SEER = "CURL", "CURL + SEER"
 TASKS = {
@@ -15,6 +15,7 @@ SEEDS = {"smoke": (0,), "cpu": (0, 1), "paper": (0, 1, 2, 3, 4)}
 FEW_SEEDS = {"smoke": (0,), "cpu": (0,), "paper": (0, 1, 2)}
 # Overrides of runs with SEER: longer at the scale cpu, where steps after the freeze cost little.
 LONGER: dict[str, dict[str, Any]] = {"smoke": {}, "cpu": {"total_steps": 30_000}, "paper": {}}
+# Checkpoints of trunks, and therefore of all runs, are kept at the freezes of all runs that fork them.
 _SCALES: dict[str, dict[str, Any]] = {
     # A small encoder compiles fast. A full ring before the freeze gives most runs the same programs.
     "smoke": {
@@ -36,6 +37,7 @@ _SCALES: dict[str, dict[str, Any]] = {
         "agent.updates_per_actor_update": 1,
         "agent.updates_per_target_update": 1,
         "replay.capacity": 60,
+        "checkpoint_at": (60,),
         "seer.freeze_step": 60,
     },
     # Smaller images without shadows, batches, hidden layers and runs, which 2 cores train in hours.
@@ -44,6 +46,7 @@ _SCALES: dict[str, dict[str, Any]] = {
         "log_every": 500,
         "eval_every": 2000,
         "checkpoint_every": 6000,
+        "checkpoint_at": (6000, 10_000),
         "params_every": 2000,
         "env.image_size": 44,
         "env.crop_size": 40,
@@ -53,12 +56,21 @@ _SCALES: dict[str, dict[str, Any]] = {
         "replay.capacity": 30_000,
         "seer.freeze_step": 10_000,
     },
-    "paper": {"params_every": 10_000},
+    "paper": {"checkpoint_at": (5000, 10_000, 20_000, 40_000), "params_every": 10_000, "seer.freeze_step": 10_000},
 }
 
 
 def make_run(
-    scale: str, task: str, seed: int, *, name: str, arm: str, preset: str, source: str | None = None, **changes: Any
+    scale: str,
+    task: str,
+    seed: int,
+    *,
+    name: str,
+    arm: str,
+    preset: str,
+    source: str | None = None,
+    trunk: Run | None = None,
+    **changes: Any,
 ) -> Run:
     """Returns a run on one task.
 
@@ -70,14 +82,15 @@ def make_run(
       arm: label of the arm.
       preset: of `configs/curl_dmc.py`.
       source: name of the run whose encoder this one starts from.
+      trunk: run that this one forks at its freeze; None for one that begins with its first step.
       changes: overrides in addition to those of the scale, with __ for dots.
     """
     changes = {field.replace("__", "."): value for field, value in changes.items()}
     # Presets of tasks hold the paper's values; the other scales set these fields themselves.
     config = f"configs/curl_dmc.py:{preset},{task}" if scale == "paper" else f"configs/curl_dmc.py:{preset}"
-    return Run(
-        f"{task}-{name}-s{seed}", arm, config, {"env.task": task, "seed": seed} | _SCALES[scale] | changes, source
-    )
+    overrides = {"env.task": task, "seed": seed} | _SCALES[scale] | changes
+    fork = Fork(trunk.name, overrides["seer.freeze_step"]) if trunk else None
+    return Run(f"{task}-{name}-s{seed}", arm, config, overrides, source, fork)
 
 
 def baseline(scale: str, task: str, seed: int) -> Run:
@@ -86,5 +99,6 @@ def baseline(scale: str, task: str, seed: int) -> Run:
 
 
 def seer(scale: str, task: str, seed: int) -> Run:
-    """Returns a run of CURL with SEER."""
-    return make_run(scale, task, seed, name="curl-seer", arm=SEER, preset="paper", **LONGER[scale])
+    """Returns a run of CURL with SEER; it forks `baseline` at its freeze."""
+    trunk = baseline(scale, task, seed)
+    return make_run(scale, task, seed, name="curl-seer", arm=SEER, preset="paper", trunk=trunk, **LONGER[scale])

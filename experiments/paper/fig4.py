@@ -1,6 +1,6 @@
 """Figure 4: scores of Rainbow with 0.07 GB of replay, with and without SEER, and with unlimited replay memory."""
 
-from typing import Any
+import functools
 
 from experiments.paper import rainbow
 from experiments.runner.spec import Experiment, Run
@@ -11,20 +11,20 @@ _CAPACITY = {"smoke": 100, "cpu": 10_000, "paper": 10_000}  # frames before the 
 
 
 def runs(scale: str) -> list[Run]:
-    """Returns the runs of a scale."""
-    steps = _STEPS[scale]
-    settings: dict[str, Any] = {"replay__capacity": _CAPACITY[scale], "total_steps": steps}
+    """Returns the runs of a scale; those with SEER fork those with as little memory and without it."""
     tasks = rainbow.TASKS[scale] if scale == "paper" else rainbow.FEW_TASKS[scale]
-    arms: tuple[dict[str, Any], ...] = (
-        {"name": "small", "arm": SMALL, "preset": "constrained", "seer__enabled": False},
-        {"name": "small-seer", "arm": SMALL_SEER, "preset": "constrained"},
-        {"name": "unbounded", "arm": UNBOUNDED, "preset": "baseline", "replay__capacity": steps},
-    )
+    return [run for task in tasks for seed in rainbow.SEEDS[scale] for run in _arms(scale, task, seed)]
+
+
+def _arms(scale: str, task: str, seed: int) -> list[Run]:
+    steps, capacity = _STEPS[scale], _CAPACITY[scale]
+    make = functools.partial(rainbow.make_run, scale, task, seed, total_steps=steps)
+    little = functools.partial(make, preset="constrained", replay__capacity=capacity)
+    trunk = little(name="small", arm=SMALL, seer__enabled=False)
     return [
-        rainbow.make_run(scale, task, seed, **(settings | arm))
-        for task in tasks
-        for seed in rainbow.SEEDS[scale]
-        for arm in arms
+        trunk,
+        little(name="small-seer", arm=SMALL_SEER, trunk=trunk),
+        make(name="unbounded", arm=UNBOUNDED, preset="baseline", replay__capacity=steps),
     ]
 
 

@@ -11,7 +11,8 @@ _CAPACITY = {"smoke": {}, "cpu": {"replay__capacity": 150_000}, "paper": {}}
 def runs(scale: str) -> list[Run]:
     """Returns the runs of a scale."""
     changes = {"replay__allow_more_memory": True} | _CAPACITY[scale]
-    return ablation.of_rainbow(scale, "seer.freeze_through", _STAGES, "frozen through {}", **changes)
+    arm = "frozen through {}"
+    return ablation.of_rainbow(scale, "seer.freeze_through", _STAGES, arm, starts_alike=False, **changes)
 
 
 EXPERIMENT = Experiment(

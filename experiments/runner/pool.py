@@ -5,9 +5,10 @@ others.
 """
 
 import contextlib
+import graphlib
 import pathlib
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from absl import flags
 
@@ -39,10 +40,10 @@ def define_flags(values: flags.FlagValues) -> None:
 def train_all(
     runs: Sequence[Run], out: pathlib.Path, *, workers: int | None = None, backend: str = "local"
 ) -> dict[str, Outcome]:
-    """Trains the runs that are not finished yet, sources of encoders first, and returns how each ended, by name.
+    """Trains the runs that are not finished yet, trunks and sources of encoders first; returns how each ended, by name.
 
     Args:
-      runs: with different names.
+      runs: with different names; those that others need are among them.
       out: directory that gets `runs/NAME`, and `runs/NAME.log` with the output of each run.
       workers: runs at a time; None takes as many as cores and memory allow.
       backend: `local` or `ray`.
@@ -55,13 +56,12 @@ def train_all(
     except OSError as error:
         raise ConfigError(f"--out={out} cannot be written: {error.strerror}; name another directory") from None
     outcomes: dict[str, Outcome] = {}
-    sources = {run.source for run in runs}
     with PoolDisplay(runs, out) as display:
         finished = set()
         for run in runs:
             finished |= {run.name} if is_finished(run, out) else set()
             display.add(run)
-        for stage in ([run for run in runs if run.name in sources], [run for run in runs if run.name not in sources]):
+        for stage in _stages(runs):
             for run in stage:
                 if (outcome := _known_outcome(run, finished, outcomes)) is not None:
                     outcomes[run.name] = outcome
@@ -95,9 +95,21 @@ def is_finished(run: Run, out: pathlib.Path) -> bool:
     return False
 
 
+def _stages(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """Yields the runs in groups; those that a run needs come in groups before its own."""
+    by_name = {run.name: run for run in runs}
+    sorter = graphlib.TopologicalSorter({run.name: run.needs for run in runs})
+    sorter.prepare()
+    while ready := sorter.get_ready():
+        yield [by_name[name] for name in ready]
+        sorter.done(*ready)
+
+
 def _known_outcome(run: Run, finished: Collection[str], outcomes: Mapping[str, Outcome]) -> Outcome | None:
-    """Returns the outcome of a run that is finished, or cannot start because its source failed; None for others."""
-    source = outcomes.get(run.source) if run.source is not None else None
-    if source is not None and source.code:
-        return Outcome(source.code, f"{run.source}, which it starts from, failed")
-    return Outcome(0) if run.name in finished else None
+    """Returns the outcome of a run that is finished, or cannot start because another failed; None for others."""
+    if run.name in finished:
+        return Outcome(0)
+    for name in run.needs:
+        if code := outcomes[name].code:
+            return Outcome(code, f"{name}, which it starts from, failed")
+    return None

@@ -5,7 +5,7 @@ import functools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.report.content import Comparison, Section
 from experiments.runner import budget
@@ -19,6 +19,18 @@ SCALES = ("smoke", "cpu", "paper")
 _PROCESS_BYTES = 1.5e9  # memory of a run apart from its rings and states: packages, programs, environments
 
 
+class Fork(NamedTuple):
+    """Where a run begins that goes on from another one.
+
+    Attributes:
+      trunk: name of the other run.
+      env_steps: agent steps of the trunk, at which it keeps a checkpoint.
+    """
+
+    trunk: str
+    env_steps: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One training run.
@@ -29,6 +41,7 @@ class Run:
       config: configuration file with `:PRESET`.
       overrides: values by dotted name.
       source: name of the run whose encoder this one starts from; None for a new encoder.
+      fork: the trunk that this run forks, and where; None for a run that begins with its first step.
       budget: multiply-accumulates (the paper's FLOPs) after which the run ends, whatever `total_steps` is; None ends it
         at `total_steps`.
     """
@@ -38,7 +51,13 @@ class Run:
     config: str
     overrides: Mapping[str, Any]
     source: str | None = None
+    fork: Fork | None = None
     budget: float | None = None
+
+    @property
+    def needs(self) -> list[str]:
+        """Names of the runs that must be finished before this one can start."""
+        return [name for name in (self.source, self.fork and self.fork.trunk) if name is not None]
 
     def arguments(self, runs_dir: pathlib.Path) -> list[str]:
         """Returns the flags of `seer_jax.train` that configure this run.
@@ -54,6 +73,14 @@ class Run:
             overrides["total_steps"] = _steps_within(self.config, any_seed, self.budget)
         return [f"--config={self.config}", *(f"--config.{name}={_format(value)}" for name, value in overrides.items())]
 
+    def origin(self, runs_dir: pathlib.Path) -> str | None:
+        """Returns the checkpoint that this run forks, `RUN_DIR@STEP`; None for one that begins with its first step.
+
+        Args:
+          runs_dir: directory that holds the run directories of the experiment.
+        """
+        return f"{runs_dir / self.fork.trunk}@{self.fork.env_steps}" if self.fork is not None else None
+
     def command(self, out: pathlib.Path) -> list[str]:
         """Returns the command line that trains the run, or resumes it.
 
@@ -61,7 +88,9 @@ class Run:
           out: directory that holds `runs/`.
         """
         runs_dir = (out / "runs").absolute()
-        arguments = [*self.arguments(runs_dir), f"--run_dir={runs_dir / self.name}", "--resume"]
+        origin = self.origin(runs_dir)
+        arguments = [f"--fork={origin}"] if origin is not None else []
+        arguments += [*self.arguments(runs_dir), f"--run_dir={runs_dir / self.name}", "--resume"]
         return [sys.executable, "-m", "seer_jax.train", *arguments]
 
     def load(self, runs_dir: pathlib.Path = pathlib.Path()) -> RunConfig:

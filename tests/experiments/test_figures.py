@@ -21,7 +21,8 @@ def train_in_this_process(runs, out, workers, display):
     """Replaces `local_backend.train`, whose processes would each import and trace everything again."""
     del workers, display
     for each in runs:
-        train.run(each.load(out / "runs"), out / "runs" / each.name, resume=True)
+        runs_dir = out / "runs"
+        train.run(each.load(runs_dir), runs_dir / each.name, resume=True, fork=each.origin(runs_dir))
     return {each.name: Outcome(0) for each in runs}
 
 

@@ -56,6 +56,20 @@ def test_only_runs_at_equal_flops_have_a_budget():
     assert {run.budget for name in ("fig2", "fig4", "fig6", "fig7") for run in paper_runs()[name]} == {None}
 
 
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "paper"])
+def test_runs_that_start_alike_fork_one_trunk_at_their_freeze(scale):
+    for name, experiment in EXPERIMENTS.items():
+        runs = {run.name: run for run in experiment.runs(scale)}
+        for run in runs.values():
+            if run.fork is not None:
+                trunk = runs[run.fork.trunk]
+                assert run.fork.env_steps == run.overrides["seer.freeze_step"]
+                assert run.fork.env_steps in trunk.overrides["checkpoint_at"]
+        arms = {run.arm: run.fork is not None for run in runs.values()}
+        with_seer = [arm for arm in arms if "SEER" in arm or "frozen at" in arm or "latents" in arm]
+        assert all(arms[arm] for arm in with_seer if "from" not in arm), (name, arms)
+
+
 def test_figures_of_rainbow_have_the_paper_s_settings():
     games = {"alien", "amidar", "bank_heist", "crazy_climber", "krull", "qbert", "road_runner", "seaquest"}
     assert tasks("fig3") == tasks("fig4") == games

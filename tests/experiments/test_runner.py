@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from experiments.runner import display, local_backend, pool, ray_backend
 from experiments.runner.process import Outcome
-from experiments.runner.spec import Run
+from experiments.runner.spec import Fork, Run
 from seer_jax import train
 from seer_jax.fields import ConfigError
 from tests.helpers.record_factories import write_run_dir
@@ -96,6 +96,19 @@ def test_run_starts_after_its_source_and_not_at_all_if_that_failed(tmp_path):
     assert not (tmp_path / "runs" / "orphan.log").exists()
 
 
+def test_forks_start_after_their_trunks_and_forks_of_forks_after_those(tmp_path):
+    runs = [
+        FakeRun("second", fork=Fork("first", 20)),
+        FakeRun("first", fork=Fork("trunk", 10)),
+        FakeRun("other", fork=Fork("trunk", 20)),
+        FakeRun("trunk"),
+    ]
+    assert set(pool.train_all(runs, tmp_path, workers=2).values()) == {Outcome(0)}
+    trunk, first, other, second = spans(tmp_path, "trunk", "first", "other", "second")
+    assert trunk[1] < min(first[0], other[0])
+    assert first[1] < second[0]
+
+
 def test_finished_run_is_not_trained_again(tmp_path):
     finished, unfinished = FakeRun("finished"), FakeRun("unfinished")
     write_run_dir(tmp_path / "runs" / "finished", [{"kind": "end"}], finished.load().to_dict())
@@ -171,6 +184,16 @@ def test_command_of_a_run_resumes_it_from_its_source(tmp_path):
         "--config.env.size=1,2",
         "--config.seed=3",
         f"--config.seer.init_from={tmp_path / 'runs' / 'b'}",
+        f"--run_dir={tmp_path / 'runs' / 'a'}",
+        "--resume",
+    ]
+
+
+def test_command_of_a_fork_names_its_trunk_and_checkpoint(tmp_path):
+    run = Run("a", "arm", "configs/x.py:quick", {}, fork=Fork("trunk", 20))
+    assert run.command(tmp_path)[3:] == [
+        f"--fork={tmp_path / 'runs' / 'trunk'}@20",
+        "--config=configs/x.py:quick",
         f"--run_dir={tmp_path / 'runs' / 'a'}",
         "--resume",
     ]
