@@ -76,6 +76,11 @@ class SeerConfig:
     freeze_step: int = integer(50_000, "agent steps until the encoder freezes; 0 with `seer.init_from`")
     num_copies: int = integer(1, "augmented latents stored of each row", low=1, high=256)
     freeze_through: str = text(UNSET, "last stage of the encoder that freezes; unset, the algorithm's own choice")
+    signal_every: int = integer(
+        1000,
+        "agent steps between two signals of how far the encoder has come; 0 measures none",
+        earlier=0,
+    )
     sync_target_heads: bool = flag(False, "set the target heads to the heads at the freeze")
     init_from: str | None = text(UNSET, "directory of a run whose encoder to start from", optional=True)
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-KINDS = ("act", "encode", "update", "handover")
+KINDS = ("act", "encode", "update", "signal", "handover")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,8 @@ class Agent(NamedTuple):
       augment: `(key, obs) -> [B, K, h, w, C]`, the encoder's inputs whose latents are stored; None if the latent that
         the agent acts on is also the one stored.
       encode: `(params, views [B, h, w, C]) -> latents [B, N, L]` float32.
+      stages: `(params, views) -> outputs [B, ...]` by name of the frozen stages that come before the latents.
+      values: `(params, latents) -> [B, M]`, what the heads say of each state: what its features are there for.
       act: `(params, latents [E, N, L], key, step) -> action [E, ...]`, exploring at vector step `step`.
       act_eval: `(params, latents [E, N, L], key) -> action [E, ...]`, for evaluation.
       full: learns from batches of observations, and trains everything.
@@ -78,6 +80,8 @@ class Agent(NamedTuple):
     view: Callable[[jax.Array], jax.Array]
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None
     encode: Callable[[Params, jax.Array], jax.Array]
+    stages: Callable[[Params, jax.Array], dict[str, jax.Array]]
+    values: Callable[[Params, jax.Array], jax.Array]
     act: Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
     act_eval: Callable[[Params, jax.Array, jax.Array], jax.Array]
     full: Learner
@@ -109,6 +113,11 @@ class Algorithm:
     updates_per_cycle: Callable[[Any], int] = lambda agent: 1
     check: Callable[[RunConfig], None] = lambda config: None
     warnings: Callable[[RunConfig], Iterable[str]] = lambda config: ()
+
+
+def all_but_last(outputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the outputs of all stages but the last, which are the latents."""
+    return {name: outputs[name] for name in [*outputs][:-1]}
 
 
 def latents_to_store(agent: Agent, params: Params, obs: jax.Array, key: jax.Array) -> jax.Array:

@@ -1,6 +1,5 @@
 """The output of every layer of an agent's networks, by name."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -84,9 +83,8 @@ def _stages(networks: rainbow.Networks | curl_networks.Networks, params: base.Pa
     """Returns the outputs of the encoder's stages in order, frozen ones first."""
     x, outputs = encoders.to_float(views), {}
     for encoder, part in ((networks.encoder, "encoder"), (networks.tail, "tail")):
-        for stage in encoder.stages:
-            x = dataclasses.replace(encoder, stages=(stage,)).apply(params[part], x)
-            outputs[f"encoder/{stage.name}"] = x
+        for name, output in encoder.outputs(params[part], x).items():
+            x = outputs[f"encoder/{name}"] = output
     return outputs
 
 

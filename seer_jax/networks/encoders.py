@@ -162,6 +162,14 @@ class Encoder:
             x = stage.module.apply(params[stage.name], x)
         return x.astype(jnp.float32)
 
+    def outputs(self, params: Params, x: jax.Array) -> dict[str, jax.Array]:
+        """Maps what `apply` does to the output of every stage by its name, `[B, ...]` float32."""
+        found = {}
+        for stage in self.stages:
+            x = dataclasses.replace(self, stages=(stage,)).apply(params, x)
+            found[stage.name] = x
+        return found
+
     def _prepare(self, x: jax.Array) -> jax.Array:
         return to_float(x).astype(self.compute_dtype)
 

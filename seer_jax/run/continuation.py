@@ -21,6 +21,7 @@ CHANGEABLE = (
     "checkpoint_at",
     "checkpoints_kept",
     "params_every",
+    "seer.signal_every",
     "mesh.seed",
     "mesh.data",
 )

@@ -171,6 +171,8 @@ class Loop:
         elif evaluated := seeds_by_next.get(Next.EVALUATE):
             with self._untimed():
                 self._evaluate(evaluated, stop)
+        elif measured := seeds_by_next.get(Next.MEASURE):
+            self._stepper.measure(measured)
         elif saved := seeds_by_next.get(Next.SAVE):
             with self._untimed():
                 self._save(saved)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from seer_jax import files
+from seer_jax import files, flops
 from seer_jax.agents import base
 from seer_jax.config import RunConfig
 from seer_jax.run import best, checkpoint, evaluation, lock, metrics, resolve
@@ -43,6 +43,7 @@ class Next(enum.Enum):
 
     STEP = enum.auto()
     EVALUATE = enum.auto()
+    MEASURE = enum.auto()  # signals
     SAVE = enum.auto()  # write the checkpoint that the last step has prepared
     FREEZE = enum.auto()
     LAST_STEP = enum.auto()  # before a checkpoint: it ends all episodes
@@ -60,10 +61,13 @@ class Keys:
       actor: of acting.
       eval: of evaluations.
       freeze: of the handover.
+      signal: of the states on which signals are measured.
     """
 
     def __init__(self, seed: int) -> None:
-        self.agent, self.actor, self.eval, self.freeze = jax.random.split(jax.random.PRNGKey(seed), 4)
+        key = jax.random.PRNGKey(seed)
+        self.agent, self.actor, self.eval, self.freeze = jax.random.split(key, 4)
+        self.signal = jax.random.fold_in(key, 4)  # a split into five would change the others
 
 
 class Seed:
@@ -120,6 +124,8 @@ class Seed:
         over = progress.env_steps >= config.total_steps
         if crossed(config.eval_every, last_eval, progress.env_steps) or (over and last_eval < progress.env_steps):
             return Next.EVALUATE
+        if self._measures:
+            return Next.MEASURE
         if self.saving:
             return Next.SAVE
         if over:
@@ -134,6 +140,13 @@ class Seed:
             or is_forkable(config, progress.env_steps, after)
         )
         return Next.LAST_STEP if saves else Next.STEP
+
+    @property
+    def _measures(self) -> bool:
+        """Whether a signal is due: in the full phase, and only after learning has begun."""
+        config, progress = self.config, self.progress
+        since = int(progress.signals[-1]["env_steps"]) if progress.signals else config.learn_start
+        return progress.phase == FULL and crossed(config.seer.signal_every, since, progress.env_steps)
 
     def to_json(self) -> dict[str, Any]:
         """Returns what a checkpoint holds of the seed, for JSON: its progress, and whether the checkpoint stays."""
@@ -195,6 +208,18 @@ class Seed:
         if reason and not self.progress.evals:
             self._warn(reason)
         self.progress.evals = [*self.progress.evals[:1], self.write("eval", fields)]
+
+    def measured(self, fields: Mapping[str, float], seconds: float, cost: flops.Cost) -> None:
+        """Writes the record of a signal.
+
+        Args:
+          fields: from `signals.fields`.
+          seconds: that measuring took.
+          cost: of measuring.
+        """
+        self.progress.ledger.add({"signal": cost})
+        self.progress.signals.append({"env_steps": self.progress.env_steps, **fields})
+        self.write("signal", {**fields, "measure_seconds": seconds})
 
     def keep_best(self, train: base.TrainState) -> None:
         """Keeps the training state of the last evaluation if it is the best one."""

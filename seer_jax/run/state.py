@@ -14,10 +14,13 @@ from seer_jax.envs.timestep import TimeStep
 from seer_jax.run import checkpoint, transfer
 from seer_jax.run.assembly import Assembly
 from seer_jax.run.seed import Keys, Seed, configs_of
+from seer_jax.seer import signals
 from seer_jax.seer.hosts import Hosts
 from seer_jax.seer.phases import FROZEN, FULL, Actor, init_actor, place_actor
 from seer_jax.seer.placed_ring import PlacedRing
 from seer_jax.seer.placement import Placement
+
+_ENCODERS = "encoders"  # those of earlier signals, among the trees of a checkpoint
 
 
 @dataclasses.dataclass
@@ -29,12 +32,14 @@ class RunState:
       train: training state.
       actor: what acting remembers.
       ring: the ring of the current phase.
+      encoders: for each seed, by number from 0 on, the encoders of earlier signals that are kept.
     """
 
     phase: str
     train: base.TrainState
     actor: Actor
     ring: replay.Ring
+    encoders: list[dict[int, base.Params]]
 
 
 def begin(parts: Assembly, encoder: base.Params | None = None) -> RunState:
@@ -57,7 +62,7 @@ def begin(parts: Assembly, encoder: base.Params | None = None) -> RunState:
 
     trains = [begin_seed(each.agent) for each in keys]
     actor = begin_actors(place, phase.timestep, config.env.frame_stack, keys)
-    return RunState(phase.name, place.stack(trains, lanes=False), actor, phase.init_ring())
+    return RunState(phase.name, place.stack(trains, lanes=False), actor, phase.init_ring(), [{} for _ in keys])
 
 
 def begin_actors(place: Placement, timestep: TimeStep, frame_stack: int, keys: Sequence[Keys]) -> Actor:
@@ -101,7 +106,11 @@ def save(
     errors: dict[int, OSError | None] = dict.fromkeys(seeds)
 
     def write() -> list[Any]:
-        errors.update(_write(parts.config, seeds, trains, actors, rings))
+        trees = [
+            {"train": train, "actor": actor, _ENCODERS: {str(step): each for step, each in encoders.items()}}
+            for train, actor, encoders in zip(trains, actors, state.encoders, strict=True)
+        ]
+        errors.update(_write(parts.config, seeds, trees, rings))
         failed = {i: error for i, error in errors.items() if error is not None}
         return [[i, isinstance(e, checkpoint.StateOnlyError), e.errno, e.strerror] for i, e in failed.items()]
 
@@ -111,9 +120,9 @@ def save(
 
 
 def _write(
-    config: RunConfig, seeds: Mapping[int, Seed], trains: Sequence[Any], actors: Sequence[Any], rings: PlacedRing
+    config: RunConfig, seeds: Mapping[int, Seed], trees: Sequence[dict[str, Any]], rings: PlacedRing
 ) -> dict[int, OSError | None]:
-    """Does what `save` does, with arrays by seed."""
+    """Does what `save` does, with trees of arrays by seed."""
     errors: dict[int, OSError | None] = {}
     alone, kept = len(seeds) == 1, config.checkpoints_kept
     for i, seed in seeds.items():
@@ -122,8 +131,8 @@ def _write(
                 checkpoint.save(
                     seed.run_dir / checkpoint.DIRECTORY,
                     seed.progress.pool,
-                    progress=seed.to_json(),
-                    trees={"train": trains[i], "actor": actors[i]},
+                    progress=seed.to_json() | {_ENCODERS: [int(step) for step in trees[i][_ENCODERS]]},
+                    trees=trees[i],
                     ring=rings[i],
                     kept=kept if alone else None,
                 )
@@ -155,12 +164,19 @@ def restore(parts: Assembly, saved: Sequence[checkpoint.Checkpoint | None], host
     place, there = parts.placement, [i for i, each in enumerate(saved) if each is not None]
     phase = parts.phase(saved[there[0]].progress["phase"])  # pyright: ignore[reportOptionalMemberAccess]
     rings = PlacedRing.of(place, phase.ring_spec, phase.init_ring(), hosts)
+    like, encoder = {"train": phase.state, "actor": phase.actor}, signals.encoder_of(phase.state.params)
     trees = {
-        i: each.restore({"train": phase.state, "actor": phase.actor}, rings[i], phase.row)
+        i: each.restore(like | _encoders_like(encoder, each.progress), rings[i], phase.row)
         for i, each in enumerate(saved)
         if each is not None
     }
     by_seed = [trees.get(i, trees[there[0]]) for i in range(len(saved))]
     train = place.stack([each["train"] for each in by_seed], lanes=False)
     actor = _stack_actors(place, [each["actor"] for each in by_seed])
-    return RunState(phase.name, train, actor, rings.join())
+    encoders = [{int(step): kept for step, kept in each.get(_ENCODERS, {}).items()} for each in by_seed]
+    return RunState(phase.name, train, actor, rings.join(), encoders)
+
+
+def _encoders_like(encoder: base.Params, progress: dict[str, Any]) -> dict[str, Any]:
+    """Returns the shapes of the encoders that a checkpoint holds; those of earlier versions hold none."""
+    return {_ENCODERS: {str(step): encoder for step in progress[_ENCODERS]}} if _ENCODERS in progress else {}

@@ -16,12 +16,13 @@ from seer_jax import flops, replay, status
 from seer_jax.agents import base
 from seer_jax.run import checkpoint, needs
 from seer_jax.run.assembly import Assembly
+from seer_jax.run.measuring import Measuring
 from seer_jax.run.seed import OfSeed, Seed
 from seer_jax.run.state import RunState
 from seer_jax.run.training_envs import TrainingEnvs
-from seer_jax.seer import handover
+from seer_jax.seer import handover, signals
 from seer_jax.seer.hosts import Hosts
-from seer_jax.seer.phases import FROZEN, Phase, Programs
+from seer_jax.seer.phases import FROZEN, FULL, Phase, Programs
 
 _SNAPSHOT_DIRECTORY = "freeze"  # among the checkpoints
 
@@ -48,6 +49,7 @@ class Stepper:
     phase: Phase
     state: RunState
     _programs: Programs
+    _measuring: Measuring
 
     def __init__(
         self, parts: Assembly, state: RunState, envs: TrainingEnvs, seeds: Mapping[int, Seed], hosts: Hosts
@@ -70,6 +72,8 @@ class Stepper:
         """Compiles the programs of the phase."""
         with status.activity(f"compiling the programs of the {self.phase.name} phase"):
             self._programs = self.phase.compile()
+            if self.phase.name == FULL and self._config.seer.signal_every:
+                self._measuring = Measuring(self._parts, self._hosts)
         per_step = self._programs.cost_per_step
         for each in self._seeds.values():
             each.progress.costs[self.phase.name] = {
@@ -171,7 +175,7 @@ class Stepper:
         obs = jax.ShapeDtypeStruct((1, *parts.full.actor.stack.shape[1:]), np.uint8)
         encode = functools.partial(base.latents_to_store, parts.agent)
         cost = flops.cost_of(encode, parts.full.state.params, obs, jax.ShapeDtypeStruct((2,), np.uint32))
-        self.phase, run.phase = parts.frozen, FROZEN
+        self.phase, run.phase, run.encoders = parts.frozen, FROZEN, [{} for _ in run.encoders]
         for each in seeds.values():
             each.progress.phase = FROZEN
             each.progress.ledger.add({"handover": cost * each.progress.rows})
@@ -179,6 +183,20 @@ class Stepper:
         self.compile()
         for i, each in seeds.items():
             each.froze(seconds, rows_moved=rows[i])
+
+    def measure(self, seeds: Iterable[int]) -> None:
+        """Measures the signals of some seeds, writes their records and keeps their encoders for later signals."""
+        run = self.state
+        jax.block_until_ready(run.train)
+        began, kept = time.monotonic(), run.encoders
+        env_steps = {i: self._seeds[i].progress.env_steps for i in seeds}
+        found = self._measuring.measure(run, env_steps)
+        encoders = self._parts.placement.unstack(signals.encoder_of(run.train.params), self._hosts)
+        seconds = (time.monotonic() - began) / len(env_steps)
+        for i, steps in env_steps.items():
+            self._seeds[i].measured(signals.fields(found[i], kept[i], steps), seconds, self._measuring.cost)
+            # Copies: the next update consumes the arrays of one seed.
+            kept[i] = signals.keep(kept[i], steps, jax.tree.map(np.array, encoders[i]))
 
     def finite(self) -> np.ndarray:
         """Returns for each seed, `[S]` bool, whether its parameters and its last metrics are finite."""
