@@ -22,7 +22,7 @@ from seer_jax.run.state import RunState
 from seer_jax.run.training_envs import TrainingEnvs
 from seer_jax.seer import handover, signals
 from seer_jax.seer.hosts import Hosts
-from seer_jax.seer.phases import FROZEN, FULL, Phase, Programs
+from seer_jax.seer.phases import FROZEN, Phase, Programs
 
 _SNAPSHOT_DIRECTORY = "freeze"  # among the checkpoints
 
@@ -49,7 +49,6 @@ class Stepper:
     phase: Phase
     state: RunState
     _programs: Programs
-    _measuring: Measuring
 
     def __init__(
         self, parts: Assembly, state: RunState, envs: TrainingEnvs, seeds: Mapping[int, Seed], hosts: Hosts
@@ -72,8 +71,6 @@ class Stepper:
         """Compiles the programs of the phase."""
         with status.activity(f"compiling the programs of the {self.phase.name} phase"):
             self._programs = self.phase.compile()
-            if self.phase.name == FULL and self._config.seer.signal_every:
-                self._measuring = Measuring(self._parts, self._hosts)
         per_step = self._programs.cost_per_step
         for each in self._seeds.values():
             each.progress.costs[self.phase.name] = {
@@ -184,17 +181,23 @@ class Stepper:
         for i, each in seeds.items():
             each.froze(seconds, rows_moved=rows[i])
 
+    @functools.cached_property
+    def measuring(self) -> Measuring:
+        """Measures signals; compiled for the first one, since short runs have none."""
+        with status.activity("compiling the program of signals"):
+            return Measuring(self._parts, self._hosts)
+
     def measure(self, seeds: Iterable[int]) -> None:
         """Measures the signals of some seeds, writes their records and keeps their encoders for later signals."""
         run = self.state
         jax.block_until_ready(run.train)
         began, kept = time.monotonic(), run.encoders
         env_steps = {i: self._seeds[i].progress.env_steps for i in seeds}
-        found = self._measuring.measure(run, env_steps)
+        found = self.measuring.measure(run, env_steps)
         encoders = self._parts.placement.unstack(signals.encoder_of(run.train.params), self._hosts)
         seconds = (time.monotonic() - began) / len(env_steps)
         for i, steps in env_steps.items():
-            self._seeds[i].measured(signals.fields(found[i], kept[i], steps), seconds, self._measuring.cost)
+            self._seeds[i].measured(signals.fields(found[i], kept[i], steps), seconds, self.measuring.cost)
             # Copies: the next update consumes the arrays of one seed.
             kept[i] = signals.keep(kept[i], steps, jax.tree.map(np.array, encoders[i]))
 
