@@ -76,30 +76,72 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     return (u / (x.shape[-2] * y.shape[-2])).mean(axis=-1)
 
 
+def paired_difference(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """Mean over pairs and tasks of the score of X minus that of Y.
+
+    A pair is the runs of one position, such as those of one random seed. The mean is that of X minus that of Y; only
+    the interval depends on the pairs.
+
+    Args:
+      x: `[..., num_pairs, num_tasks]` scores of one algorithm.
+      y: `[..., num_pairs, num_tasks]` scores of the other, in the same order.
+
+    Returns:
+      `[...]`, in the unit of the scores.
+
+    Raises:
+      ValueError: also if `x` and `y` differ in their number of runs or tasks.
+    """
+    x, y = _validated(x), _validated(y)
+    _check_pairs(x, y)
+    return (x - y).mean(axis=(-2, -1))
+
+
 def confidence_interval(
-    statistic: Callable[..., np.ndarray], *arms: ArrayLike, seed: int = 0, num_resamples: int = 2000
+    statistic: Callable[..., np.ndarray],
+    *arms: ArrayLike,
+    paired: bool = False,
+    seed: int = 0,
+    num_resamples: int = 2000,
 ) -> tuple[np.ndarray, np.ndarray]:
     """95% percentile interval of a statistic by stratified bootstrap over runs; the tasks are fixed.
 
-    Runs are drawn with replacement, independently for each task and arm. With few runs the interval is too narrow; with
-    one run its width is 0.
+    Runs are drawn with replacement, independently for each task. Those of several arms are drawn independently, as by
+    rliable's `StratifiedIndependentBootstrap`, or in pairs, as by its `StratifiedBootstrap`. With few runs the interval
+    is too narrow; with one run its width is 0.
 
     Args:
       statistic: maps a batch of each arm's scores to one array; any function above that returns one array will do.
       *arms: `[..., num_runs, num_tasks]` scores of each algorithm that the statistic needs.
+      paired: whether runs of one position are a pair, so that the same positions are drawn for all arms.
       seed: random seed of the resampling.
       num_resamples: number of resamples; all are in memory at once, each as large as the scores.
 
     Returns:
       Lower and upper end, each of the shape and unit that the statistic has on the scores themselves.
+
+    Raises:
+      ValueError: also if the arms are paired and differ in their shape.
     """
-    rng = np.random.default_rng(seed)
-    resamples = []
-    for scores in map(_validated, arms):
+    all_scores = [_validated(scores) for scores in arms]
+    if paired:
+        _check_pairs(*all_scores)
+    rng, resamples = np.random.default_rng(seed), []
+    for scores in all_scores:
+        if paired:
+            rng = np.random.default_rng(seed)  # draws the same for each arm
         runs = rng.integers(scores.shape[-2], size=(num_resamples, *scores.shape))
         resamples.append(np.take_along_axis(scores[None], runs, axis=-2))  # [num_resamples, ..., num_runs, num_tasks]
     low, high = np.percentile(statistic(*resamples), [2.5, 97.5], axis=0)
     return low, high
+
+
+def _check_pairs(*arms: np.ndarray) -> None:
+    shapes = {scores.shape for scores in arms}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"scores have shapes {' and '.join(map(str, sorted(shapes)))}: give pairs, the same runs and tasks of each"
+        )
 
 
 def _validated(scores: ArrayLike) -> np.ndarray:

@@ -45,6 +45,12 @@ def test_probability_of_improvement_equals_value_computed_by_hand():
     np.testing.assert_allclose(statistics.probability_of_improvement(x, x), 0.5)
 
 
+def test_paired_difference_equals_value_computed_by_hand():
+    x, y = [[2.0, 0.0], [4.0, 1.0]], [[1.0, 5.0], [2.0, 5.0]]
+    np.testing.assert_allclose(statistics.paired_difference(x, y), ((1 + 2) / 2 + (-5 - 4) / 2) / 2)
+    np.testing.assert_allclose(statistics.paired_difference(x, x), 0.0)
+
+
 def naive_aggregates(scores):
     num_runs, num_tasks = len(scores), len(scores[0])
     flat = sorted(score for run in scores for score in run)
@@ -66,6 +72,14 @@ def naive_probability_of_improvement(x, y):
     return total / (len(x) * len(y) * len(x[0]))
 
 
+def naive_paired_difference(x, y):
+    total = 0.0
+    for run_x, run_y in zip(x, y, strict=True):
+        for score_x, score_y in zip(run_x, run_y, strict=True):
+            total += score_x - score_y
+    return total / (len(x) * len(x[0]))
+
+
 @pytest.mark.parametrize(
     ("num_runs", "num_runs_y", "num_tasks"), [(1, 1, 1), (1, 3, 2), (2, 1, 1), (3, 3, 7), (5, 10, 26)]
 )
@@ -80,6 +94,9 @@ def test_statistics_equal_those_of_loops(num_runs, num_runs_y, num_tasks):
     expected = [naive_probability_of_improvement(*pair) for pair in zip(x, y, strict=True)]
     np.testing.assert_allclose(statistics.probability_of_improvement(x, y), expected, rtol=1e-12)
     np.testing.assert_allclose(statistics.probability_of_improvement(x[1], y[1]), expected[1], rtol=1e-12)
+    pairs = min(num_runs, num_runs_y)
+    expected = [naive_paired_difference(*pair) for pair in zip(x[:, :pairs], y[:, :pairs], strict=True)]
+    np.testing.assert_allclose(statistics.paired_difference(x[:, :pairs], y[:, :pairs]), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +142,37 @@ def test_interval_resamples_each_arm_independently():
     np.testing.assert_allclose(interval, exact)
 
 
+def test_paired_interval_equals_that_of_all_resamples_of_pairs():
+    """Of pairs `[num_pairs, num_tasks]`, each task draws its own."""
+    x, y = np.random.default_rng(3).normal(size=(2, 3, 2))
+    differences = [
+        [score_x - score_y for score_x, score_y in zip(*rows, strict=True)] for rows in zip(x, y, strict=True)
+    ]
+    exact = np.percentile(every_resample(np.array(differences)).mean(axis=(1, 2)), [2.5, 97.5])
+    interval = statistics.confidence_interval(statistics.paired_difference, x, y, paired=True, num_resamples=50_000)
+    np.testing.assert_allclose(interval, exact, atol=0.05)
+
+
+def test_paired_interval_is_as_much_narrower_as_scores_of_pairs_are_alike():
+    """Of two scores with correlation r and the same deviation, the difference has the variance 2 (1 - r)."""
+    rng = np.random.default_rng(2)
+    shared, own = rng.normal(size=(40, 1)), rng.normal(size=(2, 40, 1))
+    x, y = 2.0 * shared + own  # correlation 0.8
+    widths = [
+        np.subtract(*statistics.confidence_interval(statistics.paired_difference, x, y, paired=paired))
+        for paired in (True, False)
+    ]
+    expected = np.sqrt((x - y).var() / (x.var() + y.var()))
+    np.testing.assert_allclose(widths[0] / widths[1], expected, rtol=0.06)
+    assert expected < 0.6
+
+
+def test_paired_interval_of_equal_differences_has_no_width():
+    x = X[:, :2]
+    interval = statistics.confidence_interval(statistics.paired_difference, x + 2.5, x, paired=True)
+    np.testing.assert_allclose(interval, [2.5, 2.5])
+
+
 def test_interval_of_a_mean_of_many_runs_equals_the_normal_interval():
     """The bootstrap variance of a mean over n runs has n, not n - 1, in the denominator."""
     scores = np.random.default_rng(1).normal(5.0, 2.0, size=(30, 6))
@@ -165,7 +213,10 @@ CALLS = [
     *AGGREGATES,
     lambda scores: statistics.probability_of_improvement(X, scores),
     lambda scores: statistics.probability_of_improvement(scores, X),
+    lambda scores: statistics.paired_difference(X, scores),
+    lambda scores: statistics.paired_difference(scores, X),
     lambda scores: statistics.confidence_interval(np.mean, scores),
+    lambda scores: statistics.confidence_interval(statistics.paired_difference, X, scores, paired=True),
 ]
 
 
@@ -190,3 +241,11 @@ def test_scores_without_runs_or_tasks_raise(call, scores):
 def test_arms_with_different_numbers_of_tasks_raise():
     with pytest.raises(ValueError, match="x has 4 tasks and y has 1: give both the same tasks"):
         statistics.probability_of_improvement(X, Y[:, :1])
+
+
+def test_arms_without_pairs_raise():
+    message = r"scores have shapes \(3, 4\) and \(5, 4\): give pairs"
+    with pytest.raises(ValueError, match=message):
+        statistics.paired_difference(X, Y)
+    with pytest.raises(ValueError, match=message):
+        statistics.confidence_interval(statistics.mean, X, Y, paired=True)
