@@ -8,13 +8,14 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
-from seer_jax.run import group, resolve, run_dir
+from experiments.report import names
+from seer_jax.run import resolve, run_dir
 from seer_jax.run.records import Record
 
-Kind = Literal["train", "episode", "eval", "freeze", "checkpoint", "end"]
-_KEPT_KINDS = ("train", "eval", "freeze", "end")  # episodes and checkpoints are too many
+Kind = Literal["train", "episode", "eval", "freeze", "signal", "checkpoint", "end"]
+_KEPT_KINDS = ("train", "eval", "freeze", "signal", "end")  # episodes and checkpoints are too many
 _AGENT_LABELS = {"rainbow": "Rainbow", "curl_sac": "CURL"}
 # Fields that a report reads of every evaluation and freeze, and of a manifest.
 _LINE_FIELDS = (
@@ -34,6 +35,34 @@ class RecordsError(ValueError):
     """The records of a run are missing, unreadable or contradict each other; the message says which."""
 
 
+class Origin(TypedDict):
+    """What `manifest.json` of a fork says of its trunk.
+
+    Attributes:
+      trunk: name of its run, in place of the path that the file has.
+      env_steps: agent steps that the fork shares with it.
+      checkpoint: name of the checkpoint that the fork began with.
+      sha256: checksum of this checkpoint.
+    """
+
+    trunk: str
+    env_steps: int
+    checkpoint: str
+    sha256: str
+
+
+class Fork(NamedTuple):
+    """Where a fork left its trunk, the run that it began with.
+
+    Attributes:
+      trunk: name of the trunk.
+      env_steps: agent steps that the fork shares with it.
+    """
+
+    trunk: str
+    env_steps: int
+
+
 class Manifest(TypedDict):
     """What `manifest.json` holds.
 
@@ -46,6 +75,7 @@ class Manifest(TypedDict):
       resize: interpolation by which its environments scale images, if they do; earlier versions lack it.
       first_stack: frames before the first of an episode; earlier versions lack it.
       arguments: of the command that trained the run; empty for a run that Python code started.
+      fork: the origin of a fork; other runs lack it.
     """
 
     packages: dict[str, str]
@@ -56,6 +86,7 @@ class Manifest(TypedDict):
     resize: NotRequired[str | None]
     first_stack: NotRequired[str]
     arguments: NotRequired[list[str]]
+    fork: NotRequired[Origin]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +98,7 @@ class RunRecords:
       arm: label under which it is compared with other runs.
       config: resolved configuration, as nested dictionaries, under the names that fields have today.
       manifest: versions and devices.
-      lines: of `metrics.jsonl`, in order.
+      lines: of `metrics.jsonl`, in order; those of a fork begin with the lines of its trunk.
     """
 
     name: str
@@ -90,6 +121,12 @@ class RunRecords:
         ends = self.of_kind("end")
         return ends[-1] if ends else None
 
+    @property
+    def fork(self) -> Fork | None:
+        """Where the run left its trunk; None if it is no fork."""
+        origin = self.manifest.get("fork")
+        return Fork(origin["trunk"], origin["env_steps"]) if origin else None
+
     def of_kind(self, kind: Kind) -> list[Record]:
         return [line for line in self.lines if line["kind"] == kind]
 
@@ -104,6 +141,8 @@ class RunRecords:
 def read(path: pathlib.Path, arm: str | None = None) -> RunRecords:
     """Reads a run directory, of a finished or unfinished run, or a kept file.
 
+    Where its configuration and manifest hold paths, as those of a trunk, the records have names of runs.
+
     Args:
       path: of the directory or the file.
       arm: label of the run; None takes the label from the file, or makes one from the configuration in a directory.
@@ -113,10 +152,11 @@ def read(path: pathlib.Path, arm: str | None = None) -> RunRecords:
     """
     try:
         if path.is_dir():
-            config = resolve.plain_values(run_dir.read_config(path))
-            manifest: Any = run_dir.read_manifest(path)
+            base = names.runs_dir(path)
+            config = names.without_paths(resolve.plain_values(run_dir.read_config(path)), base)
+            manifest = names.without_paths(run_dir.read_manifest(path), base)
             lines = run_dir.read_records(path / run_dir.METRICS_FILE)
-            run = RunRecords(_name(path), arm or _default_arm(config), config, manifest, lines)
+            run = RunRecords(names.name(path), arm or _default_arm(config), config, manifest, lines)
         else:
             head, *lines = run_dir.read_records(path) or [{}]
             config = resolve.plain_values(resolve.stored_config(head["config"]))
@@ -129,17 +169,45 @@ def read(path: pathlib.Path, arm: str | None = None) -> RunRecords:
     return run
 
 
-def _name(directory: pathlib.Path) -> str:
-    """Returns the name of a run; that of a seed of several holds the name of their run."""
-    parent = directory.absolute().parent
-    return f"{parent.name}/{directory.name}" if group.seeds_in(parent) else directory.name
-
-
 def _check_fields(run: RunRecords) -> None:
     """Raises KeyError or TypeError if the records lack a field that reports read."""
     _ = run.task, run.seed, [run.manifest[field] for field in _MANIFEST_FIELDS]
+    if "fork" in run.manifest:
+        origin = run.manifest["fork"]
+        if not isinstance(origin["trunk"], str) or not isinstance(origin["env_steps"], int):
+            raise TypeError(f"its fork is {origin}, without the name of a trunk and a number of agent steps")
     for line in (*run.of_kind("eval"), *run.of_kind("freeze")):
         _ = [line[field] for field in _LINE_FIELDS]
+
+
+def trunk_of(run: RunRecords, runs: Sequence[RunRecords]) -> RunRecords | None:
+    """Returns the run among `runs` that `run` is a fork of; None if it is no fork, or its trunk is not among them.
+
+    Runs in different directories may have the same name: a trunk has that name and the same evaluations up to the fork,
+    and is itself no fork, or left its own trunk earlier.
+    """
+    if run.fork is None:
+        return None
+    name, env_steps = run.fork
+    for other in runs:
+        earlier = other.fork is None or other.fork.env_steps < env_steps
+        if other.name == name and earlier and _evaluations(other, env_steps) == _evaluations(run, env_steps):
+            return other
+    return None
+
+
+def _evaluations(run: RunRecords, env_steps: int) -> list[Record]:
+    return [line for line in run.of_kind("eval") if line["env_steps"] <= env_steps]
+
+
+def origin_of(run: RunRecords, runs: Sequence[RunRecords]) -> str:
+    """Returns the name of the run that a run began as: its own, its trunk's, or that of the trunk's trunk and so on.
+
+    Trunks are followed as far as they are among `runs`.
+    """
+    while trunk := trunk_of(run, runs):
+        run = trunk
+    return run.name if run.fork is None else run.fork.trunk
 
 
 def differing_fields(runs: Sequence[RunRecords]) -> list[tuple[str, list[Any]]]:

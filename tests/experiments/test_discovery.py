@@ -8,7 +8,7 @@ import pytest
 from experiments.report import __main__ as command
 from experiments.report import discovery
 from experiments.report.records import RecordsError
-from tests.helpers.record_factories import make_config, make_line, make_records, write_run_dir
+from tests.helpers.record_factories import MANIFEST, make_config, make_line, make_origin, make_records, write_run_dir
 
 LINES = [make_line("eval", 100, 1.0), make_line("end", 100, 1.0)]
 
@@ -36,6 +36,11 @@ def write_damaged(directory: pathlib.Path, name: str, content: str | None) -> No
         ("manifest.json", None, "No such file"),
         ("manifest.json", "{}", "there is no 'packages'"),
         ("manifest.json", "\x00\xff", "is a damaged run"),
+        ("manifest.json", json.dumps({**MANIFEST, "fork": {"env_steps": 100}}), "there is no 'trunk'"),
+        ("manifest.json", json.dumps({**MANIFEST, "fork": {"trunk": "a"}}), "there is no 'env_steps'"),
+        ("manifest.json", json.dumps({**MANIFEST, "fork": make_origin("a", 1) | {"env_steps": "1"}}), "its fork is"),
+        ("manifest.json", json.dumps({**MANIFEST, "fork": make_origin("a", 1) | {"trunk": 3}}), "its fork is"),
+        ("manifest.json", json.dumps({**MANIFEST, "fork": None}), "is a damaged run"),
     ],
 )
 def test_damaged_run_is_left_out_with_one_line_and_alone_is_refused(tmp_path, capsys, name, content, reason):

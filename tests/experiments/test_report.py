@@ -26,12 +26,12 @@ def test_run_directory_is_read_without_its_incomplete_last_line(tmp_path):
 
 
 def test_saved_records_are_read_back_without_single_episodes(tmp_path):
-    lines = [make_line("eval", 1, 2.0), {"kind": "episode", "return": 1.0}, {"kind": "end"}]
+    lines = [make_line("eval", 1, 2.0), {"kind": "episode", "return": 1.0}, {"kind": "signal"}, {"kind": "end"}]
     write_run_dir(tmp_path / "krull-s0", lines)
     read = records.read(tmp_path / "krull-s0")
     read.save(tmp_path / "kept" / "krull-s0.jsonl")
     kept = records.read(tmp_path / "kept" / "krull-s0.jsonl")
-    assert kept.lines == [lines[0], lines[2]]
+    assert kept.lines == [lines[0], *lines[2:]]
     assert (kept.name, kept.arm, kept.config, kept.manifest) == (read.name, read.arm, read.config, read.manifest)
 
 

@@ -1,11 +1,12 @@
 """Makes the records and directories of runs that were never trained."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report.records import Manifest, RunRecords
+from experiments.report.records import Manifest, Origin, RunRecords
 from seer_jax.run.records import Record
 
 MANIFEST: Manifest = {
@@ -65,9 +66,35 @@ def make_records(
     return RunRecords(f"{task}-{arm}-s{seed}", arm, make_config(task, seed), MANIFEST, lines)
 
 
-def write_run_dir(directory: pathlib.Path, lines: Sequence[Record], config: Mapping[str, Any] | None = None) -> None:
+def make_fork(trunk: RunRecords, env_steps: int, arm: str, score_by_step: Mapping[int, float | None]) -> RunRecords:
+    """Returns the records of a finished fork.
+
+    Args:
+      trunk: the run that it is a fork of.
+      env_steps: agent steps that it shares with the trunk.
+      arm: label of the fork.
+      score_by_step: score of each of its own evaluations, by agent step.
+    """
+    own = make_records(arm, score_by_step, task=trunk.task, seed=trunk.seed)
+    shared = [line for line in trunk.lines if line["env_steps"] <= env_steps and line["kind"] != "end"]
+    return dataclasses.replace(
+        own, lines=[*shared, *own.lines], manifest={**MANIFEST, "fork": make_origin(trunk.name, env_steps)}
+    )
+
+
+def make_origin(trunk: str, env_steps: int) -> Origin:
+    """Returns what the manifest of a fork says of its trunk; `trunk` is its path there, and its name in records."""
+    return {"trunk": trunk, "env_steps": env_steps, "checkpoint": "000002", "sha256": "0123"}
+
+
+def write_run_dir(
+    directory: pathlib.Path,
+    lines: Sequence[Record],
+    config: Mapping[str, Any] | None = None,
+    manifest: Mapping[str, Any] = MANIFEST,
+) -> None:
     """Writes a run directory with these lines of `metrics.jsonl`."""
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config or make_config()))
-    (directory / "manifest.json").write_text(json.dumps(MANIFEST))
+    (directory / "manifest.json").write_text(json.dumps(manifest))
     (directory / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
