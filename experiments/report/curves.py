@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from experiments.report import records
 from experiments.report.records import RecordsError, RunRecords
 from seer_jax.envs import atari_scores
 from seer_jax.run.records import Record
@@ -20,6 +22,18 @@ AXES = {
 }
 
 
+class Trunk(NamedTuple):
+    """The arm that the runs of another arm are forks of.
+
+    Attributes:
+      arm: its label.
+      last_shared: index of the last evaluation that each fork shares with its trunk.
+    """
+
+    arm: str
+    last_shared: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """Evaluations of one arm on one task, with S seeds and P evaluations of each.
@@ -32,6 +46,8 @@ class Curve:
       scores: `[S, P]` mean returns of the evaluations; NaN where one has none.
       human_normalized: `[S, P]` the same as human-normalised scores; NaN where they are not available.
       freeze: mean over seeds of each field of `AXES` at the freeze; None if no run froze its encoder.
+      origins: of each seed, the name of the run that its own began as (`records.origin_of`).
+      trunk: what the curve shares with that of another arm; None if its runs are not all forks of runs of that arm.
     """
 
     task: str
@@ -41,6 +57,13 @@ class Curve:
     scores: np.ndarray
     human_normalized: np.ndarray
     freeze: dict[str, float] | None
+    origins: list[str]
+    trunk: Trunk | None
+
+    @property
+    def first_drawn(self) -> int:
+        """Index of the evaluation with which the curve begins where that of its trunk is drawn, too."""
+        return self.trunk.last_shared if self.trunk else 0
 
     def mean_x(self, field: str) -> np.ndarray:
         """Returns the mean over seeds of a field of `AXES`, `[P]`."""
@@ -57,6 +80,10 @@ class Curve:
         return self.scores.std(axis=0, ddof=1) if len(self.scores) > 1 else np.zeros(self.scores.shape[1])
 
     def scores_at(self, field: str, value: float | None, *, human_normalized: bool = False) -> np.ndarray:
+        """Returns what `scores_by_seed` does, `[at most S]`."""
+        return np.array([*self.scores_by_seed(field, value, human_normalized=human_normalized).values()], float)
+
+    def scores_by_seed(self, field: str, value: float | None, *, human_normalized: bool = False) -> dict[int, float]:
         """Returns the score of each seed's evaluation nearest to `value` of a field of `AXES`.
 
         A seed is left out if its run ended earlier than `value` by more than the distance of its last two evaluations.
@@ -67,15 +94,16 @@ class Curve:
           human_normalized: whether to return human-normalised scores.
 
         Returns:
-          `[at most S]` scores; NaN where one is not available.
+          Scores of at most S seeds, by seed; NaN where one is not available.
         """
         scores = self.human_normalized if human_normalized else self.scores
         if value is None:
-            return scores[:, -1]
+            return dict(zip(self.seeds, scores[:, -1].tolist(), strict=True))
         x = self.x[field]
         reached = x[:, -1] + np.diff(x, axis=1, prepend=0.0)[:, -1] >= value
         nearest = np.abs(x - value).argmin(axis=1)
-        return np.take_along_axis(scores, nearest[:, None], axis=1)[reached, 0]
+        rows = zip(self.seeds, reached, nearest, scores, strict=True)
+        return {seed: float(row[at]) for seed, is_reached, at, row in rows if is_reached}
 
 
 def learning_curves(runs: Sequence[RunRecords]) -> list[Curve]:
@@ -97,10 +125,11 @@ def learning_curves(runs: Sequence[RunRecords]) -> list[Curve]:
                     " out"
                 )
             members.append(run)
-    return [_curve(task, arm, members) for (task, arm), members in groups.items()]
+    evaluated = [run for members in groups.values() for run in members]
+    return [_curve(task, arm, members, evaluated) for (task, arm), members in groups.items()]
 
 
-def _curve(task: str, arm: str, runs: Sequence[RunRecords]) -> Curve:
+def _curve(task: str, arm: str, runs: Sequence[RunRecords], all_runs: Sequence[RunRecords]) -> Curve:
     evaluations = [run.of_kind("eval") for run in runs]
     shared = min(map(len, evaluations))
     rows = [list(map(_with_replay_used, lines[:shared])) for lines in evaluations]
@@ -113,7 +142,20 @@ def _curve(task: str, arm: str, runs: Sequence[RunRecords]) -> Curve:
         scores=np.array([[line["eval_return_mean"] for line in lines] for lines in rows], float),
         human_normalized=np.array([[_human_normalized(task, line) for line in lines] for lines in rows], float),
         freeze={field: float(np.mean([line[field] for line in freezes])) for field in AXES} if freezes else None,
+        origins=[records.origin_of(run, all_runs) for run in runs],
+        trunk=_trunk(runs, all_runs),
     )
+
+
+def _trunk(runs: Sequence[RunRecords], all_runs: Sequence[RunRecords]) -> Trunk | None:
+    """Returns what all runs of an arm share with runs of another arm; None if they share no evaluation."""
+    trunks = [records.trunk_of(run, all_runs) for run in runs]
+    arms = {trunk.arm if trunk else None for trunk in trunks}
+    num_shared = min(
+        sum(line["env_steps"] <= run.fork.env_steps for line in run.of_kind("eval")) if run.fork else 0 for run in runs
+    )
+    (arm, *others) = arms
+    return Trunk(arm, num_shared - 1) if arm and not others and num_shared else None
 
 
 def _with_replay_used(line: Record) -> Record:

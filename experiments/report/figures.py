@@ -26,7 +26,8 @@ def arm_styles(curves: Sequence[Curve]) -> dict[str, Style]:
 def panels(curves: Sequence[Curve], references: Sequence[Reference]) -> list[dict[str, Any]]:
     """Returns what the page draws for each task, ready for JSON: curves over every axis, freezes, published scores.
 
-    Values are those of every evaluation of every seed; None stands for scores that are not available.
+    Values are those of every evaluation of every seed; None stands for scores that are not available. Of a curve with
+    a trunk, the page draws those before `first` only while the trunk is hidden.
     """
     by_arm = arm_styles(curves)
     return [
@@ -47,6 +48,7 @@ def _panel_curve(curve: Curve, style: Style) -> dict[str, Any]:
         "x": {field: curve.x[field].tolist() for field in AXES},
         "scores": [[score if np.isfinite(score) else None for score in scores] for scores in curve.scores.tolist()],
         "freeze": curve.freeze,
+        "trunk": {"arm": curve.trunk.arm, "first": curve.first_drawn} if curve.trunk else None,
     }
 
 
@@ -62,6 +64,8 @@ def _panel_reference(reference: Reference) -> dict[str, Any]:
 
 def draw(path: pathlib.Path, curves: Sequence[Curve], references: Sequence[Reference], x: str) -> None:
     """Writes a PNG file with a panel for each task.
+
+    What the curve of a fork shares with that of its trunk is drawn once.
 
     Args:
       path: of the file.
@@ -98,9 +102,10 @@ def draw(path: pathlib.Path, curves: Sequence[Curve], references: Sequence[Refer
 
 def _draw_curves(ax: Axes, curves: Sequence[Curve], by_arm: Mapping[str, Style], x: str) -> None:
     for curve in curves:
-        style, steps = by_arm[curve.arm], curve.mean_x(x)
-        ax.plot(steps, curve.mean, label=curve.arm, **style.matplotlib)
-        ax.fill_between(steps, curve.mean - curve.std, curve.mean + curve.std, color=style.color, alpha=0.2, lw=0)
+        style, drawn = by_arm[curve.arm], slice(curve.first_drawn, None)
+        steps, mean, std = curve.mean_x(x)[drawn], curve.mean[drawn], curve.std[drawn]
+        ax.plot(steps, mean, label=curve.arm, **style.matplotlib)
+        ax.fill_between(steps, mean - std, mean + std, color=style.color, alpha=0.2, lw=0)
         if curve.freeze is not None:
             ax.axvline(curve.freeze[x], color=style.color, ls=":", lw=1)
 

@@ -20,10 +20,15 @@ function smooth(values, window) {
   });
 }
 
+// Index of a curve's first point: what it shares with its trunk is drawn once, and by the trunk unless that is hidden.
+const firstPoint = (curve) => (curve.trunk === null || hiddenNames.has(curve.trunk.arm) ? 0 : curve.trunk.first);
+
 function curveTraces(curve, field, shown, window) {
+  const first = firstPoint(curve);
   // A score that is not available leaves a gap.
-  const seeds = curve.scores.map((scores) => smooth(scores.map((score) => score ?? NaN), window));
-  const x = transpose(curve.x[field]).map(mean), points = transpose(seeds);
+  const seeds = curve.scores.map((scores) => smooth(scores.map((score) => score ?? NaN), window).slice(first));
+  const steps = curve.x[field].map((values) => values.slice(first));
+  const x = transpose(steps).map(mean), points = transpose(seeds);
   const center = points.map(mean), spread = points.map(std);
   const line = { color: curve.color, dash: curve.dash };
   const traces = [];
@@ -38,7 +43,7 @@ function curveTraces(curve, field, shown, window) {
   if (shown !== "mean") {
     const alone = shown === "seeds";
     curve.seeds.forEach((seed, s) => traces.push({
-      x: curve.x[field][s], y: seeds[s], mode: alone ? "lines+markers" : "lines", name: `${curve.arm}, seed ${seed}`,
+      x: steps[s], y: seeds[s], mode: alone ? "lines+markers" : "lines", name: `${curve.arm}, seed ${seed}`,
       opacity: alone ? 0.85 : 0.6, line: { ...line, width: alone ? 1.5 : 1 }, marker: { size: 4, symbol: curve.marker },
     }));
   }

@@ -110,6 +110,7 @@ def _curve_values(curves: Sequence[Curve], published: Sequence[Reference]) -> di
         "axes": AXES,
         "data": data.replace("</", "<\\/"),
         "tasks": list(dict.fromkeys(curve.task for curve in curves)),
+        "has_trunks": any(curve.trunk for curve in curves),
     }
 
 

@@ -1,11 +1,14 @@
-"""Forks in reports: the names of their trunks."""
+"""Forks in reports: the names of their trunks, and curves that have what they share once."""
 
 import json
 import pathlib
 
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
-from experiments.report import page, records
+from experiments.report import figures, page, records
+from experiments.report.curves import Trunk, learning_curves
 from experiments.report.records import Fork
 from tests.helpers.record_factories import (
     MANIFEST,
@@ -96,3 +99,43 @@ def test_origin_of_a_fork_is_the_outermost_trunk_that_is_known():
     assert {records.origin_of(run, [trunk, fork, second]) for run in (trunk, fork, second)} == {trunk.name}
     assert records.origin_of(second, [fork, second]) == trunk.name
     assert records.origin_of(second, [trunk, second]) == fork.name
+
+
+def forked_runs(**changes):
+    """Returns two trunks of arm A, and their forks of arm B after 200 of 400 agent steps."""
+    scores = ({100: 1.0, 200: 2.0, 300: 3.0, 400: 4.0}, {100: 3.0, 200: 6.0, 300: 7.0, 400: 8.0})
+    trunks = [make_records("A", each, seed=seed, **changes) for seed, each in enumerate(scores)]
+    return trunks, [make_fork(trunk, 200, "B", {300: 10.0, 400: 20.0}) for trunk in trunks]
+
+
+def test_curve_of_forks_is_drawn_from_the_last_evaluation_that_they_share(monkeypatch, tmp_path):
+    trunks, forks = forked_runs()
+    curves = learning_curves([*trunks, *forks])
+    assert [curve.trunk for curve in curves] == [None, Trunk("A", 1)]
+    drawn = {}
+    plot = Axes.plot
+    monkeypatch.setattr(
+        Axes, "plot", lambda ax, x, y, **style: [drawn.update({style["label"]: (x, y)}), plot(ax, x, y, **style)]
+    )
+    figures.draw(tmp_path / "x.png", curves, [], "env_steps")
+    np.testing.assert_array_equal(drawn["A"], [[100, 200, 300, 400], [2.0, 4.0, 5.0, 6.0]])
+    np.testing.assert_array_equal(drawn["B"], [[200, 300, 400], [4.0, 10.0, 20.0]])
+    (panel,) = figures.panels(curves, [])
+    assert [curve["trunk"] for curve in panel["curves"]] == [None, {"arm": "A", "first": 1}]
+    assert panel["curves"][1]["scores"] == [[1.0, 2.0, 10.0, 20.0], [3.0, 6.0, 10.0, 20.0]]
+    np.testing.assert_array_equal(curves[1].scores_at("env_steps", 100), [1.0, 3.0])
+
+
+def test_curve_of_forks_is_whole_if_a_trunk_is_not_shown():
+    trunks, forks = forked_runs()
+    for runs in (forks, [trunks[0], *forks]):
+        assert learning_curves(runs)[-1].first_drawn == 0
+    early = make_fork(trunks[0], 50, "B", {100: 0.0})  # shares no evaluation
+    assert learning_curves([*trunks, early])[-1].first_drawn == 0
+
+
+def test_curve_of_forks_of_forks_begins_at_their_own_fork():
+    trunks, forks = forked_runs()
+    second = [make_fork(fork, 300, "C", {400: 0.0}) for fork in forks]
+    curves = learning_curves([*trunks, *forks, *second])
+    assert [curve.trunk for curve in curves] == [None, Trunk("A", 1), Trunk("B", 2)]

@@ -10,7 +10,7 @@ from PIL import Image
 from experiments.report import page
 from experiments.report.content import Section
 from experiments.report.curves import AXES
-from tests.helpers.record_factories import make_records
+from tests.helpers.record_factories import make_fork, make_records
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SCORES = np.array([[1.0, 4.0, 2.0, 8.0, 5.0, 7.0], [3.0, 3.0, 9.0, 1.0, 6.0, 2.0]])  # [seeds, evaluations]
@@ -19,7 +19,7 @@ STEPS = np.arange(1, 7) * 100
 
 @pytest.fixture(scope="module")
 def written_page(tmp_path_factory):
-    """A page with two tasks, two seeds, a freeze, many arms, an image and a video."""
+    """A page with two tasks, two seeds, a freeze, many arms, forks on the second task, an image and a video."""
     directory = tmp_path_factory.mktemp("page")
     (directory / "video.mp4").write_bytes(b"12")
     png = io.BytesIO()
@@ -34,6 +34,7 @@ def written_page(tmp_path_factory):
         make_records("cut short", {100: 1.0, 200: None, 300: 2.0}),
         *(make_records(f"Rainbow + SEER, seer.freeze_step={i}", {100: 12345.6}) for i in range(9)),
     ]
+    runs += [make_fork(run, 300, "forked", {400: 5.0, 500: 6.0}) for run in runs[2:4]]
     for run in runs[:4]:
         run.config["seer"] = {"enabled": False}
     page.write(
@@ -176,6 +177,16 @@ def test_smoothing_is_that_of_each_seed_before_mean_and_band(tab, window):
 
 def test_score_that_is_not_available_leaves_a_gap(tab):
     np.testing.assert_array_equal(lines(tab)["cut short"][1], [1.0, np.nan, 2.0])
+
+
+def test_curve_of_forks_begins_at_the_fork_unless_the_trunk_is_hidden(tab):
+    steps, shared = np.arange(3, 6) * 100e6, SCORES.mean(axis=0)
+    np.testing.assert_array_equal(lines(tab, 1)["forked"], [steps, [shared[2], 5.0, 6.0]])
+    tab.select_option("#shown", "seeds")
+    np.testing.assert_array_equal(lines(tab, 1)["forked, seed 1"], [steps, [SCORES[1, 2], 5.0, 6.0]])
+    tab.select_option("#shown", "mean")
+    legend_button(tab, "Rainbow").click()
+    np.testing.assert_array_equal(lines(tab, 1)["forked"][1], [*shared[:3], 5.0, 6.0])
 
 
 def test_axis_and_published_scores_are_chosen_with_controls(tab):
