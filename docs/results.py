@@ -5,15 +5,17 @@ python -m docs.results
 
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from PIL import Image
 
 from experiments.report import figures, records, references, tables
+from experiments.report.content import Comparison
 from experiments.report.costs import mean_costs
-from experiments.report.curves import learning_curves
+from experiments.report.curves import Curve, learning_curves
 from experiments.report.records import RunRecords
+from experiments.report.tables import Table
 from experiments.run import EXPERIMENTS
 from seer_jax.agents.registry import AGENTS
 from seer_jax.envs.registry import SUITES
@@ -46,12 +48,13 @@ def with_scores(readme: str) -> str:
 
 
 def _format_scores(name: str) -> str:
-    return "".join(f"{table.title}:\n\n{table.to_markdown()}\n" for table in _score_tables(name))
+    shown = _compare(name, tables.score_tables)
+    return "".join(f"{table.title}:\n\n{table.to_markdown()}\n" for table in shown)
 
 
-def _score_tables(name: str) -> list[tables.Table]:
+def _compare(name: str, make_tables: Callable[[Sequence[Curve], Comparison], list[Table]]) -> list[Table]:
     curves, comparisons = learning_curves(_read_runs(name)), EXPERIMENTS[name].comparisons("cpu")
-    return [table for comparison in comparisons for table in tables.score_tables(curves, comparison)]
+    return [table for comparison in comparisons for table in make_tables(curves, comparison)]
 
 
 def _section(name: str) -> Iterator[str]:
@@ -62,7 +65,7 @@ def _section(name: str) -> Iterator[str]:
     yield from (f"{note}\n" for note in notes if note)
     yield f"![{experiment.title}](figures/{name}.png)\n"
     yield from _section_images(name)
-    for table in (*_score_tables(name), tables.cost_table(mean_costs(runs))):
+    for table in (*_compare(name, tables.comparison_tables), tables.cost_table(mean_costs(runs))):
         yield f"{table.title}:\n\n{table.to_markdown()}\n{table.note}\n"
 
 

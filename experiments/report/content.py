@@ -20,6 +20,10 @@ class Comparison:
     x: str = "macs_total"
     budget: float | None = None
 
+    def shown_of(self, evaluated: Sequence[str]) -> list[str]:
+        """Returns the arms to show, the baseline first, of those that have an evaluation; others may have failed."""
+        return [arm for arm in dict.fromkeys(self.arms or evaluated) if arm in evaluated]
+
 
 @dataclasses.dataclass(frozen=True)
 class Section:

@@ -1,5 +1,6 @@
-"""Learning curves as figures: the data of the interactive page, and a static image."""
+"""Figures: learning curves as data of the interactive page and as a static image, and differences between arms."""
 
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,15 +8,24 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from experiments.report import styles
+from experiments.report.content import Comparison, Section
 from experiments.report.curves import AXES, Curve
+from experiments.report.differences import Difference, Differences, paired_differences
 from experiments.report.references import OPEN_LOOP_LABELS, Reference
 from experiments.report.styles import Style
 
 _OPEN_LOOP_DASHES = {"Random": "dash", "No force": "dashdot"}  # Plotly's names of the patterns
 _PANEL_INCHES = (4.6, 3.4)
+_INTERVAL_WIDTHS = (3.0, 1.0)  # of the paired and of the unpaired one, in points
+_DIFFERENCES_TEXT = (
+    "Differences of scores to {baseline} over pairs of runs of the same task and seed. The upper, thick line of an arm"
+    " is the 95% interval of a bootstrap of pairs; the lower, thin one is that of a bootstrap of each arm's seeds"
+    " independently. With few seeds both are too narrow."
+)
 
 
 def arm_styles(curves: Sequence[Curve]) -> dict[str, Style]:
@@ -115,3 +125,57 @@ def _draw_references(ax: Axes, references: Sequence[Reference]) -> None:
         if reference.method in OPEN_LOOP_LABELS:
             dash = "--" if reference.method == "Random" else "-."
             ax.axhline(reference.mean, color="gray", ls=dash, lw=1, label=OPEN_LOOP_LABELS[reference.method])
+
+
+def difference_section(curves: Sequence[Curve], comparison: Comparison) -> Section | None:
+    """Returns a section with the differences of a comparison as a figure; None if there are too few pairs."""
+    found = paired_differences(curves, comparison)
+    if found is None:
+        return None
+    return Section(
+        title=f"{comparison.title}, paired differences",
+        text=_DIFFERENCES_TEXT.format(baseline=found.baseline),
+        images=[(f"differences to {found.baseline}", draw_differences(found, arm_styles(curves)))],
+    )
+
+
+def draw_differences(differences: Differences, by_arm: Mapping[str, Style]) -> bytes:
+    """Returns a PNG file with a panel for each task, and in it the mean difference and both intervals of each arm.
+
+    Args:
+      differences: to draw.
+      by_arm: the style of each arm.
+    """
+    tasks, arms = ({getattr(row, name): None for row in differences.rows} for name in ("task", "arm"))
+    columns = min(3, len(tasks))
+    rows = -(-len(tasks) // columns)
+    size = columns * _PANEL_INCHES[0], rows * (0.9 + 0.45 * len(arms)) + 0.5
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for ax in axes.flat[len(tasks) :]:
+        ax.remove()
+    for task, ax in zip(sorted(tasks, key=lambda task: task is None), axes.flat, strict=False):  # over all tasks last
+        for row in (row for row in differences.rows if row.task == task):
+            _draw_difference(ax, list(arms).index(row.arm), row, by_arm[row.arm])
+        ax.axvline(0.0, color="gray", lw=1)
+        ax.set(title=task or "all tasks, human-normalised", xlabel=f"difference to {differences.baseline}")
+        ax.set(yticks=range(len(arms)), yticklabels=list(arms), ylim=(len(arms) - 0.5, -0.5))
+        ax.grid(alpha=0.3)
+    figure.legend(
+        [Line2D([], [], color="black", lw=width) for width in _INTERVAL_WIDTHS],
+        ["paired", "unpaired"],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120, format="png")
+    return png.getvalue()
+
+
+def _draw_difference(ax: Axes, position: int, row: Difference, style: Style) -> None:
+    (mean,) = ax.plot([row.mean], [position - 0.1], **style.matplotlib)
+    mean.set_markersize(7)
+    for interval, offset, width in zip((row.paired, row.unpaired), (-0.1, 0.1), _INTERVAL_WIDTHS, strict=True):
+        if interval is not None:
+            ax.plot(interval, [position + offset] * 2, color=style.color, lw=width)

@@ -49,7 +49,7 @@ def write(
       title: of the page.
       command: the command that made the report.
       x: field of `curves.AXES` that curves are drawn over at first.
-      comparisons: tables of scores.
+      comparisons: tables of scores and, where there are pairs of runs, of differences, with a figure.
       sections: shown between the tables of scores and of costs.
       videos: MP4 files; those above 1 MB are left out.
       note: shown below the title.
@@ -61,9 +61,11 @@ def write(
     if not curves:
         raise records.RecordsError("none of the runs has an evaluation; train longer, or set eval_every lower")
     published = references.read({curve.task for curve in curves})
-    score_tables = [table for comparison in comparisons for table in tables.score_tables(curves, comparison)]
+    score_tables = [table for comparison in comparisons for table in tables.comparison_tables(curves, comparison)]
     costs, settings = mean_costs(runs), settings_table(runs)
     other_tables = [*([tables.cost_table(costs)] if costs else []), *([settings] if settings else [])]
+    differences = [figures.difference_section(curves, comparison) for comparison in comparisons]
+    sections = [*(section for section in differences if section), *sections]
     path.parent.mkdir(parents=True, exist_ok=True)
     figures.draw(path.with_suffix(".png"), curves, published, x)
     path.write_text(

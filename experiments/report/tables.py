@@ -1,4 +1,4 @@
-"""The tables of a report: scores of arms by task, their aggregates over tasks, and costs."""
+"""The tables of a report: scores of arms by task, their aggregates over tasks, their differences, and costs."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +9,7 @@ from experiments.report import references, statistics
 from experiments.report.content import Comparison
 from experiments.report.costs import ByPhase, Cost
 from experiments.report.curves import Curve
+from experiments.report.differences import Difference, Interval, paired_differences
 from experiments.report.references import Reference
 from seer_jax.envs import atari_scores
 
@@ -26,6 +27,13 @@ _AGGREGATES_NOTE = (
     " narrow."
 )
 _CUT_SHORT_NOTE = " Scores of evaluations that were cut short are not available, and their seeds are not counted."
+_DIFFERENCES_NOTE = (
+    "Mean over pairs of the score of an arm minus that of {baseline}; over all tasks, that of human-normalised scores,"
+    " with as many pairs on each task. A pair is two runs of the same task and seed. {sharing} Brackets hold 95%"
+    " intervals of a bootstrap that draws pairs (paired), or seeds of each arm independently (unpaired). The more alike"
+    " the scores of a pair are, the narrower is the paired one. With few seeds both are too narrow; of two pairs, the"
+    " paired one only reaches from one difference to the other."
+)
 _PUBLISHED_NOTE = "Mean ± standard deviation over seeds. The runs on this page have other budgets."
 _COSTS_NOTE = (
     "Means over seeds of the finished runs; two values are those of the full and of the frozen phase. MAC are"
@@ -65,8 +73,7 @@ def score_tables(curves: Sequence[Curve], comparison: Comparison) -> list[Table]
       curves: one for each arm on each task.
       comparison: what to show of them; arms without a curve, whose runs may have failed, are left out.
     """
-    evaluated = list(dict.fromkeys(curve.arm for curve in curves))
-    arms = [arm for arm in comparison.arms or evaluated if arm in evaluated]
+    arms = comparison.shown_of([curve.arm for curve in curves])
     if not arms:
         return []
     tasks = list(dict.fromkeys(curve.task for curve in curves if curve.arm in arms))
@@ -156,6 +163,52 @@ def _format_interval(statistic: Callable[..., np.ndarray], *arms: np.ndarray) ->
         return estimate
     low, high = statistics.confidence_interval(statistic, *arms)
     return f"{estimate} [{float(low):.3f}, {float(high):.3f}]"
+
+
+def comparison_tables(curves: Sequence[Curve], comparison: Comparison) -> list[Table]:
+    """Returns the tables of scores and, where there are pairs of runs, the one of differences."""
+    differences = difference_table(curves, comparison)
+    return [*score_tables(curves, comparison), *([differences] if differences else [])]
+
+
+def difference_table(curves: Sequence[Curve], comparison: Comparison) -> Table | None:
+    """Returns a row for each arm and task with the difference to the baseline over pairs; None if there are too few."""
+    found = paired_differences(curves, comparison)
+    if found is None:
+        return None
+    rows = [
+        [
+            row.arm,
+            row.task or "all, human-normalised",
+            str(row.num_pairs),
+            _format_difference(row, row.mean),
+            *(_format_difference(row, interval) for interval in (row.paired, row.unpaired)),
+        ]
+        for row in found.rows
+    ]
+    return Table(
+        title=f"{comparison.title}, differences to {found.baseline}",
+        head=["arm", "task", "pairs", "difference", "paired interval", "unpaired interval"],
+        rows=rows,
+        note=_DIFFERENCES_NOTE.format(baseline=found.baseline, sharing=_format_sharing(found.rows)),
+    )
+
+
+def _format_difference(row: Difference, values: float | Interval | None) -> str:
+    digits = 3 if row.task is None else 1
+    if isinstance(values, Interval):
+        return f"[{', '.join(f'{value:+,.{digits}f}' for value in values)}]"
+    return "" if values is None else f"{values:+,.{digits}f}"
+
+
+def _format_sharing(rows: Sequence[Difference]) -> str:
+    """Returns a sentence that says how many pairs share a trunk."""
+    by_task = [row for row in rows if row.task is not None]
+    sharing, num_pairs = sum(row.sharing for row in by_task), sum(row.num_pairs for row in by_task)
+    if not sharing:
+        return "No pair here shares a trunk: its runs have the random seed in common, and were trained separately."
+    count = "All" if sharing == num_pairs else f"{sharing} of {num_pairs}"
+    return f"{count} pairs here share a trunk: the runs of such a pair are the same up to the fork."
 
 
 def published_table(published: Sequence[Reference]) -> Table:
