@@ -12,7 +12,7 @@ from PIL import Image
 
 from experiments.report import figures, records, references, tables
 from experiments.report.content import Comparison
-from experiments.report.costs import mean_costs
+from experiments.report.costs import mean_costs, total_cost
 from experiments.report.curves import Curve, learning_curves
 from experiments.report.records import RunRecords
 from experiments.report.tables import Table
@@ -65,7 +65,7 @@ def _section(name: str) -> Iterator[str]:
     yield from (f"{note}\n" for note in notes if note)
     yield f"![{experiment.title}](figures/{name}.png)\n"
     yield from _section_images(name)
-    for table in (*_compare(name, tables.comparison_tables), tables.cost_table(mean_costs(runs))):
+    for table in (*_compare(name, tables.comparison_tables), *tables.cost_tables(mean_costs(runs), total_cost(runs))):
         yield f"{table.title}:\n\n{table.to_markdown()}\n{table.note}\n"
 
 

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from experiments.report import figures, records, references, tables
 from experiments.report.content import Comparison, Section
-from experiments.report.costs import mean_costs
+from experiments.report.costs import mean_costs, total_cost
 from experiments.report.curves import AXES, Curve, learning_curves
 from experiments.report.records import RunRecords
 from experiments.report.references import Reference
@@ -62,8 +62,8 @@ def write(
         raise records.RecordsError("none of the runs has an evaluation; train longer, or set eval_every lower")
     published = references.read({curve.task for curve in curves})
     score_tables = [table for comparison in comparisons for table in tables.comparison_tables(curves, comparison)]
-    costs, settings = mean_costs(runs), settings_table(runs)
-    other_tables = [*([tables.cost_table(costs)] if costs else []), *([settings] if settings else [])]
+    settings = settings_table(runs)
+    other_tables = [*tables.cost_tables(mean_costs(runs), total_cost(runs)), *([settings] if settings else [])]
     differences = [figures.difference_section(curves, comparison) for comparison in comparisons]
     sections = [*(section for section in differences if section), *sections]
     path.parent.mkdir(parents=True, exist_ok=True)

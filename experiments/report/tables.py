@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.report import references, statistics
 from experiments.report.content import Comparison
-from experiments.report.costs import ByPhase, Cost
+from experiments.report.costs import ByPhase, Cost, TotalCost
 from experiments.report.curves import Curve
 from experiments.report.differences import Difference, Interval, paired_differences
 from experiments.report.references import Reference
@@ -40,6 +40,11 @@ _COSTS_NOTE = (
     " multiply-accumulates, the unit that fits the FLOPs in the paper's figures, and FLOP are those that XLA counts."
     " Replay is the allocated size; before version 0.3.0 it could be more than the run could fill. Steps per"
     " second and hours depend on what else the machine was running."
+)
+
+_TOTAL_COST_NOTE = (
+    "Sums over the finished runs. In the table above a fork costs as much as if it had been trained alone; here, what"
+    " several runs share with their trunk counts once."
 )
 
 
@@ -238,6 +243,23 @@ def cost_table(costs: Sequence[Cost]) -> Table:
     }
     rows = [[cell(cost) for cell in columns.values()] for cost in costs]
     return Table(title="Costs", head=list(columns), rows=rows, note=_COSTS_NOTE)
+
+
+def cost_tables(costs: Sequence[Cost], total: TotalCost | None) -> list[Table]:
+    """Returns the table of costs if there is one, and that of the cost of all runs if they share a part of it."""
+    return [*([cost_table(costs)] if costs else []), *([total_cost_table(total)] if total else [])]
+
+
+def total_cost_table(total: TotalCost) -> Table:
+    """Returns a row for the cost of all runs with trunks shared, and one for what they would have cost without."""
+    rows = [
+        [label, f"{macs / 1e12:,.2f}", f"{seconds / 3600:,.2f}"]
+        for label, macs, seconds in (
+            ("with shared trunks, as trained", total.macs, total.seconds),
+            ("if each run had been trained alone", total.macs_alone, total.seconds_alone),
+        )
+    ]
+    return Table("Cost of all runs", ["all runs", "TMAC", "hours"], rows, _TOTAL_COST_NOTE)
 
 
 def _format_phases(values: ByPhase, *, unit: float = 1.0, digits: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""Forks in reports: the names of their trunks, and curves that have what they share once."""
+"""Forks in reports: the names of their trunks, and curves and costs that have what they share once."""
 
 import json
 import pathlib
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from experiments.report import figures, page, records
+from experiments.report import costs, figures, page, records
 from experiments.report.curves import Trunk, learning_curves
 from experiments.report.records import Fork
 from tests.helpers.record_factories import (
@@ -139,3 +139,57 @@ def test_curve_of_forks_of_forks_begins_at_their_own_fork():
     second = [make_fork(fork, 300, "C", {400: 0.0}) for fork in forks]
     curves = learning_curves([*trunks, *forks, *second])
     assert [curve.trunk for curve in curves] == [None, Trunk("A", 1), Trunk("B", 2)]
+
+
+def test_shared_cost_of_forks_counts_once():
+    """Runs of 400 agent steps each, of 1e6 multiply-accumulates and 0.1 seconds a step."""
+    trunks, forks = forked_runs()
+    total = costs.total_cost([*trunks, *forks])
+    assert total is not None
+    np.testing.assert_allclose([total.macs_alone, total.macs], [1.6e9, 1.2e9])
+    np.testing.assert_allclose([total.seconds_alone, total.seconds], [160.0, 120.0])
+    second = [make_fork(fork, 300, "C", {400: 0.0}) for fork in forks]
+    total = costs.total_cost([*trunks, *forks, *second])
+    assert total is not None
+    np.testing.assert_allclose([total.macs_alone, total.macs], [2.4e9, 1.4e9])
+
+
+def test_cost_of_a_trunk_that_is_not_shown_counts_once_for_its_forks():
+    (trunk, _), _ = forked_runs()
+    forks = [make_fork(trunk, steps, f"after {steps}", {400: 0.0}) for steps in (100, 200, 300)]
+    total = costs.total_cost(forks)
+    assert total is not None
+    np.testing.assert_allclose(total.macs, 1.2e9 - 100e6 - 200e6)
+    unfinished = make_records("A", {100: 1.0, 200: 2.0, 300: 3.0, 400: 4.0})
+    unfinished.lines.pop()  # its cost is not known yet
+    assert costs.total_cost([unfinished, *forks]) == total
+
+
+def test_cost_between_two_lines_of_a_trunk_is_interpolated_without_a_freeze_at_the_fork():
+    trunk = make_records("A", {100: 1.0, 300: 2.0}, freeze=250)
+    trunk.of_kind("freeze")[0]["macs_total"] = 9e9
+    fork = make_fork(trunk, 250, "B", {300: 0.0})
+    total = costs.total_cost([trunk, fork])
+    assert total is not None
+    np.testing.assert_allclose(total.macs, 600e6 - 250e6)
+
+
+def test_runs_that_share_nothing_have_no_total_cost():
+    trunks, forks = forked_runs()
+    assert costs.total_cost(trunks) is None
+    assert costs.total_cost(forks[:1]) is None
+
+
+def test_page_has_the_cost_of_all_runs_and_all_evaluations_of_forks(tmp_path):
+    trunks, forks = forked_runs()
+    runs = [*trunks, *forks]
+    for run in runs:
+        for line in run.lines:
+            line["macs_total"] = 1e10 * line["env_steps"]
+    page.write(tmp_path / "x.html", runs, title="", command="")
+    rows = "| with shared trunks, as trained | 12.00 | 0.03 |\n| if each run had been trained alone | 16.00 | 0.04 |\n"
+    assert rows in (tmp_path / "x.md").read_text()
+    html = (tmp_path / "x.html").read_text()
+    assert "<h2>Cost of all runs</h2>" in html
+    assert "The line of a fork begins" in html
+    assert (tmp_path / "x.csv").read_text().count("\n") == 1 + 4 * 4
