@@ -30,6 +30,7 @@ _IGNORED_FIELDS = (
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "checkpoint_at",
     "params_every",
     "mesh.seed",
     "mesh.data",

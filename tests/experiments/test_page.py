@@ -73,6 +73,12 @@ def test_runs_with_other_settings_get_arms_of_their_own():
     assert arms == ["A, seer.freeze_step=100", "A, seer.freeze_step=100", "A, seer.freeze_step=200", "A"]
 
 
+def test_runs_that_keep_other_checkpoints_are_of_one_arm():
+    trunk, other = make_records("A", {1: 1.0}), make_records("A", {1: 1.0}, seed=1)
+    trunk.config["checkpoint_at"] = [100, 200]
+    assert [run.arm for run in command.label_arms([trunk, other])] == ["A", "A"]
+
+
 def test_lines_of_a_plot_have_different_styles_also_without_colours():
     lines = [styles.nth(i) for i in range(140)]
     assert len(set(lines)) == 140
