@@ -16,7 +16,15 @@ from seer_jax import fields
 from seer_jax.agents.curl import CurlConfig
 from seer_jax.agents.rainbow import RainbowConfig
 from seer_jax.agents.registry import AGENTS
-from seer_jax.config import EncoderConfig, EnvConfig, MeshConfig, ReplayConfig, RunConfig, SeerConfig
+from seer_jax.config import (
+    SIGNAL_EVERY,
+    EncoderConfig,
+    EnvConfig,
+    MeshConfig,
+    ReplayConfig,
+    RunConfig,
+    SeerConfig,
+)
 from seer_jax.envs import atari, dmc
 from seer_jax.envs.atari_suite import AtariConfig
 from seer_jax.envs.dmc_suite import DmcConfig
@@ -53,6 +61,7 @@ _UNSET = {  # what an unset field follows from
     "task": _FROM_FILE,
     "name": _FROM_FILE,
     "freeze_through": "unset: follows from `agent.name` and `encoder.name`",
+    "signal_every": f"unset: {SIGNAL_EVERY:,} with `seer.enabled`, else 0",
     "init_from": "unset: the encoder starts from new parameters",
     **{item.name: "unset: follows from `env.protocol`" for item in dataclasses.fields(atari.Protocol)},
     **dict.fromkeys(dmc.protocol_items(dmc.PROTOCOLS["seer"], ""), "unset: follows from `env.protocol` and `env.task`"),

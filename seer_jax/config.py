@@ -11,6 +11,7 @@ from seer_jax.fields import UNSET, flag, integer, integers, real, text
 
 FIRST_STACKS = ("black", "repeat")
 MAX_SEEDS = 1024
+SIGNAL_EVERY = 1000  # of runs with SEER, unless `seer.signal_every` is set
 LATENT_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -77,9 +78,7 @@ class SeerConfig:
     num_copies: int = integer(1, "augmented latents stored of each row", low=1, high=256)
     freeze_through: str = text(UNSET, "last stage of the encoder that freezes; unset, the algorithm's own choice")
     signal_every: int = integer(
-        1000,
-        "agent steps between two signals of how far the encoder has come; 0 measures none",
-        earlier=0,
+        UNSET, "agent steps between two signals of how far the encoder has come; 0 measures none"
     )
     sync_target_heads: bool = flag(False, "set the target heads to the heads at the freeze")
     init_from: str | None = text(UNSET, "directory of a run whose encoder to start from", optional=True)

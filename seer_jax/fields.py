@@ -139,20 +139,9 @@ class Numbers:
 Field = Number | Numbers | Flag | Text
 
 
-def integer(
-    default: int | None,
-    meaning: str,
-    *,
-    low: int = 0,
-    high: int = MANY,
-    former: str | None = None,
-    earlier: int | None = None,
-) -> Any:
-    """Declares a field that holds a whole number; `former` is its name in an earlier version.
-
-    Runs of versions without the field were as if it held `earlier`.
-    """
-    return _declare(default, Number(meaning, low, high, int), former, earlier)
+def integer(default: int | None, meaning: str, *, low: int = 0, high: int = MANY, former: str | None = None) -> Any:
+    """Declares a field that holds a whole number; `former` is its name in an earlier version."""
+    return _declare(default, Number(meaning, low, high, int), former)
 
 
 def integers(meaning: str, *, low: int = 0) -> Any:

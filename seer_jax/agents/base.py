@@ -67,26 +67,27 @@ class Agent(NamedTuple):
       augment: `(key, obs) -> [B, K, h, w, C]`, the encoder's inputs whose latents are stored; None if the latent that
         the agent acts on is also the one stored.
       encode: `(params, views [B, h, w, C]) -> latents [B, N, L]` float32.
-      stages: `(params, views) -> outputs [B, ...]` by name of the frozen stages that come before the latents.
-      values: `(params, latents) -> [B, M]`, what the heads say of each state: what its features are there for.
       act: `(params, latents [E, N, L], key, step) -> action [E, ...]`, exploring at vector step `step`.
       act_eval: `(params, latents [E, N, L], key) -> action [E, ...]`, for evaluation.
       full: learns from batches of observations, and trains everything.
       frozen: learns from batches of latents; it trains the heads and runs no frozen stage.
       freeze: `TrainState -> TrainState` with the encoder frozen and the targets' encoder tied to it.
+      stages: `(params, views) -> outputs [B, ...]` by name of the frozen stages that come before the latents, for
+        signals; none unless given.
+      values: `(params, latents) -> [B, M]`, what the heads say of each state, for signals; None leaves them out.
     """
 
     init: Callable[[jax.Array], TrainState]
     view: Callable[[jax.Array], jax.Array]
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None
     encode: Callable[[Params, jax.Array], jax.Array]
-    stages: Callable[[Params, jax.Array], dict[str, jax.Array]]
-    values: Callable[[Params, jax.Array], jax.Array]
     act: Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
     act_eval: Callable[[Params, jax.Array, jax.Array], jax.Array]
     full: Learner
     frozen: Learner
     freeze: Callable[[TrainState], TrainState]
+    stages: Callable[[Params, jax.Array], dict[str, jax.Array]] = lambda params, views: {}
+    values: Callable[[Params, jax.Array], jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

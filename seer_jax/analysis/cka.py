@@ -29,8 +29,12 @@ def _alignment(k: jax.Array, l: jax.Array) -> jax.Array:  # noqa: E741 - the nam
 
 
 def _centred_gram(x: jax.Array) -> jax.Array:
-    """Returns `[N, N]` products of the centred features, scaled so that their squares do not overflow."""
+    """Returns `[N, N]` products of the centred features, scaled so that their squares do not overflow.
+
+    It is 0 if the features differ by less than the rounding of their mean.
+    """
+    rounding = jnp.finfo(x.dtype).eps * jnp.abs(x).max() * 4
     x = x - x.mean(axis=0)
     largest = jnp.abs(x).max()
-    x = x / jnp.where(largest > 0, largest, 1.0)
+    x = jnp.where(largest > rounding, x / jnp.maximum(largest, jnp.finfo(x.dtype).tiny), 0.0)
     return jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)  # a TPU would round the features

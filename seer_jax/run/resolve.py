@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_dict
 from seer_jax import fields
 from seer_jax.agents.base import Algorithm
 from seer_jax.agents.registry import AGENTS
-from seer_jax.config import EncoderConfig, MeshConfig, ReplayConfig, RunConfig, SeerConfig
+from seer_jax.config import SIGNAL_EVERY, EncoderConfig, MeshConfig, ReplayConfig, RunConfig, SeerConfig
 from seer_jax.envs.registry import SUITES
 from seer_jax.envs.suite import Suite
 from seer_jax.fields import ConfigError
@@ -75,6 +75,9 @@ def resolve(config: ConfigDict) -> RunConfig:
     values = _complete(values, sections)
     _check(values, sections, fields.Text, unset_allowed=("seer.freeze_through",))
     values["env"] = suite.fill_unset(values["env"])
+    seer = values["seer"]
+    if seer["signal_every"] is None:
+        seer["signal_every"] = SIGNAL_EVERY if seer["enabled"] is True else 0
     _check(values, sections, fields.Number, fields.Numbers, fields.Flag)
     resolved = RunConfig(
         **{name: value for name, value in values.items() if name not in sections},

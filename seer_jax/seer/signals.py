@@ -92,11 +92,11 @@ def make_compare(agent: base.Agent, *, chunk: int) -> Callable[..., dict[str, ja
 
         chunks = jax.lax.map(encode, obs.reshape(-1, chunk, *obs.shape[1:]))
         latents, then = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunks)
-        now, values = _flat(latents), agent.values(params, latents)
-        found = {"fit": explained_variance(now, values)}
-        for name, features in then.items():
-            found[f"drift_{name}"] = 1.0 - linear_cka(_flat(features), now)
-            found[f"fit_{name}"] = explained_variance(_flat(features), values)
+        found = {f"drift_{name}": 1.0 - linear_cka(_flat(each), _flat(latents)) for name, each in then.items()}
+        if agent.values is not None:
+            values = agent.values(params, latents)
+            found["fit"] = explained_variance(_flat(latents), values)
+            found |= {f"fit_{name}": explained_variance(_flat(each), values) for name, each in then.items()}
         stages, earlier = outputs(obs[:STAGE_STATES])
         for name, output in stages.items():
             found[f"drift_{HALF}_{name}"] = 1.0 - linear_cka(_flat(earlier[name]), _flat(output))
@@ -121,7 +121,8 @@ def explained_variance(features: jax.Array, values: jax.Array) -> jax.Array:
     half, high = len(features) // 2, jax.lax.Precision.HIGHEST
     x, y = features - features[:half].mean(axis=0), values - values[:half].mean(axis=0)
     gram = jnp.matmul(x[:half], x[:half].T, precision=high)
-    penalty = _RIDGE * jnp.trace(gram) / half + jnp.finfo(gram.dtype).tiny
+    variance_of_features = jnp.trace(gram) / half
+    penalty = jnp.where(variance_of_features > 0, _RIDGE * variance_of_features, 1.0)
     weights = jax.scipy.linalg.solve(gram + penalty * jnp.eye(half), y[:half], assume_a="pos")
     predicted = jnp.matmul(jnp.matmul(x[half:], x[:half].T, precision=high), weights, precision=high)
     variance = jnp.square(y[half:] - y[half:].mean(axis=0)).sum()
