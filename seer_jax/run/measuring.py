@@ -1,7 +1,6 @@
 """The program that measures the signals of all seeds of a run in the full phase."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +46,8 @@ class Measuring:
         compare = signals.make_compare(phase.agent, chunk=count)  # XLA counts the body of a loop once
         self.cost = flops.cost_of(compare, phase.state.params, same, obs)
 
-    def measure(self, run: RunState, env_steps: Mapping[int, int]) -> list[dict[str, Any]]:
-        """Returns what `signals.Measure` finds for each seed, those of seeds that are not measured without meaning.
+    def measure(self, run: RunState, env_steps: Mapping[int, int]) -> list[signals.Products]:
+        """Returns what is found of each seed, on the host; that of a seed that is not measured has no meaning.
 
         Args:
           run: the arrays of the run.

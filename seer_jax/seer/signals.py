@@ -2,22 +2,26 @@
 
 An encoder is compared, on states drawn from the replay, with three encoders of the same run: an untrained one, the one
 of about half its age, and the one of the previous signal. The drift between two is one minus the centred kernel
-alignment of their features. The fit of an encoder is the share of the variance of today's action values that a ridge
+alignment of their features. The fit of an encoder is the share of the variance of today's values that a ridge
 regression on its features explains, on states that it was not fitted to.
 
-Measuring changes nothing in a run: it reads parameters and ring, and draws with keys of its own.
+The device finds the products of features, and the host the signals, in float64. Measuring changes nothing in a run: it
+reads parameters and ring, and draws with keys of its own.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from numpy.typing import ArrayLike
 
 from seer_jax import replay
 from seer_jax.agents import base
-from seer_jax.analysis.cka import linear_cka
+from seer_jax.analysis.cka import alignment
 from seer_jax.seer.phases import Phase
 
 STATES = 512  # on which encoders are compared; half of them for the regression, half to test it
@@ -43,7 +47,22 @@ class References(NamedTuple):
 
 
 Encoders = Mapping[int, base.Params]  # those of earlier signals that are kept, by agent step
-Measure = Callable[[base.Params, References, replay.Ring, jax.Array], dict[str, jax.Array]]
+
+
+class Products(NamedTuple):
+    """What the device finds of an encoder on B states, from which `fields` computes signals on the host.
+
+    Attributes:
+      now: `[B, B]` products of the centred features of each two states, in an arbitrary unit.
+      then: the same of each of the `References`, by name.
+      values: `[B, M]`, what the heads say of each state; None for agents without `values`.
+      stages: products of the outputs of earlier stages on some states, of now and of `References.half`, by stage.
+    """
+
+    now: jax.Array
+    then: dict[str, jax.Array]
+    values: jax.Array | None
+    stages: dict[str, tuple[jax.Array, jax.Array]]
 
 
 def encoder_of(params: base.Params) -> base.Params:
@@ -56,77 +75,73 @@ def num_states(phase: Phase) -> int:
     return -(-STATES // phase.ring_spec.num_shards) * phase.ring_spec.num_shards
 
 
-def make_measure(phase: Phase) -> Measure:
-    """Returns the pure function that measures the signals of one seed in the full phase.
-
-    Returns:
-      `(params, references, ring, key) -> signals`, each `[]`, by the names that a record of kind `signal` has.
-    """
+def make_measure(phase: Phase) -> Callable[[base.Params, References, replay.Ring, jax.Array], Products]:
+    """Returns the pure function of one seed in the full phase, `(params, references, ring, key) -> Products`."""
     compare = make_compare(phase.agent, chunk=_CHUNK if phase.ring_spec.num_shards == 1 else num_states(phase))
 
-    def measure(params: base.Params, references: References, ring: replay.Ring, key: jax.Array) -> dict[str, jax.Array]:
+    def measure(params: base.Params, references: References, ring: replay.Ring, key: jax.Array) -> Products:
         batch = replay.sample(phase.ring_spec, ring, key, batch_size=num_states(phase))
         return compare(params, references, batch.obs)
 
     return measure
 
 
-def make_compare(agent: base.Agent, *, chunk: int) -> Callable[..., dict[str, jax.Array]]:
-    """Returns `(params, references, observations [B, H, W, C]) -> signals`; see `make_measure`.
+def make_compare(agent: base.Agent, *, chunk: int) -> Callable[[base.Params, References, jax.Array], Products]:
+    """Returns `(params, references, observations [B, H, W, C]) -> Products`.
 
     Args:
       agent: the agent.
       chunk: states that are encoded together, a divisor of B.
     """
 
-    def compare(params: base.Params, references: References, obs: jax.Array) -> dict[str, jax.Array]:
-        encoders = references._asdict()
-
+    def compare(params: base.Params, references: References, obs: jax.Array) -> Products:
         def encode(obs: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             views = agent.view(obs)
-            then = {name: agent.encode(params | encoder, views) for name, encoder in encoders.items()}
+            then = {name: agent.encode(params | each, views) for name, each in references._asdict().items()}
             return agent.encode(params, views), then
-
-        def outputs(obs: jax.Array) -> list[dict[str, jax.Array]]:
-            return [agent.stages(each, agent.view(obs)) for each in (params, params | references.half)]
 
         chunks = jax.lax.map(encode, obs.reshape(-1, chunk, *obs.shape[1:]))
         latents, then = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunks)
-        found = {f"drift_{name}": 1.0 - linear_cka(_flat(each), _flat(latents)) for name, each in then.items()}
-        if agent.values is not None:
-            values = agent.values(params, latents)
-            found["fit"] = explained_variance(_flat(latents), values)
-            found |= {f"fit_{name}": explained_variance(_flat(each), values) for name, each in then.items()}
-        stages, earlier = outputs(obs[:STAGE_STATES])
-        for name, output in stages.items():
-            found[f"drift_{HALF}_{name}"] = 1.0 - linear_cka(_flat(earlier[name]), _flat(output))
-        return found
+        few = agent.view(obs[:STAGE_STATES])
+        stages, earlier = agent.stages(params, few), agent.stages(params | references.half, few)
+        return Products(
+            now=_products(latents),
+            then={name: _products(each) for name, each in then.items()},
+            values=None if agent.values is None else agent.values(params, latents),
+            stages={name: (_products(each), _products(earlier[name])) for name, each in stages.items()},
+        )
 
     return compare
 
 
-def _flat(features: jax.Array) -> jax.Array:
-    return features.reshape(len(features), -1)
+def _products(features: jax.Array) -> jax.Array:
+    """Maps `[B, ...]` to `[B, B]`, in a unit in which nothing overflows."""
+    x = features.reshape(len(features), -1)
+    x = x - x.mean(axis=0)
+    x = x / jnp.maximum(jnp.abs(x).max(), jnp.finfo(x.dtype).tiny)
+    return jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)  # a TPU would round the features
 
 
-def explained_variance(features: jax.Array, values: jax.Array) -> jax.Array:
-    """Returns the share of the variance of values that a ridge regression on features explains, `[]`, at most 1.
+def explained_variance(products: ArrayLike, values: ArrayLike) -> float:
+    """Returns the share of the variance of values that a ridge regression on features explains, at most 1.
 
-    It is fitted to the first half of the states and tested on the second.
+    It is fitted to the first half of the states and tested on the second. It is 0 if the values do not vary.
 
     Args:
-      features: `[B, F]`.
+      products: `[B, B]` products of the features of each two states.
       values: `[B, M]`.
     """
-    half, high = len(features) // 2, jax.lax.Precision.HIGHEST
-    x, y = features - features[:half].mean(axis=0), values - values[:half].mean(axis=0)
-    gram = jnp.matmul(x[:half], x[:half].T, precision=high)
-    variance_of_features = jnp.trace(gram) / half
-    penalty = jnp.where(variance_of_features > 0, _RIDGE * variance_of_features, 1.0)
-    weights = jax.scipy.linalg.solve(gram + penalty * jnp.eye(half), y[:half], assume_a="pos")
-    predicted = jnp.matmul(jnp.matmul(x[half:], x[:half].T, precision=high), weights, precision=high)
-    variance = jnp.square(y[half:] - y[half:].mean(axis=0)).sum()
-    return 1.0 - jnp.square(y[half:] - predicted).sum() / jnp.maximum(variance, jnp.finfo(gram.dtype).tiny)
+    gram, values = np.asarray(products, np.float64), np.asarray(values, np.float64)
+    half = len(values) // 2
+    to_mean = gram[:, :half].mean(axis=1)  # moves the origin to the mean of the states of the fit
+    gram = gram - to_mean - to_mean[:, None] + to_mean[:half].mean()
+    mean = values[:half].mean(axis=0)
+    penalty = _RIDGE * np.trace(gram[:half, :half]) / half
+    variance = np.square(values[half:] - values[half:].mean(axis=0)).sum()
+    if not (variance > 0 and penalty > 0):
+        return 0.0
+    weights = scipy.linalg.solve(gram[:half, :half] + penalty * np.eye(half), values[:half] - mean, assume_a="pos")
+    return float(1 - np.square(values[half:] - mean - gram[half:, :half] @ weights).sum() / variance)
 
 
 def half_age(kept: Iterable[int], env_steps: int) -> int | None:
@@ -144,18 +159,25 @@ def references(untrained: base.Params, kept: Encoders, env_steps: int) -> Refere
     )
 
 
-def fields(found: Mapping[str, Any], kept: Encoders, env_steps: int) -> dict[str, float]:
-    """Returns the fields of a record of kind `signal`: all that was found but what compares with a stand-in.
+def fields(found: Products, kept: Encoders, env_steps: int) -> dict[str, float]:
+    """Returns the fields of a record of kind `signal`, without those that compare with a stand-in.
 
     Args:
-      found: what `Measure` returned for one seed.
+      found: of one seed, on the host.
       kept: encoders of earlier signals.
       env_steps: agent steps so far.
     """
     half = half_age(kept, env_steps)
-    missing = ([HALF] if half is None else []) + ([] if kept else [PREVIOUS])
-    known = {name: float(value) for name, value in found.items() if not any(part in name for part in missing)}
-    return known | ({} if half is None else {"half_steps": half})
+    exists = {UNTRAINED: True, HALF: half is not None, PREVIOUS: bool(kept)}
+    then = {name: products for name, products in found.then.items() if exists[name]}
+    signals = {f"drift_{name}": 1 - alignment(products, found.now) for name, products in then.items()}
+    if half is not None:
+        signals |= {f"drift_{HALF}_{stage}": 1 - alignment(*products) for stage, products in found.stages.items()}
+        signals[f"{HALF}_steps"] = half
+    if found.values is not None:
+        signals["fit"] = explained_variance(found.now, found.values)
+        signals |= {f"fit_{name}": explained_variance(products, found.values) for name, products in then.items()}
+    return signals
 
 
 def keep(kept: Encoders, env_steps: int, encoder: base.Params) -> dict[int, base.Params]:

@@ -13,7 +13,8 @@ from seer_jax import files, replay, train
 from seer_jax.agents.registry import AGENTS
 from seer_jax.config import MeshConfig
 from seer_jax.envs import registry
-from seer_jax.run import checkpoint, evaluation, run_dir
+from seer_jax.run import checkpoint, evaluation, run_dir, stepper
+from seer_jax.run.measuring import Measuring
 from seer_jax.run.resolve import resolve
 from seer_jax.run.stepper import Stepper
 from seer_jax.seer.phases import Phase
@@ -21,7 +22,7 @@ from seer_jax.seer.placement import Placement
 from tests.helpers import fake_env
 from tests.helpers.rings import alone
 
-TIMES = ("seconds", "steps_per_second")
+TIMES = ("seconds", "steps_per_second")  # how names of fields end
 
 
 def tiny_config(**changes):
@@ -116,7 +117,7 @@ _HOST_FIELDS = {
     "num_seeds": 1,
     "mesh": MeshConfig(),
 }
-_agents, _programs, _acts = {}, {}, {}
+_agents, _programs, _acts, _measurings = {}, {}, {}, {}
 _ONE_SEED = Placement().map_seeds
 
 
@@ -126,7 +127,8 @@ def compiled_once():
     algorithms, compile_phase, make_act = dict(AGENTS), Phase.compile, evaluation.make_act
 
     def agent_of(config, action_spec):
-        key = dataclasses.replace(config, **_HOST_FIELDS), repr(action_spec)
+        seer = dataclasses.replace(config.seer, signal_every=0)
+        key = dataclasses.replace(config, **_HOST_FIELDS, seer=seer), repr(action_spec)
         if key not in _agents:
             _agents[key] = algorithms[config.agent.name].make_agent(config, action_spec)
         return _agents[key]
@@ -144,17 +146,25 @@ def compiled_once():
             _acts[key] = make_act(agent, first_stack=first_stack, map_seeds=map_seeds)
         return _acts[key]
 
+    def measuring_of(parts, hosts):
+        seeds = parts.config.seed, parts.config.num_seeds
+        key = parts.agent, parts.full.ring_spec, seeds, *_places(parts.placement)
+        if key not in _measurings:
+            _measurings[key] = Measuring(parts, hosts)
+        return _measurings[key]
+
     with pytest.MonkeyPatch.context() as patch:
         for name, algorithm in algorithms.items():
             patch.setitem(AGENTS, name, dataclasses.replace(algorithm, make_agent=agent_of))
         patch.setattr(Phase, "compile", programs_of)
         patch.setattr(evaluation, "make_act", act_of)
+        patch.setattr(stepper, "Measuring", measuring_of)
         yield
 
 
 def forget_programs():
     """Frees what `compiled_once` keeps."""
-    for kept in (_agents, _programs, _acts):
+    for kept in (_agents, _programs, _acts, _measurings):
         kept.clear()
 
 
