@@ -11,7 +11,6 @@ import pytest
 from configs import curl_dmc, rainbow_atari
 from seer_jax import files, replay, train
 from seer_jax.agents.registry import AGENTS
-from seer_jax.config import MeshConfig
 from seer_jax.envs import registry
 from seer_jax.run import checkpoint, evaluation, run_dir, stepper
 from seer_jax.run.measuring import Measuring
@@ -102,21 +101,27 @@ def fake_games():
         yield made
 
 
-# Fields that no agent depends on, and a value of each.
+# Fields that no agent depends on, by section. Those of the replay and of the mesh show in the shapes of a phase.
 _HOST_FIELDS = {
-    "seed": 0,
-    "total_steps": 2**31 - 1,
-    "log_every": 1,
-    "eval_every": 1,
-    "eval_episodes": 1,
-    "checkpoint_every": 0,
-    "checkpoints_kept": 2,
-    "keep_best": False,
-    "params_every": 0,
-    "on_nan": "stop",
-    "num_seeds": 1,
-    "mesh": MeshConfig(),
+    "": (
+        "seed",
+        "total_steps",
+        "log_every",
+        "eval_every",
+        "eval_episodes",
+        "checkpoint_every",
+        "checkpoint_at",
+        "checkpoints_kept",
+        "keep_best",
+        "params_every",
+        "on_nan",
+        "num_seeds",
+        "mesh",
+    ),
+    "replay": ("capacity", "grow_after_freeze", "allow_more_memory", "latent_dtype", "prioritized"),
+    "seer": ("enabled", "freeze_step", "signal_every", "init_from"),
 }
+_UNUSED = object()  # stands for their values: an agent that computes with one fails
 _agents, _programs, _acts, _measurings = {}, {}, {}, {}
 _ONE_SEED = Placement().map_seeds
 
@@ -127,15 +132,16 @@ def compiled_once():
     algorithms, compile_phase, make_act = dict(AGENTS), Phase.compile, evaluation.make_act
 
     def agent_of(config, action_spec):
-        seer = dataclasses.replace(config.seer, signal_every=0)
-        key = dataclasses.replace(config, **_HOST_FIELDS, seer=seer), repr(action_spec)
+        config = _without_host_fields(config)
+        key = config, repr(action_spec)
         if key not in _agents:
             _agents[key] = algorithms[config.agent.name].make_agent(config, action_spec)
         return _agents[key]
 
     def programs_of(phase):
-        # What total_steps may change in a program.
-        key = phase.agent, phase.name, phase.ring_spec, *_places(phase.placement)
+        # What the fields that no agent depends on may change in a program.
+        stored = phase.row.observation
+        key = phase.agent, phase.name, phase.ring_spec, stored.shape, stored.dtype, *_places(phase.placement)
         if key not in _programs:
             _programs[key] = compile_phase(phase)
         return _programs[key]
@@ -166,6 +172,12 @@ def forget_programs():
     """Frees what `compiled_once` keeps."""
     for kept in (_agents, _programs, _acts, _measurings):
         kept.clear()
+
+
+def _without_host_fields(config):
+    unused = {section: dict.fromkeys(names, _UNUSED) for section, names in _HOST_FIELDS.items()}
+    sections = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in unused.items() if name}
+    return dataclasses.replace(config, **unused[""], **sections)
 
 
 def _places(placement):
