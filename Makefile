@@ -11,12 +11,12 @@ train: .venv/train.stamp
 	$(BIN)/python -m seer_jax.train --config=configs/rainbow_atari.py:quick
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Results must hold on CPUs without the newest instructions, and with the optimizations that users get.
 test-numeric: .venv/dev.stamp
-	XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_max_isa=AVX2" $(BIN)/python -m pytest -n auto --dist loadfile -m numeric
-	SEER_JAX_TEST_AS_USERS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m numeric
+	XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_max_isa=AVX2" $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m numeric
+	SEER_JAX_TEST_AS_USERS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m numeric
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .
