@@ -91,6 +91,15 @@ def trunks(tmp_path_factory):
     return trunk
 
 
+@pytest.fixture(scope="module")
+def direct(tmp_path_factory):
+    """A run like the trunk of "rainbow" that ends after 240 steps."""
+    directory = tmp_path_factory.mktemp("direct") / "run"
+    with fake_games(), compiled_once():
+        train.run(config_of("rainbow", total_steps=240), directory)
+    return directory
+
+
 def test_checkpoints_to_fork_from_stay_on_the_disk(trunks):
     for setting in SETTINGS:
         directory = trunks(setting) / checkpoint.DIRECTORY
@@ -174,14 +183,13 @@ def test_killed_trunk_and_killed_fork_make_the_same_fork(fake_envs, tmp_path, mo
     ],
 )
 def test_fork_that_was_killed_before_it_began_can_begin_again(
-    fake_envs, trunks, tmp_path, monkeypatch, owner, name, calls
+    fake_envs, trunks, direct, tmp_path, monkeypatch, owner, name, calls
 ):
     config = config_of("rainbow", total_steps=240)
     run_fork = functools.partial(train.run, config, tmp_path / "fork", fork=f"{trunks('rainbow')}@160", resume=True)
     kill_at(owner, name, calls, monkeypatch, run_fork)
     run_fork()
-    train.run(config, tmp_path / "direct")
-    assert_runs_equal(tmp_path / "fork", tmp_path / "direct")
+    assert_runs_equal(tmp_path / "fork", direct)
     assert not [*(tmp_path / "fork").rglob(f"*{files.PARTIAL}")]
 
 
