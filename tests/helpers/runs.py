@@ -121,7 +121,16 @@ _HOST_FIELDS = {
     "replay": ("capacity", "grow_after_freeze", "allow_more_memory", "latent_dtype", "prioritized"),
     "seer": ("enabled", "freeze_step", "signal_every", "init_from"),
 }
-_UNUSED = object()  # stands for their values: an agent that computes with one fails
+
+
+class _Unused:
+    """Stands for the values of these fields: an agent that computes with one, or branches on it, fails."""
+
+    def __bool__(self):
+        raise TypeError("an agent depends on a field that is not to be one of its own")
+
+
+_UNUSED = _Unused()
 _agents, _programs, _acts, _measurings = {}, {}, {}, {}
 _ONE_SEED = Placement().map_seeds
 
@@ -139,9 +148,7 @@ def compiled_once():
         return _agents[key]
 
     def programs_of(phase):
-        # What the fields that no agent depends on may change in a program.
-        stored = phase.row.observation
-        key = phase.agent, phase.name, phase.ring_spec, stored.shape, stored.dtype, *_places(phase.placement)
+        key = _parts(phase)
         if key not in _programs:
             _programs[key] = compile_phase(phase)
         return _programs[key]
@@ -178,6 +185,13 @@ def _without_host_fields(config):
     unused = {section: dict.fromkeys(names, _UNUSED) for section, names in _HOST_FIELDS.items()}
     sections = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in unused.items() if name}
     return dataclasses.replace(config, **unused[""], **sections)
+
+
+def _parts(phase):
+    """Returns what the programs of a phase depend on."""
+    exponents = tuple(float(phase.importance_exponent(updates)) for updates in (0, 1, 10, 100, 1000))
+    numbers = phase.batch_size, phase.updates_per_learn, phase.steps_per_learn, *exponents
+    return phase.agent, phase.name, phase.ring_spec, *jax.tree.leaves(phase.row), *numbers, *_places(phase.placement)
 
 
 def _places(placement):

@@ -9,7 +9,7 @@ import pytest
 
 from seer_jax import train
 from seer_jax.run import checkpoint
-from tests.helpers.runs import fake_games, tiny_config, tiny_control_config, untimed
+from tests.helpers.runs import compiled_once, fake_games, tiny_config, tiny_control_config, untimed
 
 LOG_EVERY, STEPS = 40, 120  # agent steps that are compared: of the full phase, before any ring wraps
 _SIZES = ("replay_bytes", "replay_capacity")  # which a difference in capacity changes by definition
@@ -41,7 +41,7 @@ def run_begin(tmp_path_factory):
             config = SETTINGS[setting](checkpoint_every=0, log_every=LOG_EVERY)
             config.update_from_flattened_dict(changes)
             seen = []
-            with fake_games(), pytest.raises(train.RunStopped):
+            with fake_games(), compiled_once(), pytest.raises(train.RunStopped):
                 train.run(config, directory, receivers=[seen.append], stop=lambda: _logged(seen) == steps // LOG_EVERY)
             lines = [line for line in untimed(directory) if line["kind"] in ("train", "episode")]
             lines = [{name: value for name, value in line.items() if name not in _SIZES} for line in lines]
