@@ -61,6 +61,8 @@ _UNSET = {  # what an unset field follows from
     "task": _FROM_FILE,
     "name": _FROM_FILE,
     "freeze_through": "unset: follows from `agent.name` and `encoder.name`",
+    "freeze_after": "unset: `learn_start`",
+    "freeze_before": "unset: the end of the run",
     "signal_every": f"unset: {SIGNAL_EVERY:,} with `seer.enabled`, else 0",
     "init_from": "unset: the encoder starts from new parameters",
     **{item.name: "unset: follows from `env.protocol`" for item in dataclasses.fields(atari.Protocol)},

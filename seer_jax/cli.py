@@ -272,7 +272,9 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
 def _flag_value(value: Any) -> Any:
     """Returns a value of `config.json` with the type of the flag that replaces it."""
     if value is None:
-        return config_dict.placeholder(str)  # only names can be unset
+        return config_dict.placeholder(object)
+    if type(value) is int:
+        return config_dict.FieldReference(value, field_type=object)  # some may hold a word instead
     return tuple(value) if isinstance(value, list) else value
 
 

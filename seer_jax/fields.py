@@ -33,24 +33,28 @@ class Number:
       low: lower bound, allowed.
       high: upper bound, allowed.
       kind: int or float.
+      word: what may stand in place of a number; None for nothing.
     """
 
     meaning: str
     low: float
     high: float
     kind: type
+    word: str | None = None
 
     @property
     def allowed(self) -> str:
-        if self.high == MANY:
-            return f"{self.low:,} or more"
-        return f"{self.low:,} to {self.high:,}"
+        numbers = f"{self.low:,} or more" if self.high == MANY else f"{self.low:,} to {self.high:,}"
+        return numbers if self.word is None else f"{numbers}; {self.word}"
 
     def check(self, name: str, value: Any) -> Any:
-        """Returns the value; raises ConfigError if it is no number, or out of bounds."""
+        """Returns the value; raises ConfigError if it is neither a number nor the word, or out of bounds."""
+        if self.word is not None and value == self.word:
+            return value
         is_number = isinstance(value, int) or (isinstance(value, float) and self.kind is float)
         if isinstance(value, bool) or not is_number:
-            raise ConfigError(f"{name}={value!r} is not {'an integer' if self.kind is int else 'a number'}")
+            word = f" or {self.word!r}" if self.word else ""
+            raise ConfigError(f"{name}={value!r} is not {'an integer' if self.kind is int else 'a number'}{word}")
         if not self.low <= value <= self.high:
             raise ConfigError(f"{name}={value} is out of range; it lies between {self.low} and {self.high}")
         return self.kind(value)
@@ -139,9 +143,17 @@ class Numbers:
 Field = Number | Numbers | Flag | Text
 
 
-def integer(default: int | None, meaning: str, *, low: int = 0, high: int = MANY, former: str | None = None) -> Any:
-    """Declares a field that holds a whole number; `former` is its name in an earlier version."""
-    return _declare(default, Number(meaning, low, high, int), former)
+def integer(
+    default: int | None,
+    meaning: str,
+    *,
+    low: int = 0,
+    high: int = MANY,
+    former: str | None = None,
+    word: str | None = None,
+) -> Any:
+    """Declares a field that holds a whole number, or `word`; `former` is its name in an earlier version."""
+    return _declare(default, Number(meaning, low, high, int, word), former)
 
 
 def integers(meaning: str, *, low: int = 0) -> Any:

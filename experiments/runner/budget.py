@@ -27,6 +27,11 @@ def steps_within(config: RunConfig, budget: float) -> int:
         parts = assembly.assemble(config, env.action_spec)
     finally:
         env.close()
+    if not isinstance(seer.freeze_step, int):
+        raise ConfigError(
+            f"budget={budget:.3g} with seer.freeze_step=auto: the steps that it lasts for follow from the freeze, which"
+            " the run finds on its way; set seer.freeze_step to a number"
+        )
     per_step = _macs_per_step(parts.full)
     if not seer.enabled:
         return config.learn_start + math.ceil(budget / per_step)

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from seer_jax import fields, files
-from seer_jax.config import RunConfig
+from seer_jax.config import AUTO, RunConfig
 from seer_jax.fields import ConfigError
 from seer_jax.run import best, checkpoint, continuation, run_dir
 from seer_jax.run.progress import steps_before
 from seer_jax.run.seed import PARAMS_DIRECTORY, directories_of, is_forkable
-from seer_jax.seer import capacity
+from seer_jax.seer import capacity, freezing
 from seer_jax.seer.phases import FROZEN, FULL
 
 # Fields that may differ between a fork and its trunk: what lies ahead of a checkpoint.
@@ -37,6 +37,8 @@ CHANGEABLE = (
 CHANGEABLE_BEFORE_FREEZE = (
     "seer.enabled",
     "seer.freeze_step",
+    "seer.freeze_after",
+    "seer.freeze_before",
     "seer.num_copies",
     "seer.sync_target_heads",
     "replay.latent_dtype",
@@ -89,6 +91,13 @@ def find(config: RunConfig, source: str, warn: Callable[[str], None]) -> list[ch
         raise ConfigError(
             f"--fork={source}: its seeds have no such checkpoint in common; name the STEP of one that all have"
         )
+    if config.seer.is_automatic and "seer.signal_every" in differ:
+        there, here = differ["seer.signal_every"]
+        raise ConfigError(
+            f"seer.freeze_step={AUTO} follows signals, and --fork={source} has seer.signal_every={there} instead of"
+            f" {here}: the freeze would come at another step than without a fork; set seer.signal_every as there, or"
+            " freeze_step to a number"
+        )
     for each in saved:
         if each.progress["phase"] == FROZEN:
             _check_fields(differ, source, CHANGEABLE)
@@ -140,11 +149,36 @@ def _check_ahead(config: RunConfig, progress: dict[str, Any], source: str) -> No
             f"total_steps={config.total_steps} is not past the {env_steps} agent steps of --fork={source}; raise it"
         )
     before = steps_before(progress)
-    if progress["phase"] == FULL and seer.enabled and seer.freeze_step <= before:
+    if progress["phase"] == FULL and seer.is_automatic:
+        _check_signals(config, progress, source)
+    elif (
+        progress["phase"] == FULL and isinstance(seer.freeze_step, int) and seer.enabled and seer.freeze_step <= before
+    ):
         raise ConfigError(
             f"seer.freeze_step={seer.freeze_step} is too early for --fork={source}, which was trained without a"
             f" freeze for {env_steps} agent steps; raise it to {max(env_steps, before + 1)}, or fork an earlier"
             " checkpoint"
+        )
+
+
+def _check_signals(config: RunConfig, progress: dict[str, Any], source: str) -> None:
+    """Raises ConfigError if an automatic freeze would have come before the checkpoint, or one cannot know it."""
+    measured, before = progress.get("signals"), steps_before(progress)
+    if measured is None:
+        raise ConfigError(
+            f"seer.freeze_step={AUTO} follows signals, which --fork={source} has not measured; fork a run that has, or"
+            " set seer.freeze_step to a number"
+        )
+    for count, signal in enumerate(measured, start=1):
+        if signal["env_steps"] <= before and freezing.is_settled(config, measured[:count]):
+            raise ConfigError(
+                f"seer.freeze_step={AUTO} would have frozen --fork={source} after {signal['env_steps']} agent steps;"
+                " fork an earlier checkpoint, or raise seer.freeze_after"
+            )
+    if config.freeze_bounds[1] <= before:
+        raise ConfigError(
+            f"seer.freeze_before={config.seer.freeze_before} is too early for --fork={source}, which was trained"
+            f" without a freeze for {progress['env_steps']} agent steps; raise it, or fork an earlier checkpoint"
         )
 
 

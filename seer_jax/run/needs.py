@@ -61,10 +61,9 @@ class PhasePlan:
 
 
 def phases_of(config: RunConfig) -> dict[str, int]:
-    """Returns the agent steps of each phase that a run has."""
-    if not config.seer.enabled:
-        return {FULL: config.total_steps}
-    steps = {FULL: config.seer.freeze_step, FROZEN: config.total_steps - config.seer.freeze_step}
+    """Returns the agent steps of each phase that a run has; the most of each if the freeze is automatic."""
+    earliest, latest = config.freeze_bounds
+    steps = {FULL: latest, FROZEN: config.total_steps - earliest}
     return {phase: count for phase, count in steps.items() if count}
 
 

@@ -44,13 +44,18 @@ def default_config(*, suite: str, agent: str) -> ConfigDict:
     tree: dict[str, Any] = {}
     for section, section_class in sections_of(SUITES[suite], AGENTS[agent]).items():
         declared = fields.fields_of(section_class)
-        values = {
-            name: config_dict.placeholder(declared[name].kind) if default is None else default
-            for name, default in fields.defaults_of(section_class).items()
-        }
+        values = {name: _typed(declared[name], default) for name, default in fields.defaults_of(section_class).items()}
         tree |= {section: values} if section else values
     tree["env"]["suite"], tree["agent"]["name"] = suite, agent
     return ConfigDict(tree)
+
+
+def _typed(field: fields.Field, default: Any) -> Any:
+    """Returns the default of a field, so that a configuration file and the command line can set what it may hold."""
+    if default is None:
+        return config_dict.placeholder(field.kind)
+    may_hold_word = isinstance(field, fields.Number) and field.word is not None
+    return config_dict.FieldReference(default, field_type=object) if may_hold_word else default
 
 
 def resolve(config: ConfigDict) -> RunConfig:
@@ -78,7 +83,8 @@ def resolve(config: ConfigDict) -> RunConfig:
     seer = values["seer"]
     if seer["signal_every"] is None:
         seer["signal_every"] = SIGNAL_EVERY if seer["enabled"] is True else 0
-    _check(values, sections, fields.Number, fields.Numbers, fields.Flag)
+    unset_allowed = ("seer.freeze_after", "seer.freeze_before")
+    _check(values, sections, fields.Number, fields.Numbers, fields.Flag, unset_allowed=unset_allowed)
     resolved = RunConfig(
         **{name: value for name, value in values.items() if name not in sections},
         **{name: section(**values[name]) for name, section in sections.items() if name},
