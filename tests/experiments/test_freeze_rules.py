@@ -1,0 +1,92 @@
+"""Rules that say when to freeze, and the command that says where they would have."""
+
+import pytest
+
+from experiments import freeze_advice
+from experiments.studies.freeze_rules import RULES
+from seer_jax.run.resolve import resolve
+from tests.helpers.record_factories import write_run_dir
+from tests.helpers.runs import only_error_line, tiny_config
+
+BY_NAME = {rule.name: rule for rule in RULES}
+
+
+def signal(env_steps, half=0.2, previous=0.05, untrained=0.3, fit=0.9, fit_half=0.5, fit_untrained=0.4):
+    return {
+        "env_steps": env_steps,
+        "drift_half": half,
+        "drift_previous": previous,
+        "drift_untrained": untrained,
+        "fit": fit,
+        "fit_half": fit_half,
+        "fit_untrained": fit_untrained,
+    }
+
+
+MOVING = [signal(1000 * i) for i in range(1, 9)]
+# What each rule waits for, at the fifth signal and after it; that which needs three in a row says so at the seventh.
+RESTING = {
+    "settled": ({"half": 0.029}, 5),
+    "settled, 0.05": ({"half": 0.0149}, 5),
+    "settled, 0.2": ({"half": 0.059}, 5),
+    "settled, 0.4": ({"half": 0.119}, 5),
+    "drift since half the age, 0.01": ({"half": 0.0099}, 5),
+    "drift since half the age, 0.03": ({"half": 0.0299}, 5),
+    "drift between signals, 0.001": ({"previous": 9e-4}, 7),
+    "drift between signals, 0.0003": ({"previous": 2.9e-4}, 7),
+    "fit against chance, 0.8": ({"fit_half": 0.81}, 7),
+    "fit against chance, 0.9": ({"fit_half": 0.86}, 7),
+}
+
+
+@pytest.mark.parametrize(("share", "step"), [("0.125", 2000), ("0.25", 3000), ("0.5", 5000)])
+def test_fixed_share_of_the_run_is_that_of_the_run_without_a_freeze(share, step):
+    assert BY_NAME[f"{share} of the run"].decide(MOVING, 10_000) == step
+    assert BY_NAME[f"{share} of the run"].decide(MOVING, 100_000) is None
+
+
+@pytest.mark.parametrize("name", RESTING)
+def test_rule_waits_for_an_encoder_that_rests(name):
+    fields, number = RESTING[name]
+    rests = [signal(1000 * i, **fields if i >= 5 else {}) for i in range(1, 9)]
+    assert BY_NAME[name].decide(MOVING, 10_000) is None
+    assert BY_NAME[name].decide(rests, 10_000) == 1000 * number
+    moves_again = [*rests[: number - 2], signal(1000 * (number - 1)), *rests[number - 1 :]]
+    later = BY_NAME[name].decide(moves_again, 10_000)
+    assert later == (None if number == 7 else 5000)
+
+
+def test_no_rule_but_fixed_shares_freezes_an_untrained_encoder():
+    untrained = [signal(1000 * i, 0.0, 0.0, 0.0, fit=0.4, fit_half=0.4, fit_untrained=0.4) for i in range(1, 9)]
+    steps = {rule.name: rule.decide(untrained, 10_000) for rule in RULES}
+    assert {name for name, step in steps.items() if step is not None} == {n for n in steps if n.endswith("of the run")}
+
+
+def test_every_rule_is_tested():
+    assert set(RESTING) | {name for name in BY_NAME if name.endswith("of the run")} == set(BY_NAME)
+
+
+def test_advice_names_the_step_and_the_saving_of_each_rule(fake_envs, tmp_path, capsys):
+    config = resolve(tiny_config(seer__enabled=False, total_steps=400)).to_dict()
+    lines = [
+        {"kind": "signal", "env_steps": step, **signal(step, half=0.01 if step > 200 else 0.2)} for step in (100, 300)
+    ]
+    end = {"kind": "end", "env_steps": 400, "phase": "full"}
+    write_run_dir(tmp_path / "runs" / "a", [*lines, end], config)
+    write_run_dir(tmp_path / "runs" / "b", [end], config)
+    assert freeze_advice.main(["freeze_advice", str(tmp_path / "runs")]) == 0
+    printed = capsys.readouterr().out
+    assert "b has no signals; train it with seer.signal_every" in printed
+    (row,) = [line for line in printed.splitlines() if line.startswith("│ settled  ")]
+    name, step, macs, saved = (cell.strip() for cell in row.strip("│").split("│"))
+    assert (name, step) == ("settled", "300")
+    assert float(macs) >= 0
+    # 100 of the 320 steps after learning began are taken frozen, each at a part of the cost.
+    assert 0 < int(saved.rstrip("%")) <= 100 * 100 / 320
+
+
+def test_advice_without_runs_is_refused(tmp_path, capsys):
+    assert freeze_advice.main(["freeze_advice"]) == 2
+    assert "RUN_DIR is missing" in only_error_line(capsys)
+    assert freeze_advice.main(["freeze_advice", str(tmp_path / "none")]) == 2
+    assert "does not exist" in only_error_line(capsys)
