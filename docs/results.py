@@ -26,7 +26,7 @@ PAGE, README = pathlib.Path(__file__).with_suffix(".md"), _ROOT / "README.md"
 _FIGURES = pathlib.Path(__file__).parent / "figures"
 _RECORDS = _ROOT / "experiments" / "results" / "runs"
 _MARKED = re.compile(r"(<!-- scores of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_SHOWN = ("table1", "fig2", "fig3", "fig4", "fig7", "fig8", "freeze_time", "latent_dtype")
+_SHOWN = ("table1", "fig2", "fig3", "fig4", "fig7", "fig8", "latent_dtype")
 _HEAD = """# Results
 
 Written by `python -m docs.results` from `experiments/results/runs/`: the results of experiments at the scale `cpu`, on

@@ -73,6 +73,7 @@ def write_report(name: str, scale: str, runs: Sequence[spec.Run], out: pathlib.P
         command=f"python -m experiments.run {name} --scale={scale}",
         x=experiment.x,
         comparisons=experiment.comparisons(scale),
+        extra_tables=experiment.tables(scale, all_records),
         sections=experiment.sections(scale, directories),
         videos=[video for directory in directories for video in sorted(directory.glob("videos/*.mp4"))],
         note=experiment.note,

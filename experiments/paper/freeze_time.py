@@ -1,18 +1,215 @@
-"""Ablation of the freeze time: the same run, frozen earlier or later."""
+"""When to freeze: runs that fork one trunk and freeze at several steps, and rules that choose among these steps."""
 
-from experiments.paper import ablation
-from experiments.runner.spec import Experiment, Run
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-_RAINBOW = {"smoke": (90, 120), "cpu": (5000, 10_000, 20_000, 40_000), "paper": (10_000, 25_000, 50_000, 100_000)}
-_CURL = {"smoke": (60,), "cpu": (6000, 10_000), "paper": (5000, 10_000, 20_000, 40_000)}
+from experiments.paper import curl, rainbow
+from experiments.report import regret
+from experiments.report.content import Comparison
+from experiments.report.records import RunRecords
+from experiments.report.regret import Judged
+from experiments.report.tables import Table
+from experiments.runner.spec import Experiment, Fork, Run
+from experiments.studies.freeze_rules import RULES, Rule
+
+_NEVER, _FROZEN = "{}, never frozen", "{}, frozen at {:,}"  # labels of arms
+
+
+class _Study(NamedTuple):
+    """The runs of one algorithm.
+
+    Attributes:
+      make_run: as `rainbow.make_run`.
+      label: of the algorithm.
+      tasks: to train on.
+      seeds: of each task.
+      budget: multiply-accumulates of each run; None ends runs at their `total_steps`.
+      steps: of the freezes.
+      fixed: those of `steps` that rules are compared with.
+      checkpoints: of the trunk; an arm forks the last of them before its freeze.
+      settings: overrides of all runs.
+      trunk: overrides of the trunk.
+      arms: overrides of its forks.
+    """
+
+    make_run: Callable[..., Run]
+    label: str
+    tasks: Sequence[str]
+    seeds: Sequence[int]
+    budget: float | None
+    steps: Sequence[int]
+    fixed: Sequence[int]
+    checkpoints: Sequence[int]
+    settings: Mapping[str, Any] = {}
+    trunk: Mapping[str, Any] = {}
+    arms: Mapping[str, Any] = {}
+
+    @property
+    def labels(self) -> dict[int | None, str]:
+        """The label of each arm, by the step of its freeze; None stands for the trunk, which never freezes."""
+        return {None: _NEVER.format(self.label)} | {step: _FROZEN.format(self.label, step) for step in self.steps}
+
+
+_SPARSE = {"checkpoint_every": 0, "params_every": 0}
+_STUDIES = {
+    "smoke": (
+        _Study(
+            rainbow.make_run,
+            rainbow.RAINBOW,
+            ("krull",),
+            (0,),
+            None,
+            (90, 120),
+            (90, 120),
+            (90, 120),
+            trunk={"seer__signal_every": 30},
+        ),
+    ),
+    "cpu": (
+        _Study(
+            rainbow.make_run,
+            rainbow.RAINBOW,
+            ("krull", "qbert", "road_runner"),
+            (0, 1),
+            12e12,
+            range(5000, 40_001, 5000),
+            (5000, 10_000, 20_000, 30_000),
+            range(5000, 30_001, 5000),
+            settings=_SPARSE,
+            trunk={"eval_every": 2000, "seer__signal_every": 1000},
+            arms={"eval_every": 5000},
+        ),
+        # A trunk of 8,173 steps. Steps after the freeze cost so little that these arms are long.
+        _Study(
+            curl.make_run,
+            curl.CURL,
+            ("cartpole-swingup",),
+            (0, 1),
+            30e12,
+            (2000, 4000, 6000),
+            (2000, 4000, 6000),
+            (2000, 4000, 6000),
+            settings=_SPARSE | {"eval_episodes": 10},
+            trunk={"eval_every": 300, "seer__signal_every": 1000},
+            arms={"eval_every": 10_000},
+        ),
+    ),
+    "paper": (
+        _Study(
+            rainbow.make_run,
+            rainbow.RAINBOW,
+            rainbow.TASKS["paper"],
+            (0, 1, 2),
+            45e12,
+            (10_000, 20_000, 25_000, *range(30_000, 140_001, 10_000)),
+            (10_000, 25_000, 50_000, 100_000),
+            (10_000, 20_000, 25_000, *range(30_000, 140_001, 10_000)),
+            trunk={"seer__signal_every": 1000},
+        ),
+        _Study(
+            curl.make_run,
+            curl.CURL,
+            curl.TASKS["paper"][:1],
+            (0, 1, 2),
+            None,
+            (5000, 10_000, 20_000, 40_000),
+            (5000, 10_000, 20_000, 40_000),
+            (5000, 10_000, 20_000, 40_000),
+            trunk={"seer__signal_every": 1000},
+        ),
+    ),
+}
 
 
 def runs(scale: str) -> list[Run]:
-    """Returns the runs of a scale."""
+    """Returns the runs of a scale: a trunk of each task and seed, and its forks."""
     return [
-        *ablation.of_rainbow(scale, "seer.freeze_step", _RAINBOW, "frozen at {:,}"),
-        *ablation.of_curl(scale, "seer.freeze_step", _CURL, "frozen at {:,}"),
+        run
+        for study in _STUDIES[scale]
+        for task in study.tasks
+        for seed in study.seeds
+        for run in _runs_of_trunk(study, scale, task, seed)
     ]
 
 
-EXPERIMENT = Experiment("When to freeze", runs)
+def _runs_of_trunk(study: _Study, scale: str, task: str, seed: int) -> list[Run]:
+    at = tuple(study.checkpoints)
+    settings = {"checkpoint_at": at, **study.settings}
+
+    def make(name: str, arm: str, preset: str, **changes: Any) -> Run:
+        run = study.make_run(scale, task, seed, name=name, arm=arm, preset=preset, **(settings | changes))
+        return dataclasses.replace(run, budget=study.budget)
+
+    trunk = make("trunk", study.labels[None], "baseline", **study.trunk)
+    arms = []
+    for step in study.steps:
+        # Arms that freeze late have few steps left.
+        changes = study.arms if step < 35_000 else {**study.arms, "eval_every": 2000}
+        arm = make(f"frozen-{step}", study.labels[step], "paper", seer__freeze_step=step, **changes)
+        arms.append(dataclasses.replace(arm, fork=Fork(trunk.name, max(each for each in at if each <= step))))
+    return [trunk, *arms]
+
+
+def tables(scale: str, runs: Sequence[RunRecords]) -> list[Table]:
+    """Returns the regret of fixed steps and of rules, for each algorithm of whose tasks all runs are there."""
+    found = []
+    for study in _STUDIES[scale]:
+        judged = _judge(study, runs)
+        if judged:
+            title = f"Regret of {study.label}, last fifth of {study.budget:.3g} multiply-accumulates"
+            found.append(regret.regret_table(title, judged, study.fixed, [rule.name for rule in RULES]))
+    return found
+
+
+def _judge(study: _Study, runs: Sequence[RunRecords]) -> dict[regret.Key, Judged]:
+    """Returns the scores of the runs of each trunk, of the tasks of which all are there; none without a budget."""
+    if study.budget is None:
+        return {}
+    by_key = {(run.task, run.seed, run.arm): run for run in runs if run.end is not None}
+    complete = [
+        task
+        for task in study.tasks
+        if all((task, seed, arm) in by_key for seed in study.seeds for arm in study.labels.values())
+    ]
+    judged = {}
+    for task in complete:
+        for seed in study.seeds:
+            trunk = by_key[task, seed, study.labels[None]]
+            judged[task, seed] = Judged(
+                by_step={
+                    step: regret.score(by_key[task, seed, arm], study.budget) for step, arm in study.labels.items()
+                },
+                steps={rule.name: _step_of(rule, trunk, study.steps) for rule in RULES},
+            )
+    return judged
+
+
+def _step_of(rule: Rule, trunk: RunRecords, steps: Sequence[int]) -> int | None:
+    """Returns the step of an arm at which a rule freezes: the first one that is not before the rule's own."""
+    decided = rule.decide(trunk.of_kind("signal"), trunk.config["total_steps"])
+    return min((step for step in steps if step >= (math.inf if decided is None else decided)), default=None)
+
+
+def _title(budget: float) -> str:
+    return f"Scores at {budget / 1e12:,.0f}T multiply-accumulates"
+
+
+EXPERIMENT = Experiment(
+    "When to freeze",
+    runs,
+    comparisons=lambda scale: (
+        [
+            Comparison(_title(study.budget), list(study.labels.values()), budget=study.budget)
+            for study in _STUDIES[scale]
+            if study.budget is not None
+        ]
+        or [Comparison()]
+    ),
+    tables=tables,
+    note=(
+        "All runs of a task and seed fork one trunk. A rule freezes at the first step of an arm that is not before the"
+        " signal at which it decides; later than the last of them it counts as never."
+    ),
+)

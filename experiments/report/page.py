@@ -35,6 +35,7 @@ def write(
     command: str,
     x: str = "macs_total",
     comparisons: Sequence[Comparison] = (Comparison(),),
+    extra_tables: Sequence[Table] = (),
     sections: Sequence[Section] = (),
     videos: Sequence[pathlib.Path] = (),
     note: str = "",
@@ -49,6 +50,7 @@ def write(
       title: of the page.
       command: the command that made the report.
       x: field of `curves.AXES` that curves are drawn over at first.
+      extra_tables: shown after the tables of scores.
       comparisons: tables of scores and, where there are pairs of runs, of differences, with a figure.
       sections: shown between the tables of scores and of costs.
       videos: MP4 files; those above 1 MB are left out.
@@ -62,6 +64,7 @@ def write(
         raise records.RecordsError("none of the runs has an evaluation; train longer, or set eval_every lower")
     published = references.read({curve.task for curve in curves})
     score_tables = [table for comparison in comparisons for table in tables.comparison_tables(curves, comparison)]
+    score_tables += extra_tables
     settings = settings_table(runs)
     other_tables = [*tables.cost_tables(mean_costs(runs), total_cost(runs)), *([settings] if settings else [])]
     differences = [figures.difference_section(curves, comparison) for comparison in comparisons]

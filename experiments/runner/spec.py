@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.report.content import Comparison, Section
+from experiments.report.records import RunRecords
+from experiments.report.tables import Table
 from experiments.runner import budget
 from seer_jax import cli
 from seer_jax.config import RunConfig
@@ -131,6 +133,7 @@ class Experiment:
       runs: returns the runs to train.
       x: key of `report.curves.AXES` that learning curves are drawn over at first.
       comparisons: returns the tables of scores.
+      tables: returns tables of this experiment alone, given the records of the finished runs.
       sections: returns sections of this experiment alone, given the directories of the finished runs.
       note: how it differs from the paper's.
     """
@@ -139,6 +142,7 @@ class Experiment:
     runs: Callable[[str], list[Run]]
     x: str = "macs_total"
     comparisons: Callable[[str], list[Comparison]] = lambda scale: [Comparison()]
+    tables: Callable[[str, Sequence[RunRecords]], list[Table]] = lambda scale, runs: []
     sections: Callable[[str, Sequence[pathlib.Path]], list[Section]] = lambda scale, directories: []
     note: str = ""
 

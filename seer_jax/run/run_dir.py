@@ -215,12 +215,14 @@ def foreign_code(config: ConfigDict, trusted: ConfigDict | None) -> str | None:
 def differences(config: RunConfig, run_dir: pathlib.Path) -> Differences:
     """Returns the fields in which a configuration differs from that of the run in a directory.
 
-    A field that the directory does not name was added by a later version, and has its default there.
+    A field that the directory does not name was added by a later version, and has its default there. One whose default
+    follows from other fields does not differ for itself.
     """
     here = resolve.flat(resolve.plain_values(ConfigDict(config.to_dict())))
     default_config = resolve.default_config(suite=config.env.suite, agent=config.agent.name)
     defaults = resolve.flat(resolve.plain_values(default_config))
-    there = defaults | resolve.flat(resolve.plain_values(read_config(run_dir)))
+    follow = {name: here[name] for name, value in defaults.items() if value is None and name in here}
+    there = defaults | follow | resolve.flat(resolve.plain_values(read_config(run_dir)))
     names = sorted(there.keys() | here.keys())
     return {name: [there.get(name), here.get(name)] for name in names if there.get(name) != here.get(name)}
 

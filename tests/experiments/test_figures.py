@@ -8,7 +8,7 @@ from experiments.runner import local_backend, pool
 from experiments.runner.process import Outcome
 from seer_jax import envs, train
 
-NEEDS_EGL = ("fig2", "fig5", "fig6", "fig7", "fig8", "fig9", "freeze_time", "latent_dtype")
+NEEDS_EGL = ("fig2", "fig5", "fig6", "fig7", "fig8", "fig9", "latent_dtype")
 
 
 @pytest.fixture(scope="module")

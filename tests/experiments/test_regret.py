@@ -1,0 +1,93 @@
+"""The regret of rules that say when to freeze."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from experiments.paper import freeze_time
+from experiments.report import regret
+from experiments.report.records import RecordsError
+from experiments.report.regret import Judged
+from tests.helpers.record_factories import make_records
+
+
+def run_with(scores, task="krull", episodes=10):
+    """A run with an evaluation each 100 steps, of 1e6 multiply-accumulates each."""
+    run = make_records("arm", dict(zip(itertools.count(100, 100), scores, strict=False)), task=task)
+    for line in run.lines:
+        if line["kind"] == "eval":
+            line["eval_returns"] = [line["eval_return_mean"]] * episodes
+    return run
+
+
+def test_score_is_that_of_the_last_fifth_of_the_budget():
+    run = run_with([0, 0, 0, 0, 0, 0, 0, 100, 200, 600], task="finger-spin", episodes=10)
+    # The budget is that of 1,000 steps: evaluations at 800, 900 and 1,000.
+    assert regret.score(run, 1e9) == pytest.approx(0.3)
+    krull = run_with([1598.0] * 9 + [2665.5], episodes=30)
+    assert 0 < regret.score(krull, 1e9) < 1
+
+
+def test_score_of_too_few_episodes_or_too_short_a_run_is_refused():
+    run = run_with([1.0] * 10, episodes=9)
+    with pytest.raises(RecordsError, match=r"27 episodes of evaluation in the last fifth of 1e\+09 .* 30 are needed"):
+        regret.score(run, 1e9)
+    with pytest.raises(RecordsError, match=r"ended before 1\.1e\+09 multiply-accumulates"):
+        regret.score(run, 1.1e9)
+
+
+JUDGED = {
+    ("krull", 0): Judged({5: 0.2, 10: 1.0, 20: 0.5, None: 0.4}, {"rule": 20, "none": None}),
+    ("krull", 1): Judged({5: 0.6, 10: 0.3, 20: 0.5, None: 0.4}, {"rule": 5, "none": None}),
+    ("qbert", 0): Judged({5: 0.1, 10: 0.2, 20: 0.4, 15: 0.6, None: 0.4}, {"rule": 15, "none": None}),
+    ("qbert", 1): Judged({5: 0.1, 10: 0.2, 20: 0.4, None: 0.4}, {"rule": 20, "none": None}),
+}
+
+
+def test_regret_is_what_a_step_lost_against_the_best_fixed_one():
+    assert JUDGED["krull", 0].regret(20, (5, 10, 20)) == pytest.approx(0.5)
+    assert JUDGED["krull", 0].regret(None, (5, 20)) == pytest.approx(0.1)
+    assert JUDGED["qbert", 0].regret(15, (5, 10, 20)) == pytest.approx(-0.2)
+    with pytest.raises(RecordsError, match="no run was frozen at 15"):
+        JUDGED["krull", 0].regret(15, (5, 10))
+
+
+def test_table_has_the_regret_of_every_fixed_step_and_rule():
+    table = regret.regret_table("title", JUDGED, (5, 10, 20), ["rule", "none"])
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert table.head[2:4] == ["regret, krull", "regret, qbert"]
+    assert rows["5"][:3] == ["5", "0.400", "0.300"]
+    assert rows["never"][:3] == ["4 never", "0.400", "0.000"]
+    assert rows["never"][1:] == rows["none"][1:]
+    assert rows["rule"][:3] == ["5 to 20", "0.250", "-0.100"]
+    relative = np.median([0.5, 0.0, -0.5, 0.0])
+    assert rows["rule"][3].startswith(f"{relative:.3f} [")
+    assert rows["rule"][4].startswith("0.000 [")
+
+
+def control_run(label, seed, scores, signals=()):
+    run = run_with(scores, task="cartpole-swingup", episodes=30)
+    run.lines[:0] = [{"kind": "signal", "env_steps": step, **fields} for step, fields in signals]
+    for line in run.lines:
+        line["macs_total"] = 3e10 * line["env_steps"]  # 30T at the last evaluation
+    config = run.config | {"seed": seed, "total_steps": 8000}
+    return dataclasses.replace(run, arm=label, config=config)
+
+
+def test_study_judges_tasks_of_which_all_runs_are_there():
+    settled = [(1000, {"drift_untrained": 0.2}), (3000, {"drift_untrained": 0.2, "drift_half": 0.01})]
+    runs = []
+    for seed in (0, 1):
+        runs.append(control_run("CURL, never frozen", seed, [0] * 9 + [600], settled))
+        for step, score in ((2000, 200), (4000, 500), (6000, 400 + 200 * seed)):
+            runs.append(control_run(f"CURL, frozen at {step:,}", seed, [0] * 9 + [score]))
+    for line in (line for run in runs for line in run.of_kind("eval")[:-1]):
+        line["macs_total"] = 0.0  # before the last fifth
+    (table,) = freeze_time.tables("cpu", runs)
+    rows = {row[0]: row for row in table.rows}
+    assert rows["settled"][:3] == ["settled", "4,000", "0.050"]  # the step after the signal at 3,000
+    assert rows["2,000"][2] == "0.350"
+    assert rows["never"][2] == "-0.050"
+    assert freeze_time.tables("cpu", runs[1:]) == []
