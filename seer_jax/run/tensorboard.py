@@ -102,6 +102,6 @@ def tag_of(kind: str, name: str) -> str | None:
         groups = {"steps_per_second": "speed", "flops_per_step": "cost", "macs_per_step": "cost"}
         groups |= {"replay_capacity": "replay", "replay_bytes": "replay"}
         return f"{groups[rest]}/{phase}_{rest.removeprefix('replay_')}" if rest in groups else None
-    if kind in ("episode", "eval", "freeze"):
+    if kind in ("episode", "eval", "signal", "freeze"):
         return None if name == "env_steps" else f"{kind}/{name.removeprefix('eval_')}"
     return None

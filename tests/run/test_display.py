@@ -38,6 +38,7 @@ def shown(tmp_path):
 def test_without_a_terminal_each_train_freeze_and_eval_record_is_a_line(shown, capsys):
     shown.show(0, TRAIN)
     shown.show(0, {"kind": "episode", "return": 3.0})
+    shown.show(0, {"kind": "signal", "drift_untrained": 0.5})
     shown.show(0, {"kind": "checkpoint"})
     shown.show(0, TRAIN | {"steps_per_second": 7.5, "return_mean": 1.25, "loss": 0.5})
     shown.show(0, FREEZE)
