@@ -14,7 +14,7 @@ import markupsafe
 import plotly.offline
 from PIL import Image, PngImagePlugin
 
-from experiments.report import figures, records, references, tables
+from experiments.report import figures, records, references, signals, tables
 from experiments.report.content import Comparison, Section
 from experiments.report.costs import mean_costs, total_cost
 from experiments.report.curves import AXES, Curve, learning_curves
@@ -65,10 +65,11 @@ def write(
     published = references.read({curve.task for curve in curves})
     score_tables = [table for comparison in comparisons for table in tables.comparison_tables(curves, comparison)]
     score_tables += extra_tables
-    settings = settings_table(runs)
-    other_tables = [*tables.cost_tables(mean_costs(runs), total_cost(runs)), *([settings] if settings else [])]
-    differences = [figures.difference_section(curves, comparison) for comparison in comparisons]
-    sections = [*(section for section in differences if section), *sections]
+    costs = tables.cost_tables(mean_costs(runs), total_cost(runs))
+    other_tables = [*costs, *(table for table in (signals.cost_table(runs), settings_table(runs)) if table)]
+    own = [figures.difference_section(curves, comparison) for comparison in comparisons]
+    own.append(signals.section(runs, figures.arm_styles(curves)))
+    sections = [*(section for section in own if section), *sections]
     path.parent.mkdir(parents=True, exist_ok=True)
     figures.draw(path.with_suffix(".png"), curves, published, x)
     path.write_text(

@@ -17,7 +17,7 @@ from seer_jax.run.records import Record
 Kind = Literal["train", "episode", "eval", "freeze", "signal", "checkpoint", "end"]
 _KEPT_KINDS = ("train", "eval", "freeze", "signal", "end")  # episodes and checkpoints are too many
 _AGENT_LABELS = {"rainbow": "Rainbow", "curl_sac": "CURL"}
-# Fields that a report reads of every evaluation and freeze, and of a manifest.
+# Fields that a report reads of every evaluation and freeze, of a signal, and of a manifest.
 _LINE_FIELDS = (
     "env_steps",
     "frames",
@@ -28,6 +28,7 @@ _LINE_FIELDS = (
     "replay_size",
     "replay_capacity",
 )
+_SIGNAL_FIELDS = ("env_steps", "drift_untrained", "measure_seconds")
 _MANIFEST_FIELDS = ("packages", "git_commit", "devices")
 
 
@@ -178,6 +179,8 @@ def _check_fields(run: RunRecords) -> None:
             raise TypeError(f"its fork is {origin}, without the name of a trunk and a number of agent steps")
     for line in (*run.of_kind("eval"), *run.of_kind("freeze")):
         _ = [line[field] for field in _LINE_FIELDS]
+    for line in run.of_kind("signal"):
+        _ = [line[field] for field in _SIGNAL_FIELDS]
 
 
 def trunk_of(run: RunRecords, runs: Sequence[RunRecords]) -> RunRecords | None:

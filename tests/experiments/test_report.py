@@ -26,7 +26,8 @@ def test_run_directory_is_read_without_its_incomplete_last_line(tmp_path):
 
 
 def test_saved_records_are_read_back_without_single_episodes(tmp_path):
-    lines = [make_line("eval", 1, 2.0), {"kind": "episode", "return": 1.0}, {"kind": "signal"}, {"kind": "end"}]
+    signal = make_line("signal", 1, None, drift_untrained=0.5, measure_seconds=0.1)
+    lines = [make_line("eval", 1, 2.0), {"kind": "episode", "return": 1.0}, signal, {"kind": "end"}]
     write_run_dir(tmp_path / "krull-s0", lines)
     read = records.read(tmp_path / "krull-s0")
     read.save(tmp_path / "kept" / "krull-s0.jsonl")
