@@ -34,6 +34,7 @@ _IGNORED_FIELDS = (
     "params_every",
     "mesh.seed",
     "mesh.data",
+    "seer.signal_every",
 )
 
 

@@ -68,6 +68,12 @@ def test_killed_run_decides_as_it_would_have(vector_steps, settles, fake_envs, t
     assert_runs_equal(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_resumed_run_keeps_the_cadence_of_the_signals_that_it_follows(settles, fake_envs, tmp_path, monkeypatch):
+    run_killed_after(automatic(), tmp_path / "run", 50, monkeypatch)
+    with pytest.raises(ConfigError, match=r"another configuration \(seer\.signal_every=40 there and 20 here"):
+        train.run(automatic(seer__signal_every=20), tmp_path / "run", resume=True)
+
+
 def test_fork_decides_as_it_would_have(settles, fake_envs, tmp_path):
     arguments = {"checkpoint_every": 0, "checkpoint_at": (140, 200)}
     train.run(automatic(seer__enabled=False, **arguments), tmp_path / "trunk")
