@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from dm_env import specs
 
-from experiments.studies import durability, encoder_analysis, open_loop
+from experiments.studies import changed_pictures, durability, encoder_analysis, open_loop, shadow_heads
 from seer_jax import train
+from seer_jax.run.resolve import resolve
 from tests.helpers import fake_env
 from tests.helpers.record_factories import make_line, write_run_dir
-from tests.helpers.runs import tiny_config
+from tests.helpers.runs import only_error_line, tiny_config
 
 
 def test_open_loop_policies_of_discrete_actions_are_random_and_constant():
@@ -66,3 +67,36 @@ def test_similarity_of_layers_is_one_from_the_freeze_on_and_less_before(fake_env
     untrained = encoder_analysis.untrained_params(tmp_path / "run")
     compared = encoder_analysis.similarities({0: copies[400], 1: untrained}, layers, rollout)
     assert 0.0 < compared["heads/logits"][0][1] < 1.0 - 1e-6
+
+
+def test_pictures_change_in_training_and_evaluation_after_a_step():
+    config = resolve(tiny_config())
+    make = changed_pictures.changing(fake_env.make_env, change_at=3)
+    env, plain = make(config, training=True), fake_env.make_env(config, training=True)
+    frames = [(env.reset().frame, plain.reset().frame)]
+    action = np.zeros(env.num_envs, np.int32)
+    frames += [(env.step(action).frame, plain.step(action).frame) for _ in range(3)]
+    changed = [bool((here == 255 - there).all()) for here, there in frames]
+    assert changed == [False, False, True, True]  # two environments: the fourth step is the first that shows it
+    assert [bool((here == there).all()) for here, there in frames] == [True, True, False, False]
+    evaluation, expected = make(config, training=False).reset(), fake_env.make_env(config, training=False).reset()
+    np.testing.assert_array_equal(evaluation.frame, 255 - expected.frame)
+
+
+def test_shadow_heads_that_do_not_learn_lose_nothing(fake_envs, tmp_path):
+    """With a learning rate of almost 0 both agents stay as they are, and so do their losses."""
+    config = tiny_config(
+        total_steps=200, seer__enabled=False, checkpoint_every=0, checkpoint_at=(120, 160), agent__learning_rate=1e-12
+    )
+    train.run(config, tmp_path / "run")
+    (first, second) = shadow_heads.compare(tmp_path / "run", updates=2)
+    assert 120 <= first["env_steps"] < 122
+    assert 160 <= second["env_steps"] < 162
+    assert first["shadow_loss"] == pytest.approx(first["live_loss"], rel=1e-4)
+    assert first["standard_error"] < 1e-3
+
+
+def test_shadow_heads_need_two_checkpoints_and_uniform_replay(fake_envs, tmp_path, capsys):
+    train.run(tiny_config(total_steps=200, seer__enabled=False, checkpoint_every=0), tmp_path / "run")
+    assert shadow_heads.main(["shadow_heads", str(tmp_path / "run")]) == 2
+    assert "has 1 checkpoints of the full phase, and two are needed" in only_error_line(capsys)
