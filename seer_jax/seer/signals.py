@@ -16,7 +16,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from numpy.typing import ArrayLike
 
 from seer_jax import replay
@@ -140,7 +139,7 @@ def explained_variance(products: ArrayLike, values: ArrayLike) -> float:
     variance = np.square(values[half:] - values[half:].mean(axis=0)).sum()
     if not (variance > 0 and penalty > 0):
         return 0.0
-    weights = scipy.linalg.solve(gram[:half, :half] + penalty * np.eye(half), values[:half] - mean, assume_a="pos")
+    weights = np.linalg.solve(gram[:half, :half] + penalty * np.eye(half), values[:half] - mean)
     return float(1 - np.square(values[half:] - mean - gram[half:, :half] @ weights).sum() / variance)
 
 

@@ -98,5 +98,6 @@ def test_shadow_heads_that_do_not_learn_lose_nothing(fake_envs, tmp_path):
 
 def test_shadow_heads_need_two_checkpoints_and_uniform_replay(fake_envs, tmp_path, capsys):
     train.run(tiny_config(total_steps=200, seer__enabled=False, checkpoint_every=0), tmp_path / "run")
+    capsys.readouterr()
     assert shadow_heads.main(["shadow_heads", str(tmp_path / "run")]) == 2
     assert "has 1 checkpoints of the full phase, and two are needed" in only_error_line(capsys)
