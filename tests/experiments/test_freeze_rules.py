@@ -22,6 +22,7 @@ def signal(env_steps, half=0.2, previous=0.05, untrained=0.3, fit=0.9, fit_half=
         "fit": fit,
         "fit_half": fit_half,
         "fit_untrained": fit_untrained,
+        "measure_seconds": 0.1,
     }
 
 
