@@ -173,7 +173,7 @@ class Loop:
                 self._evaluate(evaluated, stop)
         elif measured := seeds_by_next.get(Next.MEASURE):
             with self._untimed():
-                self._stepper.measuring  # noqa: B018 - compiles the program at the first signal
+                self._stepper.compile_measuring()
             self._stepper.measure(measured)
         elif saved := seeds_by_next.get(Next.SAVE):
             with self._untimed():

@@ -56,6 +56,7 @@ class Stepper:
         self._parts, self._config, self._seeds, self._hosts = parts, parts.config, seeds, hosts
         self.state, self.envs, self.phase = state, envs, parts.phase(state.phase)
         self._info: Mapping[str, Any] = {}
+        self._measuring: Measuring | None = None
 
     def flags(self, seeds: Iterable[int]) -> np.ndarray:
         """Returns `[S]` bool, True for these seeds."""
@@ -181,23 +182,27 @@ class Stepper:
         for i, each in seeds.items():
             each.froze(seconds, rows_moved=rows[i])
 
-    @functools.cached_property
-    def measuring(self) -> Measuring:
-        """Measures signals; compiled for the first one, since short runs have none."""
-        with status.activity("compiling the program of signals"):
-            return Measuring(self._parts, self._hosts)
+    def compile_measuring(self) -> None:
+        """Compiles the program of signals, if that is not done yet: for the first one, since short runs have none."""
+        if self._measuring is None:
+            with status.activity("compiling the program of signals"):
+                self._measuring = Measuring(self._parts, self._hosts)
 
     def measure(self, seeds: Iterable[int]) -> None:
-        """Measures the signals of some seeds, writes their records and keeps their encoders for later signals."""
-        run = self.state
+        """Measures the signals of some seeds, writes their records and keeps their encoders for later signals.
+
+        `compile_measuring` has been called.
+        """
+        run, measuring = self.state, self._measuring
+        assert measuring is not None
         jax.block_until_ready(run.train)
         began, kept = time.monotonic(), run.encoders
         env_steps = {i: self._seeds[i].progress.env_steps for i in seeds}
-        found = self.measuring.measure(run, env_steps)
+        found = measuring.measure(run, env_steps)
         encoders = self._parts.placement.unstack(signals.encoder_of(run.train.params), self._hosts)
         seconds = (time.monotonic() - began) / len(env_steps)
         for i, steps in env_steps.items():
-            self._seeds[i].measured(signals.fields(found[i], kept[i], steps), seconds, self.measuring.cost)
+            self._seeds[i].measured(signals.fields(found[i], kept[i], steps), seconds, measuring.cost)
             # Copies: the next update consumes the arrays of one seed.
             kept[i] = signals.keep(kept[i], steps, jax.tree.map(np.array, encoders[i]))
 

@@ -88,8 +88,8 @@ def _main(function, arguments, log, cwd, ignore_hangup, file_bytes):
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(cwd)
-    if ignore_hangup:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Whatever the process does that all of them are forked from.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignore_hangup else signal.SIG_DFL)
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     sys.exit(function(*arguments))
