@@ -1,7 +1,6 @@
 """When to freeze: runs that fork one trunk and freeze at several steps, and rules that choose among these steps."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -162,32 +161,36 @@ def tables(scale: str, runs: Sequence[RunRecords]) -> list[Table]:
 
 
 def _judge(study: _Study, runs: Sequence[RunRecords]) -> dict[regret.Key, Judged]:
-    """Returns the scores of the runs of each trunk, of the tasks of which all are there; none without a budget."""
+    """Returns the scores of the runs of each trunk, of tasks with the trunk and all fixed steps of all seeds.
+
+    There are none without a budget.
+    """
     if study.budget is None:
         return {}
     by_key = {(run.task, run.seed, run.arm): run for run in runs if run.end is not None}
+    needed = [study.labels[step] for step in (None, *study.fixed)]
     complete = [
-        task
-        for task in study.tasks
-        if all((task, seed, arm) in by_key for seed in study.seeds for arm in study.labels.values())
+        task for task in study.tasks if all((task, seed, arm) in by_key for seed in study.seeds for arm in needed)
     ]
     judged = {}
     for task in complete:
         for seed in study.seeds:
+            arms = {step: by_key.get((task, seed, arm)) for step, arm in study.labels.items()}
             trunk = by_key[task, seed, study.labels[None]]
             judged[task, seed] = Judged(
-                by_step={
-                    step: regret.score(by_key[task, seed, arm], study.budget) for step, arm in study.labels.items()
-                },
+                by_step={step: regret.score(run, study.budget) for step, run in arms.items() if run is not None},
                 steps={rule.name: _step_of(rule, trunk, study.steps) for rule in RULES},
             )
     return judged
 
 
 def _step_of(rule: Rule, trunk: RunRecords, steps: Sequence[int]) -> int | None:
-    """Returns the step of an arm at which a rule freezes: the first one that is not before the rule's own."""
-    decided = rule.decide(trunk.of_kind("signal"), trunk.config["total_steps"])
-    return min((step for step in steps if step >= (math.inf if decided is None else decided)), default=None)
+    """Returns the step of the arm that is nearest to where a rule freezes; None for the trunk, which ends unfrozen."""
+    total_steps = trunk.config["total_steps"]
+    decided = rule.decide(trunk.of_kind("signal"), total_steps)
+    arms = [*steps, total_steps]
+    nearest = min(arms, key=lambda step: abs(step - (total_steps if decided is None else decided)))
+    return nearest if nearest in steps else None
 
 
 def _title(budget: float) -> str:
@@ -207,7 +210,7 @@ EXPERIMENT = Experiment(
     ),
     tables=tables,
     note=(
-        "All runs of a task and seed fork one trunk. A rule freezes at the first step of an arm that is not before the"
-        " signal at which it decides; later than the last of them it counts as never."
+        "All runs of a task and seed fork one trunk. A rule is judged by the arm whose freeze is nearest to the step at"
+        " which it decides; the end of the trunk counts as such an arm."
     ),
 )

@@ -33,7 +33,8 @@ class Judged:
     """The scores of runs of one trunk.
 
     Attributes:
-      by_step: normalised score by the step of the freeze; None stands for the run without one.
+      by_step: normalised score by the step of the freeze, of the runs that are there; None stands for the run without a
+        freeze.
       steps: where each rule freezes, by its name; None for a rule that never does.
     """
 
@@ -80,9 +81,11 @@ def score(run: RunRecords, budget: float) -> float:
 def regret_table(title: str, judged: Mapping[Key, Judged], fixed: Sequence[int], rules: Sequence[str]) -> Table:
     """Returns a row for each fixed step, for no freeze and for each rule.
 
+    A rule has no regret where a run is missing that was frozen at its step.
+
     Args:
       title: of the table.
-      judged: by task and seed, as many seeds of each task.
+      judged: by task and seed, as many seeds of each task, with the runs of all fixed steps.
       fixed: the steps that a rule is compared with.
       rules: names of the rules to show.
     """
@@ -93,6 +96,10 @@ def regret_table(title: str, judged: Mapping[Key, Judged], fixed: Sequence[int],
     choices |= {name: {key: each.steps[name] for key, each in judged.items()} for name in rules}
     best = {key: max(each.by_step[step] for step in fixed) for key, each in judged.items()}
     for name, steps in choices.items():
+        missing = [f"{task} {seed}" for (task, seed), step in steps.items() if step not in judged[task, seed].by_step]
+        if missing:
+            rows.append([name, _steps(steps), *[""] * len(tasks), f"no run: {', '.join(missing)}", ""])
+            continue
         regrets = {key: judged[key].regret(step, fixed) for key, step in steps.items()}
         relative = {key: regret / abs(best[key]) for key, regret in regrets.items()}
         by_task = [_mean(regrets, task) for task in tasks]

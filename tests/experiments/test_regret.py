@@ -67,27 +67,37 @@ def test_table_has_the_regret_of_every_fixed_step_and_rule():
     assert rows["rule"][4].startswith("0.000 [")
 
 
+def test_rule_without_a_run_at_its_step_has_no_regret():
+    judged = {**JUDGED, ("krull", 1): dataclasses.replace(JUDGED["krull", 1], steps={"rule": 15, "none": None})}
+    rows = {row[0]: row[1:] for row in regret.regret_table("title", judged, (5, 10, 20), ["rule", "none"]).rows}
+    assert rows["rule"] == ["15 to 20", "", "", "no run: krull 1", ""]
+    assert rows["none"][1] == "0.400"
+
+
 def control_run(label, seed, scores, signals=()):
     run = run_with(scores, task="cartpole-swingup", episodes=30)
     run.lines[:0] = [{"kind": "signal", "env_steps": step, **fields} for step, fields in signals]
     for line in run.lines:
-        line["macs_total"] = 3e10 * line["env_steps"]  # 30T at the last evaluation
-    config = run.config | {"seed": seed, "total_steps": 8000}
+        line["macs_total"] = 1.5e10 * line["env_steps"]  # 15T at the last evaluation
+    config = run.config | {"seed": seed, "total_steps": 4600}
     return dataclasses.replace(run, arm=label, config=config)
 
 
-def test_study_judges_tasks_of_which_all_runs_are_there():
-    settled = [(1000, {"drift_untrained": 0.2}), (3000, {"drift_untrained": 0.2, "drift_half": 0.01})]
+@pytest.mark.parametrize(
+    ("settled_at", "step", "found"), [(2400, "2,000", "0.350"), (2600, "3,000", "0.050"), (4400, "2 never", "-0.050")]
+)
+def test_study_judges_tasks_of_which_all_fixed_steps_are_there(settled_at, step, found):
+    settled = [(1000, {"drift_untrained": 0.2}), (settled_at, {"drift_untrained": 0.2, "drift_half": 0.01})]
     runs = []
     for seed in (0, 1):
         runs.append(control_run("CURL, never frozen", seed, [0] * 9 + [600], settled))
-        for step, score in ((2000, 200), (4000, 500), (6000, 400 + 200 * seed)):
-            runs.append(control_run(f"CURL, frozen at {step:,}", seed, [0] * 9 + [score]))
+        for freeze_step, score in ((2000, 200), (3000, 500), (4000, 400 + 200 * seed)):
+            runs.append(control_run(f"CURL, frozen at {freeze_step:,}", seed, [0] * 9 + [score]))
     for line in (line for run in runs for line in run.of_kind("eval")[:-1]):
         line["macs_total"] = 0.0  # before the last fifth
     (table,) = freeze_time.tables("cpu", runs)
     rows = {row[0]: row for row in table.rows}
-    assert rows["settled"][:3] == ["settled", "4,000", "0.050"]  # the step after the signal at 3,000
+    assert rows["settled"][:3] == ["settled", step, found]  # of the arm that is nearest
     assert rows["2,000"][2] == "0.350"
     assert rows["never"][2] == "-0.050"
     assert freeze_time.tables("cpu", runs[1:]) == []
