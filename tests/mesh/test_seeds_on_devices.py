@@ -19,6 +19,7 @@ SHORT = {
     "learn_start": 40,
     "log_every": 30,
     "seer__freeze_step": 70,
+    "seer__signal_every": 15,
     "eval_every": 60,
     "checkpoint_every": 45,
 }

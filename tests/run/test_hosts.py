@@ -15,6 +15,7 @@ SHORT = {
     "learn_start": 20,
     "log_every": 20,
     "seer__freeze_step": 40,
+    "seer__signal_every": 8,
     "eval_every": 36,
     "checkpoint_every": 24,
     "update_every": 4,

@@ -8,7 +8,7 @@ import pytest
 from jax import export
 
 from seer_jax.run.assembly import assemble
-from seer_jax.seer import phases
+from seer_jax.seer import phases, signals
 from tests.helpers import agents
 
 CASES = {
@@ -46,3 +46,16 @@ def test_programs_lower_for_accelerators_without_callbacks_and_with_donated_ring
         assert donated >= len(jax.tree.leaves(ring))
         if program is jitted.learn:
             assert ("stablehlo.convolution" in module) == (name == phases.FULL)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("case", CASES)
+def test_signals_lower_for_accelerators_without_callbacks(case, platform):
+    phase = make_assembly(case).full
+    encoder = signals.encoder_of(phase.state.params)
+    references, key = signals.References(encoder, encoder, encoder), jax.eval_shape(lambda: jax.random.PRNGKey(0))
+    program = jax.jit(signals.make_measure(phase))
+    exported = export.export(program, platforms=[platform])(phase.state.params, references, phase.ring, key)
+    module = "\n".join(line for line in exported.mlir_module().splitlines() if not line.startswith("#loc"))
+    assert not re.search(r"callback|infeed|outfeed|host|custom_call", module)
+    assert "stablehlo.convolution" in module
