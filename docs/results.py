@@ -65,7 +65,8 @@ def _section(name: str) -> Iterator[str]:
     yield from (f"{note}\n" for note in notes if note)
     yield f"![{experiment.title}](figures/{name}.png)\n"
     yield from _section_images(name)
-    for table in (*_compare(name, tables.comparison_tables), *tables.cost_tables(mean_costs(runs), total_cost(runs))):
+    compared, costs = _compare(name, tables.comparison_tables), tables.cost_tables(mean_costs(runs), total_cost(runs))
+    for table in (*compared, *experiment.tables("cpu", runs), *costs):
         yield f"{table.title}:\n\n{table.to_markdown()}\n{table.note}\n"
 
 

@@ -173,7 +173,10 @@ def restore(parts: Assembly, saved: Sequence[checkpoint.Checkpoint | None], host
     by_seed = [trees.get(i, trees[there[0]]) for i in range(len(saved))]
     train = place.stack([each["train"] for each in by_seed], lanes=False)
     actor = _stack_actors(place, [each["actor"] for each in by_seed])
-    encoders = [{int(step): kept for step, kept in each.get(_ENCODERS, {}).items()} for each in by_seed]
+    # Trees come back in the order of their keys as text.
+    encoders = [
+        {step: each[_ENCODERS][str(step)] for step in sorted(map(int, each.get(_ENCODERS, ())))} for each in by_seed
+    ]
     return RunState(phase.name, train, actor, rings.join(), encoders)
 
 

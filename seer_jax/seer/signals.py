@@ -190,7 +190,7 @@ def keep(kept: Encoders, env_steps: int, encoder: base.Params) -> dict[int, base
       env_steps: agent steps so far.
       encoder: of now.
     """
-    steps = [*kept, env_steps]
+    steps = sorted({*kept, env_steps})
     oldest = half_age(steps, env_steps) or steps[0]
     steps = [step for step in steps if step >= oldest]
     spaced = steps[:1]

@@ -21,7 +21,7 @@ SETTINGS = {
     "rainbow": functools.partial(tiny_config, total_steps=300, replay__prioritized=True, checkpoint_every=70),
     "curl": functools.partial(tiny_control_config, total_steps=120, checkpoint_every=35),
 }
-EVERY = {"rainbow": 40, "curl": 20}
+EVERY = {"rainbow": 15, "curl": 20}  # those of Rainbow are before and after 100 agent steps
 COSTS = ("flops_", "macs_")  # of which signals have some
 
 

@@ -55,6 +55,14 @@ def test_a_sparser_cadence_keeps_what_there_is():
     assert signals.keep(kept, 30_000, "c") == {10_000: "b", 30_000: "c"}
 
 
+def test_what_is_kept_does_not_depend_on_the_order_of_what_was():
+    kept = {step: str(step) for step in (6000, 7000, 9000)}
+    shuffled = {step: kept[step] for step in (9000, 6000, 7000)}
+    found = signals.keep(shuffled, 12_000, "now")
+    assert list(found.items()) == list(signals.keep(kept, 12_000, "now").items())
+    assert list(found) == [6000, 7000, 9000, 12_000]
+
+
 def test_fields_leave_out_what_compares_with_encoders_that_do_not_exist():
     gram = np.eye(4)
     found = signals.Products(
