@@ -151,9 +151,7 @@ def _trunk(runs: Sequence[RunRecords], all_runs: Sequence[RunRecords]) -> Trunk 
     """Returns what all runs of an arm share with runs of another arm; None if they share no evaluation."""
     trunks = [records.trunk_of(run, all_runs) for run in runs]
     arms = {trunk.arm if trunk else None for trunk in trunks}
-    num_shared = min(
-        sum(line["env_steps"] <= run.fork.env_steps for line in run.of_kind("eval")) if run.fork else 0 for run in runs
-    )
+    num_shared = min(map(records.num_shared_evaluations, runs, trunks))
     (arm, *others) = arms
     return Trunk(arm, num_shared - 1) if arm and not others and num_shared else None
 

@@ -186,21 +186,29 @@ def _check_fields(run: RunRecords) -> None:
 def trunk_of(run: RunRecords, runs: Sequence[RunRecords]) -> RunRecords | None:
     """Returns the run among `runs` that `run` is a fork of; None if it is no fork, or its trunk is not among them.
 
-    Runs in different directories may have the same name: a trunk has that name and the same evaluations up to the fork,
-    and is itself no fork, or left its own trunk earlier.
+    Runs in different directories may have the same name: a trunk has that name, its evaluations up to the fork are
+    those that the run begins with, and it is itself no fork, or left its own trunk earlier.
     """
     if run.fork is None:
         return None
     name, env_steps = run.fork
     for other in runs:
         earlier = other.fork is None or other.fork.env_steps < env_steps
-        if other.name == name and earlier and _evaluations(other, env_steps) == _evaluations(run, env_steps):
+        shared = _scores_until(env_steps, other)
+        # At the fork, a run with another cadence of evaluations may have one more.
+        if other.name == name and earlier and shared == _scores_until(env_steps, run)[: len(shared)]:
             return other
     return None
 
 
-def _evaluations(run: RunRecords, env_steps: int) -> list[Record]:
-    return [line for line in run.of_kind("eval") if line["env_steps"] <= env_steps]
+def num_shared_evaluations(run: RunRecords, trunk: RunRecords | None) -> int:
+    """Returns how many of the evaluations of a fork are those of its trunk; 0 without one."""
+    return len(_scores_until(run.fork.env_steps, trunk)) if run.fork and trunk else 0
+
+
+def _scores_until(env_steps: int, run: RunRecords) -> list[tuple[int, float | None]]:
+    evaluations = [line for line in run.of_kind("eval") if line["env_steps"] <= env_steps]
+    return [(line["env_steps"], line["eval_return_mean"]) for line in evaluations]
 
 
 def origin_of(run: RunRecords, runs: Sequence[RunRecords]) -> str:

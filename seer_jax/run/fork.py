@@ -91,13 +91,6 @@ def find(config: RunConfig, source: str, warn: Callable[[str], None]) -> list[ch
         raise ConfigError(
             f"--fork={source}: its seeds have no such checkpoint in common; name the STEP of one that all have"
         )
-    if config.seer.is_automatic and "seer.signal_every" in differ:
-        there, here = differ["seer.signal_every"]
-        raise ConfigError(
-            f"seer.freeze_step={AUTO} follows signals, and --fork={source} has seer.signal_every={there} instead of"
-            f" {here}: the freeze would come at another step than without a fork; set seer.signal_every as there, or"
-            " freeze_step to a number"
-        )
     for each in saved:
         if each.progress["phase"] == FROZEN:
             _check_fields(differ, source, CHANGEABLE)
@@ -163,11 +156,17 @@ def _check_ahead(config: RunConfig, progress: dict[str, Any], source: str) -> No
 
 def _check_signals(config: RunConfig, progress: dict[str, Any], source: str) -> None:
     """Raises ConfigError if an automatic freeze would have come before the checkpoint, or one cannot know it."""
-    measured, before = progress.get("signals"), steps_before(progress)
-    if measured is None:
+    measured, before, every = progress.get("signals", []), steps_before(progress), config.seer.signal_every
+    steps = [int(signal["env_steps"]) for signal in measured]
+    due = [(since // every + 1) * every for since in (config.learn_start, *steps)]  # the last is still to come
+    on_time = [first <= step < first + config.num_envs for first, step in zip(due, steps, strict=False)]
+    if not all(on_time) or progress["env_steps"] >= due[-1]:
+        found = f"after {', '.join(map(str, steps[:3]))} agent steps" if steps else "at none"
+        found += " and so on" if len(steps) > 3 else ""
         raise ConfigError(
-            f"seer.freeze_step={AUTO} follows signals, which --fork={source} has not measured; fork a run that has, or"
-            " set seer.freeze_step to a number"
+            f"seer.freeze_step={AUTO} follows a signal every {every} agent steps, and --fork={source} measured them"
+            f" {found}: the freeze would come at another step than without a fork; set seer.signal_every as there, or"
+            " freeze_step to a number"
         )
     for count, signal in enumerate(measured, start=1):
         if signal["env_steps"] <= before and freezing.is_settled(config, measured[:count]):

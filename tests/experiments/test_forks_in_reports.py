@@ -1,5 +1,6 @@
 """Forks in reports: the names of their trunks, and curves and costs that have what they share once."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -132,6 +133,27 @@ def test_curve_of_forks_is_whole_if_a_trunk_is_not_shown():
         assert learning_curves(runs)[-1].first_drawn == 0
     early = make_fork(trunks[0], 50, "B", {100: 0.0})  # shares no evaluation
     assert learning_curves([*trunks, early])[-1].first_drawn == 0
+
+
+def test_fork_that_is_evaluated_at_the_fork_and_its_trunk_not_has_its_curve_from_what_both_have():
+    trunks, _ = forked_runs()
+    forks = [make_fork(trunk, 250, "B", {250: 5.0, 400: 20.0}) for trunk in trunks]
+    assert [records.trunk_of(fork, [*trunks, *forks]) for fork in forks] == trunks
+    curves = learning_curves([*trunks, *forks])
+    assert curves[1].trunk == Trunk("A", 1)
+    np.testing.assert_array_equal(curves[1].x["env_steps"][0], [100, 200, 250, 400])
+    total = costs.total_cost([*trunks, *forks])
+    assert total is not None
+    np.testing.assert_allclose([total.macs_alone, total.macs], [1.6e9, 1.1e9])
+
+
+def test_trunk_that_was_trained_again_with_signals_is_found():
+    """Its costs and times are others, and its evaluations the same."""
+    trunks, forks = forked_runs()
+    again = dataclasses.replace(
+        trunks[0], lines=[{**line, "macs_total": 1.01 * line["macs_total"], "seconds": 7.0} for line in trunks[0].lines]
+    )
+    assert records.trunk_of(forks[0], [again, forks[0]]) is again
 
 
 def test_curve_of_forks_of_forks_begins_at_their_own_fork():

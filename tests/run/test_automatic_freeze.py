@@ -83,12 +83,35 @@ def test_fork_decides_as_it_would_have(settles, fake_envs, tmp_path):
     with pytest.raises(ConfigError, match=r"would have frozen --fork=.*@200 after 16[01] agent steps; fork an earlier"):
         train.run(automatic(**arguments), tmp_path / "late", fork=f"{tmp_path / 'trunk'}@200")
     for field, value, message in (
-        ("seer__signal_every", 20, r"has seer\.signal_every=40 instead of 20"),
+        (
+            "seer__signal_every",
+            20,
+            r"follows a signal every 20 agent steps, and .* measured them after 12[01] agent steps:",
+        ),
         ("seer__freeze_before", 120, r"seer\.freeze_before=120 is too early for --fork="),
     ):
         config = automatic(**arguments | {field: value})
         with pytest.raises(ConfigError, match=message):
             train.run(config, tmp_path / "refused", fork=f"{tmp_path / 'trunk'}@140")
+
+
+def test_fork_of_signals_at_another_cadence_or_of_none_is_refused(settles, fake_envs, tmp_path):
+    arguments = {"checkpoint_every": 0, "checkpoint_at": (100, 140, 200)}
+    before = automatic(seer__enabled=False, seer__signal_every=15, **arguments | {"total_steps": 140})
+    train.run(before, tmp_path / "trunk")
+    # The configuration of the trunk has the cadence of the fork from here on.
+    changed = automatic(seer__enabled=False, **arguments | {"total_steps": 210})
+    train.run(changed, tmp_path / "trunk", resume=True)
+    with pytest.raises(ConfigError, match=r"measured them after 9[01], 10[56], 12[01] agent steps and so on:"):
+        train.run(automatic(**arguments), tmp_path / "fork", fork=f"{tmp_path / 'trunk'}@140")
+    silent = automatic(seer__enabled=False, seer__signal_every=0, **arguments)
+    train.run(silent, tmp_path / "silent")
+    with pytest.raises(ConfigError, match="measured them at none: the freeze would come at another step"):
+        train.run(automatic(**arguments), tmp_path / "fork", fork=f"{tmp_path / 'silent'}@140")
+    # Before the first signal is due, none is missing.
+    train.run(automatic(**arguments), tmp_path / "early", fork=f"{tmp_path / 'silent'}@100")
+    train.run(automatic(**arguments), tmp_path / "whole")
+    assert freeze_of(tmp_path / "early") == freeze_of(tmp_path / "whole")
 
 
 def test_log_and_evaluation_cadences_do_not_change_the_decision(settles, fake_envs, tmp_path):
