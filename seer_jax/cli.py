@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, config_dict
 from ml_collections.config_flags import config_flags
 
 from seer_jax import output
+from seer_jax.config import AUTO
 from seer_jax.run import resolve
 
 # A field of the configuration given as 1e6: an integer if its value is whole.
@@ -273,8 +274,8 @@ def _flag_value(value: Any) -> Any:
     """Returns a value of `config.json` with the type of the flag that replaces it."""
     if value is None:
         return config_dict.placeholder(object)
-    if type(value) is int:
-        return config_dict.FieldReference(value, field_type=object)  # some may hold a word instead
+    if type(value) is int or value == AUTO:  # some fields may hold either
+        return config_dict.FieldReference(value, field_type=object)
     return tuple(value) if isinstance(value, list) else value
 
 

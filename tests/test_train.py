@@ -334,3 +334,9 @@ def test_plan_prints_costs_and_starts_nothing(fake_envs, tmp_path, monkeypatch, 
     assert train.main(["train", f"{CONFIG}:quick", "--plan", f"--run_dir={tmp_path / 'run'}"]) == 0
     assert shown == [resolve(rainbow_atari.get_config("quick"))]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("there", "given", "found"), [("auto", "20000", 20_000), (20_000, "auto", "auto")])
+def test_flags_replace_a_number_of_a_stored_configuration_by_a_word_and_back(there, given, found):
+    stored = tiny_config(seer__freeze_step=there).to_dict()
+    assert cli.override(ConfigDict(stored), [f"--config.seer.freeze_step={given}"]).seer.freeze_step == found

@@ -5,9 +5,10 @@ import numpy as np
 import rich.table
 
 from seer_jax.run.assembly import Assembly
-from seer_jax.seer.phases import Phase
+from seer_jax.seer import signals
+from seer_jax.seer.phases import FULL, Phase
 
-_LINE_BYTES = 1500  # of a record of kind train or eval, in metrics.jsonl and in tensorboard/ together
+_LINE_BYTES = 1500  # of a record of kind train, eval or signal, in metrics.jsonl and in tensorboard/ together
 
 
 def needed(parts: Assembly, phases: list[str]) -> dict[str, int]:
@@ -18,6 +19,10 @@ def needed(parts: Assembly, phases: list[str]) -> dict[str, int]:
       phases: names of its phases, in order.
     """
     config, saved = parts.config, {name: _checkpoint_bytes(parts.phase(name)) for name in phases}
+    num_signals = config.freeze_bounds[1] // config.seer.signal_every if config.seer.signal_every else 0
+    if FULL in phases:
+        encoder_bytes = _num_bytes(signals.encoder_of(parts.full.state.params))
+        saved[FULL] += min(signals.MOST_KEPT, num_signals) * encoder_bytes
     needed = {"the last checkpoint": saved[phases[-1]]}
     if config.checkpoint_every:
         at_once = min(config.checkpoints_kept + 1, config.total_steps // config.checkpoint_every + 1)
@@ -32,7 +37,7 @@ def needed(parts: Assembly, phases: list[str]) -> dict[str, int]:
     if config.keep_best:
         kept = config.checkpoints_kept + 1
         needed[f"{kept} states of best evaluations"] = kept * _num_bytes(parts.phase(phases[0]).state)
-    lines = config.total_steps // config.log_every + config.total_steps // config.eval_every
+    lines = config.total_steps // config.log_every + config.total_steps // config.eval_every + num_signals
     needed["metrics, without those of episodes"] = lines * _LINE_BYTES
     return {name: count * config.num_seeds for name, count in needed.items()}
 

@@ -14,7 +14,7 @@ from seer_jax import files
 from seer_jax.config import AUTO, LATENT_DTYPES, RunConfig
 from seer_jax.fields import ConfigError
 from seer_jax.run.needs import PhasePlan
-from seer_jax.seer import capacity
+from seer_jax.seer import capacity, freezing
 from seer_jax.seer.phases import FROZEN, FULL
 
 
@@ -123,17 +123,18 @@ def phase_table(config: RunConfig, plans: Sequence[PhasePlan], device: Device) -
 def freezes(config: RunConfig, plans: Sequence[PhasePlan]) -> dict[str, dict[str, float | None]]:
     """Returns what a run with an automatic freeze takes if it freezes at the earliest and at the latest.
 
-    Seconds and multiply-accumulates are those of one seed; None is unknown.
+    Multiply-accumulates are those of steps after learning has begun; None is unknown.
     """
     figures = {plan.phase: plan.figures() for plan in plans}
     found = {}
-    for bound, step in zip(("earliest", "latest"), config.freeze_bounds, strict=True):
+    for bound, step in (("earliest", freezing.earliest(config)), ("latest", config.freeze_bounds[1])):
         steps = {FULL: step, FROZEN: config.total_steps - step}
         costs = {phase: (known.get("macs_per_step"), known.get("steps_per_second")) for phase, known in figures.items()}
         macs, seconds = 0.0, 0.0
         for phase, count in steps.items():
             macs_per_step, steps_per_second = costs.get(phase, (None, None))
-            macs = None if macs is None or macs_per_step is None else macs + count * macs_per_step
+            learning = count - config.learn_start if phase == FULL else count
+            macs = None if macs is None or macs_per_step is None else macs + learning * macs_per_step
             seconds = None if seconds is None or steps_per_second is None else seconds + count / steps_per_second
         found[bound] = {"freeze_step": step, "macs": macs, "seconds": seconds}
     return found

@@ -1,5 +1,6 @@
 """When to freeze: the rule that decides from the signals of a run."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from seer_jax.config import RunConfig
@@ -10,6 +11,14 @@ Signal = Mapping[str, float]  # agent steps and fields of a signal
 # has changed since it was untrained.
 SETTLED_SHARE = 0.1
 _UNTRAINED_DRIFT = 1e-3  # below this an encoder is an untrained one, whose drift consists of rounding
+
+
+def earliest(config: RunConfig) -> int:
+    """Returns the agent steps of the first signal after which an automatic freeze can come: twice the first one's."""
+    every = config.seer.signal_every
+    first_after, last = config.freeze_bounds
+    first = (config.learn_start // every + 1) * every
+    return min(max(2 * first, math.ceil(first_after / every) * every), last)
 
 
 def is_settled(config: RunConfig, signals: Sequence[Signal]) -> bool:

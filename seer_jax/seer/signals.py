@@ -29,6 +29,7 @@ UNTRAINED, HALF, PREVIOUS = "untrained", "half", "previous"
 _CHUNK = 32  # that are encoded together: a CPU takes three times as long for all of them at once
 _RIDGE = 1e-2  # penalty, relative to the mean variance of the states
 _SPACING = 1.25  # least ratio of the ages of an encoder and the one after the next that are kept
+MOST_KEPT = 8  # encoders that are kept at once, at most: with this spacing, from half an age to the age
 
 
 class References(NamedTuple):

@@ -12,6 +12,7 @@ from seer_jax.envs import dmc, registry
 from seer_jax.run import assembly, checkpoint, disk, needs, plan, plan_output
 from seer_jax.run.resolve import resolve
 from seer_jax.run.seed import Keys
+from seer_jax.seer import signals
 from seer_jax.seer.phases import FROZEN, FULL
 from tests.helpers.fake_env import FakeEnv
 from tests.helpers.rings import alone
@@ -128,6 +129,24 @@ def test_refusal_names_what_makes_the_ring_of_that_phase_smaller(fake_env, monke
     assert str(caught.value).endswith(f" GB; {fixes}")
 
 
+def test_automatic_freeze_is_priced_at_the_first_signal_that_can_cause_it_and_at_its_bound():
+    config = resolve(tiny_config(seer__freeze_step="auto", seer__signal_every=30, seer__freeze_before=300))
+    size = dict(capacity=1, observation_bytes=1, ring_bytes=1, state_bytes=1, temporary_bytes=1, num_seeds=1)
+    plans = [
+        plan.MeasuredPlan(phase=phase, env_steps=1, cost=flops.Cost(2 * macs, macs), steps_per_second=speed, **size)
+        for phase, macs, speed in ((FULL, 100.0, 10.0), (FROZEN, 10.0, 20.0))
+    ]
+    # Learning starts at 80 of 400 agent steps. The first signal, at 90, has half the age of that at 180.
+    assert plan_output.freezes(config, plans) == {
+        "earliest": {"freeze_step": 180, "macs": 100 * 100 + 220 * 10, "seconds": 18 + 11},
+        "latest": {"freeze_step": 300, "macs": 220 * 100 + 100 * 10, "seconds": 30 + 5},
+    }
+    later = resolve(tiny_config(seer__freeze_step="auto", seer__signal_every=30, seer__freeze_after=200))
+    found = plan_output.freezes(later, plans[:1])
+    assert (found["earliest"]["freeze_step"], found["latest"]["freeze_step"]) == (210, 400)
+    assert found["earliest"]["macs"] is None
+
+
 @pytest.mark.parametrize(("encoder", "named"), [("data_efficient", ""), ("canonical", "float32: latents are larger")])
 def test_plan_says_that_a_ring_cannot_grow_for_dtypes_where_it_cannot(encoder, named):
     sizes = {"env__image_size": 60, "env__crop_size": 60, "replay__allow_more_memory": True}
@@ -158,6 +177,13 @@ def test_planned_disk_counts_checkpoints_snapshot_copies_and_metrics(fake_env):
         "5 copies of the parameters": 5 * sum(4 * x.size for x in jax.tree.leaves(parts.full.state.params)),
         "metrics, without those of episodes": 10 * disk._LINE_BYTES,
     }
+    # Encoders of earlier signals are part of a checkpoint of the full phase.
+    parts = make_parts(fake_env, seer__signal_every=20, checkpoint_every=0, replay__grow_after_freeze=False)
+    encoder = 4 * sum(x.size for x in jax.tree.leaves(signals.encoder_of(parts.full.state.params)))
+    found = disk.needed(parts, [FULL, FROZEN])
+    snapshot = disk._checkpoint_bytes(parts.full) + signals.MOST_KEPT * encoder
+    assert found["snapshot of the frames at the freeze"] == snapshot
+    assert found["metrics, without those of episodes"] == 20 * disk._LINE_BYTES
     parts = make_parts(fake_env, checkpoint_every=0, seer__enabled=False)
     assert list(disk.needed(parts, [FULL])) == ["the last checkpoint", "metrics, without those of episodes"]
 

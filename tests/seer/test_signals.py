@@ -44,7 +44,7 @@ def test_an_encoder_of_about_half_the_age_is_kept_of_few():
         assert kept[step] == f"encoder of {step}"
         assert max(kept) == step
         most = max(most, len(kept))
-    assert most <= 10
+    assert most <= signals.MOST_KEPT
 
 
 def test_a_sparser_cadence_keeps_what_there_is():
