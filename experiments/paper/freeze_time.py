@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from experiments.paper import curl, rainbow
 from experiments.report import regret
 from experiments.report.content import Comparison
-from experiments.report.records import RunRecords
+from experiments.report.records import RecordsError, RunRecords
 from experiments.report.regret import Judged
 from experiments.report.tables import Table
 from experiments.runner.spec import Experiment, Fork, Run
@@ -150,12 +150,19 @@ def _runs_of_trunk(study: _Study, scale: str, task: str, seed: int) -> list[Run]
 
 
 def tables(scale: str, runs: Sequence[RunRecords]) -> list[Table]:
-    """Returns the regret of fixed steps and of rules, for each algorithm of whose tasks all runs are there."""
+    """Returns the regret of fixed steps and of rules, for each algorithm with a task of which all runs are there.
+
+    A table without rows says why runs cannot be judged.
+    """
     found = []
     for study in _STUDIES[scale]:
-        judged = _judge(study, runs)
+        title = f"Regret of {study.label}, last fifth of {study.budget or 0:.3g} multiply-accumulates"
+        try:
+            judged = _judge(study, runs)
+        except RecordsError as error:
+            found.append(Table(title, ["freeze", "regret"], [], f"Unknown: {error}."))
+            continue
         if judged:
-            title = f"Regret of {study.label}, last fifth of {study.budget:.3g} multiply-accumulates"
             found.append(regret.regret_table(title, judged, study.fixed, [rule.name for rule in RULES]))
     return found
 
@@ -164,6 +171,9 @@ def _judge(study: _Study, runs: Sequence[RunRecords]) -> dict[regret.Key, Judged
     """Returns the scores of the runs of each trunk, of tasks with the trunk and all fixed steps of all seeds.
 
     There are none without a budget.
+
+    Raises:
+      RecordsError: a run cannot be judged.
     """
     if study.budget is None:
         return {}
@@ -177,11 +187,20 @@ def _judge(study: _Study, runs: Sequence[RunRecords]) -> dict[regret.Key, Judged
         for seed in study.seeds:
             arms = {step: by_key.get((task, seed, arm)) for step, arm in study.labels.items()}
             trunk = by_key[task, seed, study.labels[None]]
+            _check_signals(trunk)
             judged[task, seed] = Judged(
                 by_step={step: regret.score(run, study.budget) for step, run in arms.items() if run is not None},
                 steps={rule.name: _step_of(rule, trunk, study.steps) for rule in RULES},
             )
     return judged
+
+
+def _check_signals(trunk: RunRecords) -> None:
+    """Raises RecordsError unless a run measured signals up to its end."""
+    every = trunk.config["seer"].get("signal_every") or 0
+    measured = max((signal["env_steps"] for signal in trunk.of_kind("signal")), default=0)
+    if measured < trunk.config["total_steps"] - every or not every:
+        raise RecordsError(f"{trunk.name} did not measure signals up to its end; remove it, and train it again")
 
 
 def _step_of(rule: Rule, trunk: RunRecords, steps: Sequence[int]) -> int | None:

@@ -16,6 +16,7 @@ from seer_jax.envs import atari_scores
 
 LAST_SHARE = 0.2  # of the budget, whose evaluations count
 MIN_EPISODES = 30
+_LEAST_SCORE = 1e-6  # normalised
 _HIGHEST_CONTROL_RETURN = 1000.0  # of DeepMind Control, by which its scores are divided
 
 _NOTE = (
@@ -101,7 +102,8 @@ def regret_table(title: str, judged: Mapping[Key, Judged], fixed: Sequence[int],
             rows.append([name, _steps(steps), *[""] * len(tasks), f"no run: {', '.join(missing)}", ""])
             continue
         regrets = {key: judged[key].regret(step, fixed) for key, step in steps.items()}
-        relative = {key: regret / abs(best[key]) for key, regret in regrets.items()}
+        # Where no fixed step scores anything, no regret is a share of it.
+        relative = {key: regret / max(abs(best[key]), _LEAST_SCORE) for key, regret in regrets.items()}
         by_task = [_mean(regrets, task) for task in tasks]
         rows.append([name, _steps(steps), *by_task, _summary(relative, tasks), _summary(regrets, tasks)])
     return Table(

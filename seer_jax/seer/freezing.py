@@ -34,8 +34,11 @@ def is_settled(config: RunConfig, signals: Sequence[Signal]) -> bool:
     return newest["env_steps"] >= earliest and has_settled(newest)
 
 
-def has_settled(signal: Signal) -> bool:
-    """Returns whether the drift since half the age is a small share of that since the encoder was untrained."""
-    if "drift_half" not in signal or signal["drift_untrained"] < _UNTRAINED_DRIFT:
-        return False
-    return signal["drift_half"] < SETTLED_SHARE * signal["drift_untrained"]
+def has_settled(signal: Signal, share: float = SETTLED_SHARE) -> bool:
+    """Returns whether the drift since half the age is less than a share of that since the encoder was untrained."""
+    return has_learned(signal) and signal.get("drift_half", math.inf) < share * signal["drift_untrained"]
+
+
+def has_learned(signal: Signal) -> bool:
+    """Returns whether the encoder differs from an untrained one by more than rounding."""
+    return signal["drift_untrained"] >= _UNTRAINED_DRIFT

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from experiments import freeze_advice
+from experiments.runner import budget
 from experiments.studies.freeze_rules import RULES
 from seer_jax.run.resolve import resolve
 from tests.helpers.record_factories import write_run_dir
@@ -29,16 +30,16 @@ def signal(env_steps, half=0.2, previous=0.05, untrained=0.3, fit=0.9, fit_half=
 MOVING = [signal(1000 * i) for i in range(1, 9)]
 # What each rule waits for, at the fifth signal and after it; that which needs three in a row says so at the seventh.
 RESTING = {
-    "settled": ({"half": 0.029}, 5),
-    "settled, 0.05": ({"half": 0.0149}, 5),
-    "settled, 0.2": ({"half": 0.059}, 5),
-    "settled, 0.4": ({"half": 0.119}, 5),
-    "drift since half the age, 0.01": ({"half": 0.0099}, 5),
-    "drift since half the age, 0.03": ({"half": 0.0299}, 5),
-    "drift between signals, 0.001": ({"previous": 9e-4}, 7),
-    "drift between signals, 0.0003": ({"previous": 2.9e-4}, 7),
-    "fit against chance, 0.8": ({"fit_half": 0.81}, 7),
-    "fit against chance, 0.9": ({"fit_half": 0.86}, 7),
+    "settled 0.1": ({"half": 0.029}, 5),
+    "settled 0.05": ({"half": 0.0149}, 5),
+    "settled 0.2": ({"half": 0.059}, 5),
+    "settled 0.4": ({"half": 0.119}, 5),
+    "drift since half the age below 0.01": ({"half": 0.0099}, 5),
+    "drift since half the age below 0.03": ({"half": 0.0299}, 5),
+    "drift since the previous signal below 0.001, 3 times": ({"previous": 9e-4}, 7),
+    "drift since the previous signal below 0.0003, 3 times": ({"previous": 2.9e-4}, 7),
+    "half the age explains 0.8 of the values beyond chance, 3 times": ({"fit_half": 0.81}, 7),
+    "half the age explains 0.9 of the values beyond chance, 3 times": ({"fit_half": 0.86}, 7),
 }
 
 
@@ -59,17 +60,29 @@ def test_rule_waits_for_an_encoder_that_rests(name):
     assert later == (None if number == 7 else 5000)
 
 
-def test_no_rule_but_fixed_shares_freezes_an_untrained_encoder():
-    untrained = [signal(1000 * i, 0.0, 0.0, 0.0, fit=0.4, fit_half=0.4, fit_untrained=0.4) for i in range(1, 9)]
-    steps = {rule.name: rule.decide(untrained, 10_000) for rule in RULES}
-    assert {name for name, step in steps.items() if step is not None} == {n for n in steps if n.endswith("of the run")}
+@pytest.mark.parametrize("share", ["0.1", "0.2", "0.4"])
+def test_rule_that_waits_for_half_of_the_run_at_most_is_the_earlier_of_both(share):
+    rule = BY_NAME[f"settled {share}, or half of the run"]
+    rests = [signal(1000 * i, half=0.029 if i >= 5 else 0.2) for i in range(1, 9)]
+    assert rule.decide(rests, 16_000) == 5000
+    assert rule.decide(rests, 7000) == 4000
+    assert rule.decide(MOVING, 16_000) == 8000
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-8, 1e-6])
+def test_no_rule_but_fixed_shares_freezes_an_untrained_encoder(rounding):
+    fits = {"fit": 0.4 + rounding, "fit_half": 0.4 + rounding, "fit_untrained": 0.4}
+    untrained = [signal(1000 * i, rounding / 20, rounding / 20, rounding, **fits) for i in range(1, 9)]
+    steps = {rule.name: rule.decide(untrained, 20_000) for rule in RULES}
+    assert {name for name, step in steps.items() if step is not None} == {"0.125 of the run", "0.25 of the run"}
 
 
 def test_every_rule_is_tested():
     assert set(RESTING) | {name for name in BY_NAME if name.endswith("of the run")} == set(BY_NAME)
 
 
-def test_advice_names_the_step_and_the_saving_of_each_rule(fake_envs, tmp_path, capsys):
+def test_advice_names_the_step_and_the_saving_of_each_rule(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(budget, "macs_per_step", lambda config: (1e10, 2.5e9))
     config = resolve(tiny_config(seer__enabled=False, total_steps=400)).to_dict()
     lines = [
         {"kind": "signal", "env_steps": step, **signal(step, half=0.01 if step > 200 else 0.2)} for step in (100, 300)
@@ -81,12 +94,9 @@ def test_advice_names_the_step_and_the_saving_of_each_rule(fake_envs, tmp_path, 
     printed = capsys.readouterr().out
     assert "b has no signals; train it with seer.signal_every" in printed
     # Lines of the table depend on the encoding.
-    (row,) = re.findall(r"^\W*settled\s+\W\s+([\d,]+)\s+\W\s+([\d.]+)\s+\W\s+(\d+)%", printed, re.MULTILINE)
-    step, macs, saved = row
-    assert step == "300"
-    assert float(macs) >= 0
-    # 100 of the 320 steps after learning began are taken frozen, each at a part of the cost.
-    assert 0 < int(saved) <= 100 * 100 / 320
+    (row,) = re.findall(r"^\W*settled 0\.1\s+\W\s+([\d,]+)\s+\W\s+([\d.]+)\s+\W\s+(\d+)%", printed, re.MULTILINE)
+    # Learning begins at 80 of 400 agent steps. 100 of the 320 after it are taken frozen, at a quarter of the cost.
+    assert row == ("300", "2.45", "23")
 
 
 def test_advice_without_runs_is_refused(tmp_path, capsys):

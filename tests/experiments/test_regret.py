@@ -79,15 +79,18 @@ def control_run(label, seed, scores, signals=()):
     run.lines[:0] = [{"kind": "signal", "env_steps": step, **fields} for step, fields in signals]
     for line in run.lines:
         line["macs_total"] = 1.5e10 * line["env_steps"]  # 15T at the last evaluation
-    config = run.config | {"seed": seed, "total_steps": 4600}
+    seer = {**run.config["seer"], "signal_every": 500}
+    config = run.config | {"seed": seed, "total_steps": 4600, "seer": seer}
     return dataclasses.replace(run, arm=label, config=config)
 
 
-@pytest.mark.parametrize(
-    ("settled_at", "step", "found"), [(2400, "2,000", "0.350"), (2600, "3,000", "0.050"), (4400, "2 never", "-0.050")]
-)
-def test_study_judges_tasks_of_which_all_fixed_steps_are_there(settled_at, step, found):
-    settled = [(1000, {"drift_untrained": 0.2}), (settled_at, {"drift_untrained": 0.2, "drift_half": 0.01})]
+def control_runs(settled_at):
+    """All runs of CURL at the scale cpu; the encoders of the trunks settle at a signal."""
+    settled = [
+        (1000, {"drift_untrained": 0.2}),
+        (settled_at, {"drift_untrained": 0.2, "drift_half": 0.01}),
+        (4500, {"drift_untrained": 0.2, "drift_half": 0.1}),
+    ]
     runs = []
     for seed in (0, 1):
         runs.append(control_run("CURL, never frozen", seed, [0] * 9 + [600], settled))
@@ -95,9 +98,32 @@ def test_study_judges_tasks_of_which_all_fixed_steps_are_there(settled_at, step,
             runs.append(control_run(f"CURL, frozen at {freeze_step:,}", seed, [0] * 9 + [score]))
     for line in (line for run in runs for line in run.of_kind("eval")[:-1]):
         line["macs_total"] = 0.0  # before the last fifth
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("settled_at", "step", "found"), [(2400, "2,000", "0.350"), (2600, "3,000", "0.050"), (4400, "2 never", "-0.050")]
+)
+def test_study_judges_tasks_of_which_all_fixed_steps_are_there(settled_at, step, found):
+    runs = control_runs(settled_at)
     (table,) = freeze_time.tables("cpu", runs)
     rows = {row[0]: row for row in table.rows}
-    assert rows["settled"][:3] == ["settled", step, found]  # of the arm that is nearest
+    assert rows["settled 0.1"][:3] == ["settled 0.1", step, found]  # of the arm that is nearest
     assert rows["2,000"][2] == "0.350"
     assert rows["never"][2] == "-0.050"
     assert freeze_time.tables("cpu", runs[1:]) == []
+
+
+@pytest.mark.parametrize("signals", [0, 2])
+def test_study_says_that_a_trunk_without_all_signals_cannot_be_judged(signals):
+    runs = control_runs(3000)
+    measured = runs[4].of_kind("signal")[:signals]
+    runs[4].lines[:] = [*measured, *(line for line in runs[4].lines if line["kind"] != "signal")]
+    (table,) = freeze_time.tables("cpu", runs)
+    assert (table.rows, table.note.count(f"Unknown: {runs[4].name} did not measure signals up to its end")) == ([], 1)
+
+
+def test_regret_is_no_share_of_a_score_of_nothing():
+    nothing = {key: Judged(dict.fromkeys((5, 10, 20, None), 0.0), {"rule": 5}) for key in JUDGED}
+    rows = {row[0]: row[1:] for row in regret.regret_table("title", nothing, (5, 10, 20), ["rule"]).rows}
+    assert rows["rule"][3].startswith("0.000 [")
