@@ -36,10 +36,13 @@ def _run(values: flags.FlagValues, *paths: str) -> int:
         raise cli.UsageError("RUN_DIR is missing; name run directories, directories of runs, or files of records")
     console = rich.console.Console()
     for run in discovery.read_all([pathlib.Path(path) for path in paths]).values():
-        if run.of_kind("signal"):
-            console.print(advice(run))
-        else:
+        if not run.of_kind("signal"):
             print(f"{run.name} has no signals; train it with seer.signal_every, for example {SIGNAL_EVERY}")
+            continue
+        try:
+            console.print(advice(run))
+        except ConfigError as error:
+            print(f"{run.name} is left out: {error}", file=sys.stderr)
     return 0
 
 
@@ -48,6 +51,9 @@ def advice(run: RunRecords) -> rich.table.Table:
 
     Args:
       run: with signals.
+
+    Raises:
+      ConfigError: its configuration is not one of this version.
     """
     signals, env_steps = run.of_kind("signal"), run.lines[-1]["env_steps"]
     config = resolve.resolve(resolve.stored_config(run.config))

@@ -88,7 +88,8 @@ def make_run(
     changes = {field.replace("__", "."): value for field, value in changes.items()}
     # Presets of tasks hold the paper's values; the other scales set these fields themselves.
     config = f"configs/curl_dmc.py:{preset},{task}" if scale == "paper" else f"configs/curl_dmc.py:{preset}"
-    overrides = {"env.task": task, "seed": seed} | _SCALES[scale] | changes
+    # Their reports show no signals, unless an experiment sets a cadence.
+    overrides = {"env.task": task, "seed": seed, "seer.signal_every": 0} | _SCALES[scale] | changes
     fork = Fork(trunk.name, overrides["seer.freeze_step"]) if trunk else None
     return Run(f"{task}-{name}-s{seed}", arm, config, overrides, source, fork)
 

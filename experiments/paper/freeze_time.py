@@ -1,6 +1,7 @@
 """When to freeze: runs that fork one trunk and freeze at several steps, and rules that choose among these steps."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ from experiments.report.records import RecordsError, RunRecords
 from experiments.report.regret import Judged
 from experiments.report.tables import Table
 from experiments.runner.spec import Experiment, Fork, Run
-from experiments.studies.freeze_rules import RULES, Rule
+from experiments.studies import shadow_heads
+from experiments.studies.freeze_rules import RULES, SHADOW
 
 _NEVER, _FROZEN = "{}, never frozen", "{}, frozen at {:,}"  # labels of arms
 
@@ -51,6 +53,8 @@ class _Study(NamedTuple):
         return {None: _NEVER.format(self.label)} | {step: _FROZEN.format(self.label, step) for step in self.steps}
 
 
+_SHADOWS = pathlib.Path(__file__).parents[1] / "results" / "shadow_heads.json"  # of the kept trunks
+
 _SPARSE = {"checkpoint_every": 0, "params_every": 0}
 _STUDIES = {
     "smoke": (
@@ -63,7 +67,7 @@ _STUDIES = {
             (90, 120),
             (90, 120),
             (90, 120),
-            trunk={"seer__signal_every": 30},
+            settings={"seer__signal_every": 30},
         ),
     ),
     "cpu": (
@@ -76,8 +80,8 @@ _STUDIES = {
             range(5000, 30_001, 5000),
             (5000, 10_000, 20_000, 30_000),
             range(5000, 30_001, 5000),
-            settings=_SPARSE,
-            trunk={"eval_every": 2000, "seer__signal_every": 1000},
+            settings=_SPARSE | {"seer__signal_every": 1000},
+            trunk={"eval_every": 2000},
             arms={"eval_every": 5000},
         ),
         # Learning begins at 1,000 steps. A step after the freeze costs a fortieth of one before it.
@@ -90,8 +94,8 @@ _STUDIES = {
             (2000, 3000, 4000),
             (2000, 3000, 4000),
             (2000, 3000, 4000),
-            settings=_SPARSE | {"eval_episodes": 10},
-            trunk={"eval_every": 300, "seer__signal_every": 250},
+            settings=_SPARSE | {"eval_episodes": 10, "seer__signal_every": 250},
+            trunk={"eval_every": 300},
             arms={"eval_every": 2500},
         ),
     ),
@@ -105,7 +109,7 @@ _STUDIES = {
             (10_000, 20_000, 25_000, *range(30_000, 140_001, 10_000)),
             (10_000, 25_000, 50_000, 100_000),
             (10_000, 20_000, 25_000, *range(30_000, 140_001, 10_000)),
-            trunk={"seer__signal_every": 1000},
+            settings={"seer__signal_every": 1000},
         ),
         _Study(
             curl.make_run,
@@ -116,7 +120,7 @@ _STUDIES = {
             (5000, 10_000, 20_000, 40_000),
             (5000, 10_000, 20_000, 40_000),
             (5000, 10_000, 20_000, 40_000),
-            trunk={"seer__signal_every": 1000},
+            settings={"seer__signal_every": 1000},
         ),
     ),
 }
@@ -190,7 +194,7 @@ def _judge(study: _Study, runs: Sequence[RunRecords]) -> dict[regret.Key, Judged
             _check_signals(trunk)
             judged[task, seed] = Judged(
                 by_step={step: regret.score(run, study.budget) for step, run in arms.items() if run is not None},
-                steps={rule.name: _step_of(rule, trunk, study.steps) for rule in RULES},
+                steps=_steps_of_rules(trunk, study.steps),
             )
     return judged
 
@@ -203,13 +207,21 @@ def _check_signals(trunk: RunRecords) -> None:
         raise RecordsError(f"{trunk.name} did not measure signals up to its end; remove it, and train it again")
 
 
-def _step_of(rule: Rule, trunk: RunRecords, steps: Sequence[int]) -> int | None:
-    """Returns the step of the arm that is nearest to where a rule freezes; None for the trunk, which ends unfrozen."""
-    total_steps = trunk.config["total_steps"]
-    decided = rule.decide(trunk.of_kind("signal"), total_steps)
-    arms = [*steps, total_steps]
-    nearest = min(arms, key=lambda step: abs(step - (total_steps if decided is None else decided)))
-    return nearest if nearest in steps else None
+def _steps_of_rules(trunk: RunRecords, steps: Sequence[int]) -> dict[str, int | None]:
+    """Returns the step of the arm that is nearest to where each rule freezes; None for the trunk, which ends unfrozen.
+
+    Without results of shadow heads their rule is left out.
+    """
+    shadows = {result["env_steps"]: result for result in shadow_heads.results_of(trunk, _SHADOWS)}
+    signals = [signal | shadows.get(signal["env_steps"], {}) for signal in trunk.of_kind("signal")]
+    end = trunk.config["total_steps"]
+    nearest = {}
+    for rule in RULES:
+        if rule.name != SHADOW or shadows:
+            decided = rule.decide(signals, end) or end
+            step = min((*steps, end), key=lambda step: abs(step - decided))
+            nearest[rule.name] = step if step in steps else None
+    return nearest
 
 
 def _title(budget: float) -> str:

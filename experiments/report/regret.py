@@ -36,7 +36,7 @@ class Judged:
     Attributes:
       by_step: normalised score by the step of the freeze, of the runs that are there; None stands for the run without a
         freeze.
-      steps: where each rule freezes, by its name; None for a rule that never does.
+      steps: where each rule freezes, by its name; None for a rule that never does. One that was not tried is missing.
     """
 
     by_step: Mapping[int | None, float]
@@ -94,12 +94,12 @@ def regret_table(title: str, judged: Mapping[Key, Judged], fixed: Sequence[int],
     rows = []
     choices = {f"{step:,}": dict.fromkeys(judged, step) for step in fixed}
     choices |= {"never": dict.fromkeys(judged)}
-    choices |= {name: {key: each.steps[name] for key, each in judged.items()} for name in rules}
+    choices |= {name: {key: each.steps[name] for key, each in judged.items() if name in each.steps} for name in rules}
     best = {key: max(each.by_step[step] for step in fixed) for key, each in judged.items()}
     for name, steps in choices.items():
-        missing = [f"{task} {seed}" for (task, seed), step in steps.items() if step not in judged[task, seed].by_step]
-        if missing:
-            rows.append([name, _steps(steps), *[""] * len(tasks), f"no run: {', '.join(missing)}", ""])
+        if missing := [key for key, each in judged.items() if key not in steps or steps[key] not in each.by_step]:
+            which = ", ".join(f"{task} {seed}" for task, seed in missing)
+            rows.append([name, _steps(steps), *[""] * len(tasks), f"not tried: {which}", ""])
             continue
         regrets = {key: judged[key].regret(step, fixed) for key, step in steps.items()}
         # Where no fixed step scores anything, no regret is a share of it.

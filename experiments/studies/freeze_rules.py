@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from seer_jax.seer import freezing
 
+SHADOW = "shadow heads lose nothing"  # the rule that needs more than signals
+
 Signals = Sequence[Mapping[str, float]]  # in order; agent steps and fields of each
 
 
@@ -63,6 +65,11 @@ def _fits_as_before(signal: Mapping[str, float], *, share: float) -> bool:
     return signal["fit_half"] - signal["fit_untrained"] > share * (signal["fit"] - signal["fit_untrained"])
 
 
+def _shadow_keeps_up(signal: Mapping[str, float]) -> bool:
+    """Returns whether heads learned as well on a frozen encoder, as far as `studies.shadow_heads` tried it then."""
+    return "shadow_loss" in signal and signal["shadow_loss"] <= signal["live_loss"] + signal["standard_error"]
+
+
 def _rule(name: str, holds: Test, **options: float) -> Rule:
     return Rule(name, functools.partial(_first, holds, **options))
 
@@ -102,4 +109,5 @@ RULES = (
         )
         for share in (0.8, 0.9)
     ),
+    _rule(SHADOW, _shadow_keeps_up),
 )

@@ -15,13 +15,15 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from experiments.report import names
+from experiments.report.records import RunRecords
 from seer_jax import cli, files, replay
 from seer_jax.agents import base
 from seer_jax.config import RunConfig
@@ -33,6 +35,20 @@ from seer_jax.seer.phases import FULL
 
 _TEST_BATCHES = 32
 
+
+class Result(TypedDict):
+    """The results of a run.
+
+    Attributes:
+      params_sha256: checksum of the parameters with which it ended.
+      checkpoints: what `compare` yields.
+    """
+
+    params_sha256: str
+    checkpoints: list[dict[str, float]]
+
+
+Results = dict[str, Result]  # by name of the run
 Step = Callable[[base.TrainState, replay.Ring], tuple[base.TrainState, jax.Array]]  # an update, and the loss `[B]`
 
 
@@ -47,15 +63,32 @@ def main(argv: list[str]) -> int:
 def _run(values: flags.FlagValues, *paths: str) -> int:
     if not paths:
         raise cli.UsageError("RUN_DIR is missing; name the directories of runs that kept checkpoints")
-    found: dict[str, list[dict[str, float]]] = {}
+    found: Results = {}
     for path in map(pathlib.Path, paths):
-        found[path.name] = []
+        run = names.name(path)
+        found[run] = {"params_sha256": _checksum(path), "checkpoints": []}
         for result in compare(path, values.updates):
-            found[path.name].append(result)
-            print(path.name, "  ".join(f"{name} {value:,.6g}" for name, value in result.items()), flush=True)
-    if values.json is not None:
-        files.write_file(pathlib.Path(values.json), json.dumps(found, indent=1).encode() + b"\n")
+            found[run]["checkpoints"].append(result)
+            print(run, "  ".join(f"{name} {value:,.6g}" for name, value in result.items()), flush=True)
+            if values.json is not None:
+                files.write_file(pathlib.Path(values.json), json.dumps(found, indent=1).encode() + b"\n")
     return 0
+
+
+def _checksum(directory: pathlib.Path) -> str:
+    """Returns the checksum of the parameters with which a run ended."""
+    end = run_dir.read_records(directory / run_dir.METRICS_FILE)[-1]
+    if "params_sha256" not in end:
+        raise ConfigError(f"{directory} has not ended; let it go on with --resume")
+    return end["params_sha256"]
+
+
+def results_of(run: RunRecords, file: pathlib.Path) -> list[dict[str, float]]:
+    """Returns what a file of results says of a run, in order; nothing if it is about another run of that name."""
+    found: Results = json.loads(file.read_text()) if file.exists() else {}
+    known = found.get(run.name)
+    same = known is not None and run.end is not None and known["params_sha256"] == run.end.get("params_sha256")
+    return known["checkpoints"] if known is not None and same else []
 
 
 def compare(directory: pathlib.Path, updates: int) -> Iterator[dict[str, float]]:
@@ -81,13 +114,13 @@ def compare(directory: pathlib.Path, updates: int) -> Iterator[dict[str, float]]
     begun = state.restore(parts, [saved[0]])
     for now, following in itertools.pairwise(saved):
         later = state.restore(parts, [following])
-        test_ring = _only_after(parts, later.ring, now.progress["rows"])
+        test_ring = _only_after(parts, later.ring, begun.ring)
         agents = (begun.train, parts.agent.freeze(begun.train))
         losses = []
         for step, agent in zip((live, shadow), agents, strict=True):
             for _ in range(updates):
                 agent, _ = step(agent, begun.ring)
-            losses.append(_test(step, agent, test_ring))
+            losses.append(_test(parts, step, agent, test_ring))
         difference = losses[1] - losses[0]
         yield {
             "env_steps": now.progress["env_steps"],
@@ -140,19 +173,22 @@ def _steps(parts: Assembly) -> Sequence[Step]:
     return cycle(agent.full.updates, lambda train, batch: batch), cycle(agent.frozen.updates, encoded)
 
 
-def _only_after(parts: Assembly, ring: replay.Ring, rows: int) -> replay.Ring:
-    """Returns a ring from which only the rows after the first `rows` are drawn."""
+def _only_after(parts: Assembly, ring: replay.Ring, earlier: replay.Ring) -> replay.Ring:
+    """Returns a ring from which only rows are drawn that it got after another one, which it goes on from."""
     spec = parts.full.ring_spec
-    begin = replay.oldest(spec, ring)
+    begin, end = replay.oldest(spec, ring), replay.oldest(spec, earlier) + replay.size(spec, earlier)
     _, priorities = replay.read(spec, ring, begin, replay.size(spec, ring))
-    after = begin + np.arange(len(priorities)) >= rows // spec.num_envs + spec.stack
+    after = begin + np.arange(len(priorities)) >= end + spec.stack
     drawn = np.where(after[:, None], np.asarray(priorities), 0.0)
     return replay.restore(spec, ring, ring.index.max_priority, drawn, begin=begin)
 
 
-def _test(step: Step, agent: base.TrainState, ring: replay.Ring) -> np.ndarray:
+def _test(parts: Assembly, step: Step, agent: base.TrainState, ring: replay.Ring) -> np.ndarray:
     """Returns the losses of an agent on batches from a ring, none of which changes it."""
-    return np.concatenate([step(agent.replace(updates=agent.updates + i), ring)[1] for i in range(_TEST_BATCHES)])
+    cycle, batch_size = len(parts.agent.full.updates), parts.full.batch_size
+    begun = [agent.replace(updates=agent.updates + i * cycle) for i in range(_TEST_BATCHES)]
+    # Of a cycle of several updates, only the first has losses of the agent as it is.
+    return np.concatenate([step(each, ring)[1][:batch_size] for each in begun])
 
 
 if __name__ == "__main__":

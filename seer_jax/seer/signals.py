@@ -3,7 +3,7 @@
 An encoder is compared, on states drawn from the replay, with three encoders of the same run: an untrained one, the one
 of about half its age, and the one of the previous signal. The drift between two is one minus the centred kernel
 alignment of their features. The fit of an encoder is the share of the variance of today's values that a ridge
-regression on its features explains, on states that it was not fitted to.
+regression on its features explains, on other draws of states than it was fitted to. Draws may repeat a state.
 
 The device finds the products of features, and the host the signals, in float64. Measuring changes nothing in a run: it
 reads parameters and ring, and draws with keys of its own.

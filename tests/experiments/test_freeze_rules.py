@@ -6,7 +6,7 @@ import pytest
 
 from experiments import freeze_advice
 from experiments.runner import budget
-from experiments.studies.freeze_rules import RULES
+from experiments.studies.freeze_rules import RULES, SHADOW
 from seer_jax.run.resolve import resolve
 from tests.helpers.record_factories import write_run_dir
 from tests.helpers.runs import only_error_line, tiny_config
@@ -77,8 +77,15 @@ def test_no_rule_but_fixed_shares_freezes_an_untrained_encoder(rounding):
     assert {name for name, step in steps.items() if step is not None} == {"0.125 of the run", "0.25 of the run"}
 
 
+def test_shadow_heads_decide_where_they_were_tried():
+    tried = {"live_loss": 1.0, "shadow_loss": 1.2, "standard_error": 0.1}
+    signals = [signal(1000), signal(2000) | tried, signal(3000), signal(4000) | tried | {"shadow_loss": 1.09}]
+    assert BY_NAME[SHADOW].decide(signals, 10_000) == 4000
+    assert BY_NAME[SHADOW].decide(signals[:3], 10_000) is None
+
+
 def test_every_rule_is_tested():
-    assert set(RESTING) | {name for name in BY_NAME if name.endswith("of the run")} == set(BY_NAME)
+    assert {*RESTING, SHADOW} | {name for name in BY_NAME if name.endswith("of the run")} == set(BY_NAME)
 
 
 def test_advice_names_the_step_and_the_saving_of_each_rule(tmp_path, capsys, monkeypatch):
@@ -90,8 +97,11 @@ def test_advice_names_the_step_and_the_saving_of_each_rule(tmp_path, capsys, mon
     end = {"kind": "end", "env_steps": 400, "phase": "full"}
     write_run_dir(tmp_path / "runs" / "a", [*lines, end], config)
     write_run_dir(tmp_path / "runs" / "b", [end], config)
+    other = {**config, "agent": {**config["agent"], "batch_size": 0}}
+    write_run_dir(tmp_path / "runs" / "0", [*lines, end], other)
     assert freeze_advice.main(["freeze_advice", str(tmp_path / "runs")]) == 0
-    printed = capsys.readouterr().out
+    printed, error = capsys.readouterr()
+    assert "0 is left out: agent.batch_size=0 is out of range" in error
     assert "b has no signals; train it with seer.signal_every" in printed
     # Lines of the table depend on the encoding.
     (row,) = re.findall(r"^\W*settled 0\.1\s+\W\s+([\d,]+)\s+\W\s+([\d.]+)\s+\W\s+(\d+)%", printed, re.MULTILINE)

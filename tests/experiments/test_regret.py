@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from experiments.paper import freeze_time
 from experiments.report import regret
 from experiments.report.records import RecordsError
 from experiments.report.regret import Judged
+from experiments.studies import freeze_rules
 from tests.helpers.record_factories import make_records
 
 
@@ -70,8 +72,11 @@ def test_table_has_the_regret_of_every_fixed_step_and_rule():
 def test_rule_without_a_run_at_its_step_has_no_regret():
     judged = {**JUDGED, ("krull", 1): dataclasses.replace(JUDGED["krull", 1], steps={"rule": 15, "none": None})}
     rows = {row[0]: row[1:] for row in regret.regret_table("title", judged, (5, 10, 20), ["rule", "none"]).rows}
-    assert rows["rule"] == ["15 to 20", "", "", "no run: krull 1", ""]
+    assert rows["rule"] == ["15 to 20", "", "", "not tried: krull 1", ""]
     assert rows["none"][1] == "0.400"
+    judged = {**JUDGED, ("qbert", 0): dataclasses.replace(JUDGED["qbert", 0], steps={"none": None})}
+    rows = {row[0]: row[1:] for row in regret.regret_table("title", judged, (5, 10, 20), ["rule"]).rows}
+    assert rows["rule"] == ["5 to 20", "", "", "not tried: qbert 0", ""]
 
 
 def control_run(label, seed, scores, signals=()):
@@ -112,6 +117,25 @@ def test_study_judges_tasks_of_which_all_fixed_steps_are_there(settled_at, step,
     assert rows["2,000"][2] == "0.350"
     assert rows["never"][2] == "-0.050"
     assert freeze_time.tables("cpu", runs[1:]) == []
+
+
+def test_rule_of_shadow_heads_needs_their_results_on_this_very_run(tmp_path, monkeypatch):
+    runs = control_runs(3000)
+    results = [
+        {"env_steps": 1000, "live_loss": 1.0, "shadow_loss": 1.3, "standard_error": 0.2},
+        {"env_steps": 3000, "live_loss": 1.0, "shadow_loss": 1.1, "standard_error": 0.2},
+    ]
+    found = {runs[0].name: {"params_sha256": "abc", "checkpoints": results}}
+    monkeypatch.setattr(freeze_time, "_SHADOWS", tmp_path / "shadow_heads.json")
+    freeze_time._SHADOWS.write_text(json.dumps(found))
+
+    def row():
+        (table,) = freeze_time.tables("cpu", runs)
+        return next(row for row in table.rows if row[0] == freeze_rules.SHADOW)
+
+    assert row()[-2] == "not tried: cartpole-swingup 0, cartpole-swingup 1"
+    runs[0].end["params_sha256"] = "abc"
+    assert row()[1:2] + row()[-2:-1] == ["3,000", "not tried: cartpole-swingup 1"]
 
 
 @pytest.mark.parametrize("signals", [0, 2])

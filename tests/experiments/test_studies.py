@@ -1,9 +1,12 @@
 """Studies: scores of open-loop policies, analysis of encoders, durability."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from dm_env import specs
 
+from experiments.report import records as records_lib
 from experiments.studies import changed_pictures, durability, encoder_analysis, open_loop, shadow_heads
 from seer_jax import train
 from seer_jax.run.resolve import resolve
@@ -94,6 +97,12 @@ def test_shadow_heads_that_do_not_learn_lose_nothing(fake_envs, tmp_path):
     assert 160 <= second["env_steps"] < 162
     assert first["shadow_loss"] == pytest.approx(first["live_loss"], rel=1e-4)
     assert first["standard_error"] < 1e-3
+    file = tmp_path / "results.json"
+    assert shadow_heads.main(["shadow_heads", str(tmp_path / "run"), "--updates=2", f"--json={file}"]) == 0
+    run = records_lib.read(tmp_path / "run")
+    assert shadow_heads.results_of(run, file) == [first, second]
+    assert shadow_heads.results_of(dataclasses.replace(run, name="other"), file) == []
+    assert shadow_heads.results_of(run, tmp_path / "none.json") == []
 
 
 def test_shadow_heads_need_two_checkpoints_and_uniform_replay(fake_envs, tmp_path, capsys):
