@@ -65,7 +65,7 @@ def advice(run: RunRecords) -> rich.table.Table:
     for column in ("rule", "freezes after", "T multiply-accumulates", "saves"):
         table.add_column(column, justify="left" if column == "rule" else "right")
     for rule in freeze_rules.RULES:
-        step = rule.decide(signals, config.total_steps)
+        step = rule.decide(signals, lambda _: config.total_steps)
         if step is None:
             table.add_row(rule.name, "-" if ended == env_steps else f"not by {known:,}", "-", "-")
         else:

@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from experiments.paper import curl, rainbow
 from experiments.report import regret
 from experiments.report.content import Comparison
@@ -13,7 +15,7 @@ from experiments.report.regret import Judged
 from experiments.report.tables import Table
 from experiments.runner.spec import Experiment, Fork, Run
 from experiments.studies import shadow_heads
-from experiments.studies.freeze_rules import RULES, SHADOW
+from experiments.studies.freeze_rules import RULES, SHADOW, Length
 
 _NEVER, _FROZEN = "{}, never frozen", "{}, frozen at {:,}"  # labels of arms
 
@@ -194,7 +196,7 @@ def _judge(study: _Study, runs: Sequence[RunRecords]) -> dict[regret.Key, Judged
             _check_signals(trunk)
             judged[task, seed] = Judged(
                 by_step={step: regret.score(run, study.budget) for step, run in arms.items() if run is not None},
-                steps=_steps_of_rules(trunk, study.steps),
+                steps=_steps_of_rules(trunk, study.steps, _length(arms)),
             )
     return judged
 
@@ -207,7 +209,14 @@ def _check_signals(trunk: RunRecords) -> None:
         raise RecordsError(f"{trunk.name} did not measure signals up to its end; remove it, and train it again")
 
 
-def _steps_of_rules(trunk: RunRecords, steps: Sequence[int]) -> dict[str, int | None]:
+def _length(arms: Mapping[int | None, RunRecords | None]) -> Length:
+    """Returns the length of runs of one budget by the step of their freeze, which it is linear in."""
+    known = [(step, run.config["total_steps"]) for step, run in arms.items() if step is not None and run is not None]
+    slope, offset = np.polyfit(*zip(*known, strict=True), 1)
+    return lambda step: slope * step + offset
+
+
+def _steps_of_rules(trunk: RunRecords, steps: Sequence[int], length: Length) -> dict[str, int | None]:
     """Returns the step of the arm that is nearest to where each rule freezes; None for the trunk, which ends unfrozen.
 
     Without results of shadow heads their rule is left out.
@@ -218,7 +227,7 @@ def _steps_of_rules(trunk: RunRecords, steps: Sequence[int]) -> dict[str, int | 
     nearest = {}
     for rule in RULES:
         if rule.name != SHADOW or shadows:
-            decided = rule.decide(signals, end) or end
+            decided = rule.decide(signals, length) or end
             step = min((*steps, end), key=lambda step: abs(step - decided))
             nearest[rule.name] = step if step in steps else None
     return nearest

@@ -20,32 +20,33 @@ class Rule(NamedTuple):
 
     Attributes:
       name: says when it freezes.
-      decide: `(signals, total_steps) -> agent steps` at which it freezes; None if it never does. The total is that of a
-        run without a freeze.
+      decide: `(signals, length) -> agent steps` at which it freezes; None if it never does.
     """
 
     name: str
-    decide: Callable[[Signals, int], int | None]
+    decide: Callable[[Signals, "Length"], int | None]
 
 
+Length = Callable[[int], float]  # the `total_steps` of a run, by the agent step of its freeze
 Test = Callable[[Mapping[str, float]], bool]  # of a signal
 
 
-def _first(holds: Test, signals: Signals, total_steps: int, *, times: int = 1, latest: float = 1.0) -> int | None:
+def _first(holds: Test, signals: Signals, length: Length, *, times: int = 1, latest: float = 1.0) -> int | None:
     """Returns the agent steps of the first signal that ends a series of so many of which a test holds.
 
     Args:
       holds: the test.
       signals: of a run.
-      total_steps: of the run.
+      length: of the run. A run that ends when its budget is spent is longer if it freezes earlier.
       times: length of the series.
       latest: share of the run at which the rule freezes anyway, below 1.
     """
     series = 0
     for signal in signals:
+        step = int(signal["env_steps"])
         series = series + 1 if holds(signal) else 0
-        if series == times or (latest < 1 and signal["env_steps"] >= latest * total_steps):
-            return int(signal["env_steps"])
+        if series == times or (latest < 1 and step >= latest * length(step)):
+            return step
     return None
 
 
@@ -80,10 +81,10 @@ def _settled(share: float) -> Test:
 
 # `settled S`: drift since half the age below S times the drift since untrained; that of seer.freeze_step=auto is first.
 RULES = (
-    *(_rule(f"{share:.3g} of the run", _never, latest=share) for share in (0.125, 0.25, 0.5)),
+    *(_rule(f"{share:g} of the run", _never, latest=share) for share in (0.05, 0.1, 0.2)),
     *(_rule(f"settled {share:g}", _settled(share)) for share in (freezing.SETTLED_SHARE, 0.05, 0.2, 0.4)),
     *(
-        _rule(f"settled {share:g}, or half of the run", _settled(share), latest=0.5)
+        _rule(f"settled {share:g}, or 0.25 of the run", _settled(share), latest=0.25)
         for share in (freezing.SETTLED_SHARE, 0.2, 0.4)
     ),
     *(

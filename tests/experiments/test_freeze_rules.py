@@ -43,45 +43,53 @@ RESTING = {
 }
 
 
-@pytest.mark.parametrize(("share", "step"), [("0.125", 2000), ("0.25", 3000), ("0.5", 5000)])
-def test_fixed_share_of_the_run_is_that_of_the_run_without_a_freeze(share, step):
-    assert BY_NAME[f"{share} of the run"].decide(MOVING, 10_000) == step
-    assert BY_NAME[f"{share} of the run"].decide(MOVING, 100_000) is None
+def steps(total):
+    """A run that is as long wherever it freezes."""
+    return lambda step: total
+
+
+@pytest.mark.parametrize(("share", "step"), [("0.05", 2000), ("0.1", 4000), ("0.2", 8000)])
+def test_fixed_share_of_the_run_is_that_of_its_length(share, step):
+    rule = BY_NAME[f"{share} of the run"]
+    assert rule.decide(MOVING, steps(40_000)) == step
+    assert rule.decide(MOVING, steps(200_000)) is None
+    # A run of one budget, in which an early step costs as much as three late ones.
+    assert rule.decide(MOVING, lambda freeze: 30_000 - 2 * freeze) == {2000: 2000, 4000: 3000, 8000: 5000}[step]
 
 
 @pytest.mark.parametrize("name", RESTING)
 def test_rule_waits_for_an_encoder_that_rests(name):
     fields, number = RESTING[name]
     rests = [signal(1000 * i, **fields if i >= 5 else {}) for i in range(1, 9)]
-    assert BY_NAME[name].decide(MOVING, 10_000) is None
-    assert BY_NAME[name].decide(rests, 10_000) == 1000 * number
+    assert BY_NAME[name].decide(MOVING, steps(10_000)) is None
+    assert BY_NAME[name].decide(rests, steps(10_000)) == 1000 * number
     moves_again = [*rests[: number - 2], signal(1000 * (number - 1)), *rests[number - 1 :]]
-    later = BY_NAME[name].decide(moves_again, 10_000)
+    later = BY_NAME[name].decide(moves_again, steps(10_000))
     assert later == (None if number == 7 else 5000)
 
 
 @pytest.mark.parametrize("share", ["0.1", "0.2", "0.4"])
-def test_rule_that_waits_for_half_of_the_run_at_most_is_the_earlier_of_both(share):
-    rule = BY_NAME[f"settled {share}, or half of the run"]
+def test_rule_that_waits_for_a_quarter_of_the_run_at_most_is_the_earlier_of_both(share):
+    rule = BY_NAME[f"settled {share}, or 0.25 of the run"]
     rests = [signal(1000 * i, half=0.029 if i >= 5 else 0.2) for i in range(1, 9)]
-    assert rule.decide(rests, 16_000) == 5000
-    assert rule.decide(rests, 7000) == 4000
-    assert rule.decide(MOVING, 16_000) == 8000
+    assert rule.decide(rests, steps(32_000)) == 5000
+    assert rule.decide(rests, steps(14_000)) == 4000
+    assert rule.decide(MOVING, steps(32_000)) == 8000
 
 
 @pytest.mark.parametrize("rounding", [0.0, 1e-8, 1e-6])
 def test_no_rule_but_fixed_shares_freezes_an_untrained_encoder(rounding):
     fits = {"fit": 0.4 + rounding, "fit_half": 0.4 + rounding, "fit_untrained": 0.4}
     untrained = [signal(1000 * i, rounding / 20, rounding / 20, rounding, **fits) for i in range(1, 9)]
-    steps = {rule.name: rule.decide(untrained, 20_000) for rule in RULES}
-    assert {name for name, step in steps.items() if step is not None} == {"0.125 of the run", "0.25 of the run"}
+    found = {rule.name: rule.decide(untrained, steps(50_000)) for rule in RULES}
+    assert {name for name, step in found.items() if step is not None} == {"0.05 of the run", "0.1 of the run"}
 
 
 def test_shadow_heads_decide_where_they_were_tried():
     tried = {"live_loss": 1.0, "shadow_loss": 1.2, "standard_error": 0.1}
     signals = [signal(1000), signal(2000) | tried, signal(3000), signal(4000) | tried | {"shadow_loss": 1.09}]
-    assert BY_NAME[SHADOW].decide(signals, 10_000) == 4000
-    assert BY_NAME[SHADOW].decide(signals[:3], 10_000) is None
+    assert BY_NAME[SHADOW].decide(signals, steps(10_000)) == 4000
+    assert BY_NAME[SHADOW].decide(signals[:3], steps(10_000)) is None
 
 
 def test_every_rule_is_tested():

@@ -100,7 +100,9 @@ def control_runs(settled_at):
     for seed in (0, 1):
         runs.append(control_run("CURL, never frozen", seed, [0] * 9 + [600], settled))
         for freeze_step, score in ((2000, 200), (3000, 500), (4000, 400 + 200 * seed)):
-            runs.append(control_run(f"CURL, frozen at {freeze_step:,}", seed, [0] * 9 + [score]))
+            arm = control_run(f"CURL, frozen at {freeze_step:,}", seed, [0] * 9 + [score])
+            arm.config["total_steps"] = 180_000 - 39 * freeze_step
+            runs.append(arm)
     for line in (line for run in runs for line in run.of_kind("eval")[:-1]):
         line["macs_total"] = 0.0  # before the last fifth
     return runs
