@@ -156,11 +156,12 @@ def _runs_of_trunk(study: _Study, scale: str, task: str, seed: int) -> list[Run]
 
 
 def tables(scale: str, runs: Sequence[RunRecords]) -> list[Table]:
-    """Returns the regret of fixed steps and of rules, for each algorithm with a task of which all runs are there.
+    """Returns the regret of fixed steps and of rules for each algorithm with a task of which all runs are there.
 
-    A table without rows says why runs cannot be judged.
+    A last table has that of rules over all algorithms, if there are several. One without rows says why runs cannot be
+    judged.
     """
-    found = []
+    found, everywhere, names = list[Table](), dict[regret.Key, Judged](), [rule.name for rule in RULES]
     for study in _STUDIES[scale]:
         title = f"Regret of {study.label}, last fifth of {study.budget or 0:.3g} multiply-accumulates"
         try:
@@ -169,7 +170,10 @@ def tables(scale: str, runs: Sequence[RunRecords]) -> list[Table]:
             found.append(Table(title, ["freeze", "regret"], [], f"Unknown: {error}."))
             continue
         if judged:
-            found.append(regret.regret_table(title, judged, study.fixed, [rule.name for rule in RULES]))
+            found.append(regret.regret_table(title, judged, names))
+            everywhere |= judged
+    if len({tuple(each.fixed) for each in everywhere.values()}) > 1:
+        found.append(regret.regret_table("Regret over all tasks and algorithms", everywhere, names))
     return found
 
 
@@ -196,6 +200,7 @@ def _judge(study: _Study, runs: Sequence[RunRecords]) -> dict[regret.Key, Judged
             _check_signals(trunk)
             judged[task, seed] = Judged(
                 by_step={step: regret.score(run, study.budget) for step, run in arms.items() if run is not None},
+                fixed=study.fixed,
                 steps=_steps_of_rules(trunk, study.steps, _length(arms)),
             )
     return judged

@@ -36,22 +36,22 @@ class Judged:
     Attributes:
       by_step: normalised score by the step of the freeze, of the runs that are there; None stands for the run without a
         freeze.
+      fixed: the steps that others are compared with, all of which are there.
       steps: where each rule freezes, by its name; None for a rule that never does. One that was not tried is missing.
     """
 
     by_step: Mapping[int | None, float]
+    fixed: Sequence[int]
     steps: Mapping[str, int | None]
 
-    def regret(self, step: int | None, fixed: Sequence[int]) -> float:
-        """Returns how far the score of a step lies below that of the best of the fixed steps; negative if above.
+    @property
+    def best(self) -> float:
+        """The score of the best fixed step."""
+        return max(self.by_step[step] for step in self.fixed)
 
-        Raises:
-          RecordsError: no run was frozen at this step, or at one of the fixed ones.
-        """
-        for each in (step, *fixed):
-            if each not in self.by_step:
-                raise RecordsError(f"no run was frozen at {each}; there are {sorted(self.by_step, key=str)}")
-        return max(self.by_step[each] for each in fixed) - self.by_step[step]
+    def regret(self, step: int | None) -> float:
+        """Returns how far the score of a step, of which there is a run, lies below that of the best fixed one."""
+        return self.best - self.by_step[step]
 
 
 def score(run: RunRecords, budget: float) -> float:
@@ -79,31 +79,31 @@ def score(run: RunRecords, budget: float) -> float:
     return float(returns.mean()) / _HIGHEST_CONTROL_RETURN if normalised is None else normalised
 
 
-def regret_table(title: str, judged: Mapping[Key, Judged], fixed: Sequence[int], rules: Sequence[str]) -> Table:
+def regret_table(title: str, judged: Mapping[Key, Judged], rules: Sequence[str]) -> Table:
     """Returns a row for each fixed step, for no freeze and for each rule.
 
-    A rule has no regret where a run is missing that was frozen at its step.
+    A rule has no regret where a run is missing that was frozen at its step. Fixed steps have rows if they are the same
+    everywhere.
 
     Args:
       title: of the table.
-      judged: by task and seed, as many seeds of each task, with the runs of all fixed steps.
-      fixed: the steps that a rule is compared with.
+      judged: by task and seed, as many seeds of each task.
       rules: names of the rules to show.
     """
     tasks = list(dict.fromkeys(task for task, _ in judged))
-    rows = []
-    choices = {f"{step:,}": dict.fromkeys(judged, step) for step in fixed}
+    (fixed, *others) = {tuple(each.fixed) for each in judged.values()}
+    choices = {} if others else {f"{step:,}": dict.fromkeys(judged, step) for step in fixed}
     choices |= {"never": dict.fromkeys(judged)}
     choices |= {name: {key: each.steps[name] for key, each in judged.items() if name in each.steps} for name in rules}
-    best = {key: max(each.by_step[step] for step in fixed) for key, each in judged.items()}
+    rows = []
     for name, steps in choices.items():
         if missing := [key for key, each in judged.items() if key not in steps or steps[key] not in each.by_step]:
             which = ", ".join(f"{task} {seed}" for task, seed in missing)
             rows.append([name, _steps(steps), *[""] * len(tasks), f"not tried: {which}", ""])
             continue
-        regrets = {key: judged[key].regret(step, fixed) for key, step in steps.items()}
+        regrets = {key: judged[key].regret(step) for key, step in steps.items()}
         # Where no fixed step scores anything, no regret is a share of it.
-        relative = {key: regret / max(abs(best[key]), _LEAST_SCORE) for key, regret in regrets.items()}
+        relative = {key: regret / max(abs(judged[key].best), _LEAST_SCORE) for key, regret in regrets.items()}
         by_task = [_mean(regrets, task) for task in tasks]
         rows.append([name, _steps(steps), *by_task, _summary(relative, tasks), _summary(regrets, tasks)])
     return Table(

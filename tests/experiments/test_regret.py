@@ -40,24 +40,23 @@ def test_score_of_too_few_episodes_or_too_short_a_run_is_refused():
         regret.score(run, 1.1e9)
 
 
+FIXED = (5, 10, 20)
 JUDGED = {
-    ("krull", 0): Judged({5: 0.2, 10: 1.0, 20: 0.5, None: 0.4}, {"rule": 20, "none": None}),
-    ("krull", 1): Judged({5: 0.6, 10: 0.3, 20: 0.5, None: 0.4}, {"rule": 5, "none": None}),
-    ("qbert", 0): Judged({5: 0.1, 10: 0.2, 20: 0.4, 15: 0.6, None: 0.4}, {"rule": 15, "none": None}),
-    ("qbert", 1): Judged({5: 0.1, 10: 0.2, 20: 0.4, None: 0.4}, {"rule": 20, "none": None}),
+    ("krull", 0): Judged({5: 0.2, 10: 1.0, 20: 0.5, None: 0.4}, FIXED, {"rule": 20, "none": None}),
+    ("krull", 1): Judged({5: 0.6, 10: 0.3, 20: 0.5, None: 0.4}, FIXED, {"rule": 5, "none": None}),
+    ("qbert", 0): Judged({5: 0.1, 10: 0.2, 20: 0.4, 15: 0.6, None: 0.4}, FIXED, {"rule": 15, "none": None}),
+    ("qbert", 1): Judged({5: 0.1, 10: 0.2, 20: 0.4, None: 0.4}, FIXED, {"rule": 20, "none": None}),
 }
 
 
 def test_regret_is_what_a_step_lost_against_the_best_fixed_one():
-    assert JUDGED["krull", 0].regret(20, (5, 10, 20)) == pytest.approx(0.5)
-    assert JUDGED["krull", 0].regret(None, (5, 20)) == pytest.approx(0.1)
-    assert JUDGED["qbert", 0].regret(15, (5, 10, 20)) == pytest.approx(-0.2)
-    with pytest.raises(RecordsError, match="no run was frozen at 15"):
-        JUDGED["krull", 0].regret(15, (5, 10))
+    assert JUDGED["krull", 0].regret(20) == pytest.approx(0.5)
+    assert JUDGED["krull", 0].regret(None) == pytest.approx(0.6)
+    assert JUDGED["qbert", 0].regret(15) == pytest.approx(-0.2)
 
 
 def test_table_has_the_regret_of_every_fixed_step_and_rule():
-    table = regret.regret_table("title", JUDGED, (5, 10, 20), ["rule", "none"])
+    table = regret.regret_table("title", JUDGED, ["rule", "none"])
     rows = {row[0]: row[1:] for row in table.rows}
     assert table.head[2:4] == ["regret, krull", "regret, qbert"]
     assert rows["5"][:3] == ["5", "0.400", "0.300"]
@@ -69,13 +68,20 @@ def test_table_has_the_regret_of_every_fixed_step_and_rule():
     assert rows["rule"][4].startswith("0.000 [")
 
 
+def test_fixed_steps_have_rows_only_where_they_are_the_same_everywhere():
+    control = {("walker-walk", seed): Judged({2: 0.5, 3: 0.4, None: 0.2}, (2, 3), {"rule": 3}) for seed in (0, 1)}
+    rows = {row[0]: row[1:] for row in regret.regret_table("title", JUDGED | control, ["rule"]).rows}
+    assert list(rows) == ["never", "rule"]
+    assert rows["rule"][:4] == ["3 to 20", "0.250", "-0.100", "0.100"]
+
+
 def test_rule_without_a_run_at_its_step_has_no_regret():
     judged = {**JUDGED, ("krull", 1): dataclasses.replace(JUDGED["krull", 1], steps={"rule": 15, "none": None})}
-    rows = {row[0]: row[1:] for row in regret.regret_table("title", judged, (5, 10, 20), ["rule", "none"]).rows}
+    rows = {row[0]: row[1:] for row in regret.regret_table("title", judged, ["rule", "none"]).rows}
     assert rows["rule"] == ["15 to 20", "", "", "not tried: krull 1", ""]
     assert rows["none"][1] == "0.400"
     judged = {**JUDGED, ("qbert", 0): dataclasses.replace(JUDGED["qbert", 0], steps={"none": None})}
-    rows = {row[0]: row[1:] for row in regret.regret_table("title", judged, (5, 10, 20), ["rule"]).rows}
+    rows = {row[0]: row[1:] for row in regret.regret_table("title", judged, ["rule"]).rows}
     assert rows["rule"] == ["5 to 20", "", "", "not tried: qbert 0", ""]
 
 
@@ -150,6 +156,6 @@ def test_study_says_that_a_trunk_without_all_signals_cannot_be_judged(signals):
 
 
 def test_regret_is_no_share_of_a_score_of_nothing():
-    nothing = {key: Judged(dict.fromkeys((5, 10, 20, None), 0.0), {"rule": 5}) for key in JUDGED}
-    rows = {row[0]: row[1:] for row in regret.regret_table("title", nothing, (5, 10, 20), ["rule"]).rows}
+    nothing = {key: Judged(dict.fromkeys((*FIXED, None), 0.0), FIXED, {"rule": 5}) for key in JUDGED}
+    rows = {row[0]: row[1:] for row in regret.regret_table("title", nothing, ["rule"]).rows}
     assert rows["rule"][3].startswith("0.000 [")
