@@ -158,8 +158,8 @@ def _runs_of_trunk(study: _Study, scale: str, task: str, seed: int) -> list[Run]
 def tables(scale: str, runs: Sequence[RunRecords]) -> list[Table]:
     """Returns the regret of fixed steps and of rules for each algorithm with a task of which all runs are there.
 
-    A last table has that of rules over all algorithms, if there are several. One without rows says why runs cannot be
-    judged.
+    Then follow that of rules over all algorithms, if there are several, and rules that were chosen without the task. A
+    table without rows says why runs cannot be judged.
     """
     found, everywhere, names = list[Table](), dict[regret.Key, Judged](), [rule.name for rule in RULES]
     for study in _STUDIES[scale]:
@@ -174,6 +174,8 @@ def tables(scale: str, runs: Sequence[RunRecords]) -> list[Table]:
             everywhere |= judged
     if len({tuple(each.fixed) for each in everywhere.values()}) > 1:
         found.append(regret.regret_table("Regret over all tasks and algorithms", everywhere, names))
+    if len({task for task, _ in everywhere}) > 1:
+        found.append(regret.left_out_table(everywhere, names))
     return found
 
 

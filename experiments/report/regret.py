@@ -53,6 +53,14 @@ class Judged:
         """Returns how far the score of a step, of which there is a run, lies below that of the best fixed one."""
         return self.best - self.by_step[step]
 
+    def relative_regret(self, step: int | None) -> float:
+        """Returns the regret as a share of the best score; 0 is no regret also where no fixed step scores anything."""
+        return self.regret(step) / max(abs(self.best), _LEAST_SCORE)
+
+    def knows(self, rule: str) -> bool:
+        """Returns whether a rule was tried, and there is a run that was frozen at its step."""
+        return rule in self.steps and self.steps[rule] in self.by_step
+
 
 def score(run: RunRecords, budget: float) -> float:
     """Returns the mean return of the evaluations in the last fifth of a budget, normalised.
@@ -97,13 +105,12 @@ def regret_table(title: str, judged: Mapping[Key, Judged], rules: Sequence[str])
     choices |= {name: {key: each.steps[name] for key, each in judged.items() if name in each.steps} for name in rules}
     rows = []
     for name, steps in choices.items():
-        if missing := [key for key, each in judged.items() if key not in steps or steps[key] not in each.by_step]:
+        if missing := [key for key, each in judged.items() if name in rules and not each.knows(name)]:
             which = ", ".join(f"{task} {seed}" for task, seed in missing)
             rows.append([name, _steps(steps), *[""] * len(tasks), f"not tried: {which}", ""])
             continue
         regrets = {key: judged[key].regret(step) for key, step in steps.items()}
-        # Where no fixed step scores anything, no regret is a share of it.
-        relative = {key: regret / max(abs(judged[key].best), _LEAST_SCORE) for key, regret in regrets.items()}
+        relative = {key: judged[key].relative_regret(step) for key, step in steps.items()}
         by_task = [_mean(regrets, task) for task in tasks]
         rows.append([name, _steps(steps), *by_task, _summary(relative, tasks), _summary(regrets, tasks)])
     return Table(
@@ -111,6 +118,34 @@ def regret_table(title: str, judged: Mapping[Key, Judged], rules: Sequence[str])
         head=["freeze", "steps", *(f"regret, {task}" for task in tasks), "median, share of the best", "median"],
         rows=rows,
         note=_NOTE,
+    )
+
+
+def left_out_table(judged: Mapping[Key, Judged], rules: Sequence[str]) -> Table:
+    """Returns a row for each task: which rule the other tasks choose, and its regret on this one.
+
+    Args:
+      judged: of at least two tasks.
+      rules: names of the rules to choose from; those that were not tried everywhere are left out.
+    """
+    tasks = list(dict.fromkeys(task for task, _ in judged))
+    tried = [rule for rule in rules if all(each.knows(rule) for each in judged.values())]
+
+    def median(rule: str, keys: Sequence[Key]) -> float:
+        return float(np.median([judged[key].relative_regret(judged[key].steps[rule]) for key in keys]))
+
+    rows = []
+    for task in tasks:
+        here, there = ([key for key in judged if (key[0] == task) == wanted] for wanted in (True, False))
+        if tried:
+            chosen = min(tried, key=lambda rule: median(rule, there))
+            rows.append([task, chosen, f"{median(chosen, there):.3f}", f"{median(chosen, here):.3f}"])
+    return Table(
+        title="Rules that were chosen without the task",
+        head=["task", "rule with the lowest median regret on the others", "there", "here"],
+        rows=rows,
+        note="Median regrets over seeds, and there also over tasks, as shares of the best fixed step's score. A rule that"
+        " was chosen among many on the tasks that judge it looks better than it is; here it is not.",
     )
 
 

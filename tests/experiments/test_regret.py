@@ -68,6 +68,23 @@ def test_table_has_the_regret_of_every_fixed_step_and_rule():
     assert rows["rule"][4].startswith("0.000 [")
 
 
+def test_rule_that_other_tasks_choose_is_judged_by_the_task():
+    scores = {5: 1.0, 10: 0.5, 20: 0.8, None: 0.0}
+    judged = {
+        (task, seed): Judged(scores, FIXED, {"early": early, "middle": 10, "late": 20, "missing": 7})
+        for task, early in (("krull", 5), ("qbert", 5), ("alien", 10))
+        for seed in (0, 1)
+    }
+    table = regret.left_out_table(judged, ["middle", "late", "early", "missing"])
+    # The median of `late` over two tasks is 0.2, that of `early` 0 or (0 + 0.5) / 2.
+    assert table.rows == [
+        ["krull", "late", "0.200", "0.200"],
+        ["qbert", "late", "0.200", "0.200"],
+        ["alien", "early", "0.000", "0.500"],
+    ]
+    assert regret.left_out_table(judged, ["missing"]).rows == []
+
+
 def test_fixed_steps_have_rows_only_where_they_are_the_same_everywhere():
     control = {("walker-walk", seed): Judged({2: 0.5, 3: 0.4, None: 0.2}, (2, 3), {"rule": 3}) for seed in (0, 1)}
     rows = {row[0]: row[1:] for row in regret.regret_table("title", JUDGED | control, ["rule"]).rows}
