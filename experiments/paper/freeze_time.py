@@ -219,7 +219,8 @@ def _check_signals(trunk: RunRecords) -> None:
 def _length(arms: Mapping[int | None, RunRecords | None]) -> Length:
     """Returns the length of runs of one budget by the step of their freeze, which it is linear in."""
     known = [(step, run.config["total_steps"]) for step, run in arms.items() if step is not None and run is not None]
-    slope, offset = np.polyfit(*zip(*known, strict=True), 1)
+    freezes, lengths = np.array(known, float).T
+    slope, offset = np.polyfit(freezes, lengths, 1)
     return lambda step: slope * step + offset
 
 

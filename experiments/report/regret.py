@@ -26,6 +26,11 @@ _NOTE = (
     " seeds make too narrow. Steps are the lowest and the highest over tasks and seeds."
 )
 
+_LEFT_OUT_NOTE = (
+    "Median regrets over seeds, and there also over tasks, as shares of the best fixed step's score. A rule that was"
+    " chosen among many on the tasks that judge it looks better than it is; here it was not."
+)
+
 Key = tuple[str, int]  # task and seed
 
 
@@ -144,8 +149,7 @@ def left_out_table(judged: Mapping[Key, Judged], rules: Sequence[str]) -> Table:
         title="Rules that were chosen without the task",
         head=["task", "rule with the lowest median regret on the others", "there", "here"],
         rows=rows,
-        note="Median regrets over seeds, and there also over tasks, as shares of the best fixed step's score. A rule that"
-        " was chosen among many on the tasks that judge it looks better than it is; here it is not.",
+        note=_LEFT_OUT_NOTE,
     )
 
 
