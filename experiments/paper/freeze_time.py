@@ -15,7 +15,7 @@ from experiments.report.regret import Judged
 from experiments.report.tables import Table
 from experiments.runner.spec import Experiment, Fork, Run
 from experiments.studies import shadow_heads
-from experiments.studies.freeze_rules import RULES, SHADOW, Length
+from experiments.studies.freeze_rules import RULES, SHADOW_RULE, Length
 
 _NEVER, _FROZEN = "{}, never frozen", "{}, frozen at {:,}"  # labels of arms
 
@@ -161,7 +161,7 @@ def tables(scale: str, runs: Sequence[RunRecords]) -> list[Table]:
     Then follow that of rules over all algorithms, if there are several, and rules that were chosen without the task. A
     table without rows says why runs cannot be judged.
     """
-    found, everywhere, names = list[Table](), dict[regret.Key, Judged](), [rule.name for rule in RULES]
+    found, everywhere, names = list[Table](), dict[regret.Key, Judged](), [rule.name for rule in (*RULES, SHADOW_RULE)]
     for study in _STUDIES[scale]:
         title = f"Regret of {study.label}, last fifth of {study.budget or 0:.3g} multiply-accumulates"
         try:
@@ -233,11 +233,10 @@ def _steps_of_rules(trunk: RunRecords, steps: Sequence[int], length: Length) -> 
     signals = [signal | shadows.get(signal["env_steps"], {}) for signal in trunk.of_kind("signal")]
     end = trunk.config["total_steps"]
     nearest = {}
-    for rule in RULES:
-        if rule.name != SHADOW or shadows:
-            decided = rule.decide(signals, length) or end
-            step = min((*steps, end), key=lambda step: abs(step - decided))
-            nearest[rule.name] = step if step in steps else None
+    for rule in (*RULES, *([SHADOW_RULE] if shadows else [])):
+        decided = rule.decide(signals, length) or end
+        step = min((*steps, end), key=lambda step: abs(step - decided))
+        nearest[rule.name] = step if step in steps else None
     return nearest
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from experiments import freeze_advice
 from experiments.runner import budget
-from experiments.studies.freeze_rules import RULES, SHADOW
+from experiments.studies.freeze_rules import RULES, SHADOW_RULE
 from seer_jax.run.resolve import resolve
 from tests.helpers.record_factories import write_run_dir
 from tests.helpers.runs import only_error_line, tiny_config
@@ -88,12 +88,12 @@ def test_no_rule_but_fixed_shares_freezes_an_untrained_encoder(rounding):
 def test_shadow_heads_decide_where_they_were_tried():
     tried = {"live_loss": 1.0, "shadow_loss": 1.2, "standard_error": 0.1}
     signals = [signal(1000), signal(2000) | tried, signal(3000), signal(4000) | tried | {"shadow_loss": 1.09}]
-    assert BY_NAME[SHADOW].decide(signals, steps(10_000)) == 4000
-    assert BY_NAME[SHADOW].decide(signals[:3], steps(10_000)) is None
+    assert SHADOW_RULE.decide(signals, steps(10_000)) == 4000
+    assert SHADOW_RULE.decide(signals[:3], steps(10_000)) is None
 
 
 def test_every_rule_is_tested():
-    assert {*RESTING, SHADOW} | {name for name in BY_NAME if name.endswith("of the run")} == set(BY_NAME)
+    assert set(RESTING) | {name for name in BY_NAME if name.endswith("of the run")} == set(BY_NAME)
 
 
 def test_advice_names_the_step_and_the_saving_of_each_rule(tmp_path, capsys, monkeypatch):

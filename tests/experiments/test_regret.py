@@ -156,7 +156,7 @@ def test_rule_of_shadow_heads_needs_their_results_on_this_very_run(tmp_path, mon
 
     def row():
         (table,) = freeze_time.tables("cpu", runs)
-        return next(row for row in table.rows if row[0] == freeze_rules.SHADOW)
+        return next(row for row in table.rows if row[0] == freeze_rules.SHADOW_RULE.name)
 
     assert row()[-2] == "not tried: cartpole-swingup 0, cartpole-swingup 1"
     runs[0].end["params_sha256"] = "abc"
