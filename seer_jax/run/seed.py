@@ -221,7 +221,7 @@ class Seed:
 
         Args:
           fields: from `signals.fields`.
-          seconds: that measuring took.
+          seconds: that measuring took, of all seeds that were measured with this one.
           cost: of measuring.
         """
         self.progress.ledger.add({"signal": cost})

@@ -198,13 +198,15 @@ class Stepper:
         jax.block_until_ready(run.train)
         began, kept = time.monotonic(), run.encoders
         env_steps = {i: self._seeds[i].progress.env_steps for i in seeds}
-        found = measuring.measure(run, env_steps)
+        products = measuring.measure(run, env_steps)
+        found = {i: signals.fields(products[i], kept[i], steps) for i, steps in env_steps.items()}
         encoders = self._parts.placement.unstack(signals.encoder_of(run.train.params), self._hosts)
-        seconds = (time.monotonic() - began) / len(env_steps)
         for i, steps in env_steps.items():
-            self._seeds[i].measured(signals.fields(found[i], kept[i], steps), seconds, measuring.cost)
             # Copies: the next update consumes the arrays of one seed.
             kept[i] = signals.keep(kept[i], steps, jax.tree.map(np.array, encoders[i]))
+        seconds = time.monotonic() - began  # of all seeds, as the seconds of a run are
+        for i, fields in found.items():
+            self._seeds[i].measured(fields, seconds, measuring.cost)
 
     def finite(self) -> np.ndarray:
         """Returns for each seed, `[S]` bool, whether its parameters and its last metrics are finite."""
