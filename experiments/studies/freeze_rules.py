@@ -82,7 +82,8 @@ RULES = (
     *(_rule(f"{share:g} of the run", _never, latest=share) for share in (0.05, 0.1, 0.2)),
     *(_rule(f"settled {share:g}", _settled(share)) for share in (freezing.SETTLED_SHARE, 0.05, 0.2, 0.4)),
     *(
-        _rule(f"settled {share:g}, or 0.25 of the run", _settled(share), latest=0.25)
+        _rule(f"settled {share:g}, or {latest:g} of the run", _settled(share), latest=latest)
+        for latest in (0.1, 0.25)
         for share in (freezing.SETTLED_SHARE, 0.2, 0.4)
     ),
     *(

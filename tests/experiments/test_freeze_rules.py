@@ -68,13 +68,14 @@ def test_rule_waits_for_an_encoder_that_rests(name):
     assert later == (None if number == 7 else 5000)
 
 
+@pytest.mark.parametrize("latest", [0.1, 0.25])
 @pytest.mark.parametrize("share", ["0.1", "0.2", "0.4"])
-def test_rule_that_waits_for_a_quarter_of_the_run_at_most_is_the_earlier_of_both(share):
-    rule = BY_NAME[f"settled {share}, or 0.25 of the run"]
+def test_rule_that_waits_for_a_share_of_the_run_at_most_is_the_earlier_of_both(share, latest):
+    rule = BY_NAME[f"settled {share}, or {latest} of the run"]
     rests = [signal(1000 * i, half=0.029 if i >= 5 else 0.2) for i in range(1, 9)]
-    assert rule.decide(rests, steps(32_000)) == 5000
-    assert rule.decide(rests, steps(14_000)) == 4000
-    assert rule.decide(MOVING, steps(32_000)) == 8000
+    assert rule.decide(rests, steps(8000 / latest)) == 5000
+    assert rule.decide(rests, steps(3500 / latest)) == 4000
+    assert rule.decide(MOVING, steps(8000 / latest)) == 8000
 
 
 @pytest.mark.parametrize("rounding", [0.0, 1e-8, 1e-6])
