@@ -83,7 +83,8 @@ def test_no_rule_but_fixed_shares_freezes_an_untrained_encoder(rounding):
     fits = {"fit": 0.4 + rounding, "fit_half": 0.4 + rounding, "fit_untrained": 0.4}
     untrained = [signal(1000 * i, rounding / 20, rounding / 20, rounding, **fits) for i in range(1, 9)]
     found = {rule.name: rule.decide(untrained, steps(50_000)) for rule in RULES}
-    assert {name for name, step in found.items() if step is not None} == {"0.05 of the run", "0.1 of the run"}
+    ends = ("0.05 of the run", "0.1 of the run")  # within 8,000 agent steps
+    assert {name for name, step in found.items() if step is not None} == {n for n in found if n.endswith(ends)}
 
 
 def test_shadow_heads_decide_where_they_were_tried():
