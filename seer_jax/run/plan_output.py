@@ -133,7 +133,7 @@ def freezes(config: RunConfig, plans: Sequence[PhasePlan]) -> dict[str, dict[str
         macs, seconds = 0.0, 0.0
         for phase, count in steps.items():
             macs_per_step, steps_per_second = costs.get(phase, (None, None))
-            learning = count - config.learn_start if phase == FULL else count
+            learning = max(0, count - config.learn_start) if phase == FULL else count
             macs = None if macs is None or macs_per_step is None else macs + learning * macs_per_step
             seconds = None if seconds is None or steps_per_second is None else seconds + count / steps_per_second
         found[bound] = {"freeze_step": step, "macs": macs, "seconds": seconds}
