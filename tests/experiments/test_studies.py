@@ -1,6 +1,8 @@
 """Studies: scores of open-loop policies, analysis of encoders, durability."""
 
 import dataclasses
+import itertools
+import types
 
 import numpy as np
 import pytest
@@ -8,10 +10,11 @@ from dm_env import specs
 
 from experiments.report import records as records_lib
 from experiments.studies import changed_pictures, durability, encoder_analysis, open_loop, shadow_heads
-from seer_jax import train
+from seer_jax import replay, train
 from seer_jax.run.resolve import resolve
 from tests.helpers import fake_env
 from tests.helpers.record_factories import make_line, write_run_dir
+from tests.helpers.rings import empty_ring, random_rows
 from tests.helpers.runs import only_error_line, tiny_config
 
 
@@ -103,6 +106,22 @@ def test_shadow_heads_that_do_not_learn_lose_nothing(fake_envs, tmp_path):
     assert shadow_heads.results_of(run, file) == [first, second]
     assert shadow_heads.results_of(dataclasses.replace(run, name="other"), file) == []
     assert shadow_heads.results_of(run, tmp_path / "none.json") == []
+
+
+def test_shadow_heads_are_tested_on_rows_that_came_later_also_in_a_ring_that_lost_rows():
+    spec = replay.RingSpec(num_steps=12, num_envs=2, stack=2, n_step=1, discount=0.9)
+    ring, rings = empty_ring(spec), []
+    for row in itertools.islice(random_rows(np.random.default_rng(0), spec.num_envs), 20):
+        ring = replay.add(spec, ring, row)
+        rings.append(ring)
+    parts = types.SimpleNamespace(full=types.SimpleNamespace(ring_spec=spec))
+    later = shadow_heads._only_after(parts, rings[19], rings[14])
+    begin = replay.oldest(spec, later)
+    _, priorities = replay.read(spec, later, begin, replay.size(spec, later))
+    drawn = begin + np.flatnonzero(np.asarray(priorities).any(axis=1))
+    assert begin == 8  # times 8 to 19 are left, of which those up to 14 were there before
+    assert set(drawn) <= {17, 18, 19}
+    assert len(drawn) > 0
 
 
 def test_shadow_heads_need_two_checkpoints_and_uniform_replay(fake_envs, tmp_path, capsys):
