@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_shadow_heads_are_tested_on_rows_that_came_later_also_in_a_ring_that_los
     for row in itertools.islice(random_rows(np.random.default_rng(0), spec.num_envs), 20):
         ring = replay.add(spec, ring, row)
         rings.append(ring)
-    parts = types.SimpleNamespace(full=types.SimpleNamespace(ring_spec=spec))
+    parts: Any = types.SimpleNamespace(full=types.SimpleNamespace(ring_spec=spec))
     later = shadow_heads._only_after(parts, rings[19], rings[14])
     begin = replay.oldest(spec, later)
     _, priorities = replay.read(spec, later, begin, replay.size(spec, later))
