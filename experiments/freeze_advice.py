@@ -64,7 +64,7 @@ def advice(run: RunRecords) -> rich.table.Table:
     table = rich.table.Table(title=f"{run.name}: {env_steps:,} agent steps, {whole / 1e12:,.2f}T without a freeze")
     for column in ("rule", "freezes after", "T multiply-accumulates", "saves"):
         table.add_column(column, justify="left" if column == "rule" else "right")
-    for rule in freeze_rules.RULES:
+    for rule in (rule for rule in freeze_rules.RULES if rule.can_decide(signals)):
         step = rule.decide(signals, lambda _: config.total_steps)
         if step is None:
             table.add_row(rule.name, "-" if ended == env_steps else f"not by {known:,}", "-", "-")

@@ -15,7 +15,7 @@ from experiments.report.regret import Judged
 from experiments.report.tables import Table
 from experiments.runner.spec import Experiment, Fork, Run
 from experiments.studies import shadow_heads
-from experiments.studies.freeze_rules import RULES, SHADOW_RULE, Length
+from experiments.studies.freeze_rules import RULES, Length
 
 _NEVER, _FROZEN = "{}, never frozen", "{}, frozen at {:,}"  # labels of arms
 
@@ -161,7 +161,7 @@ def tables(scale: str, runs: Sequence[RunRecords]) -> list[Table]:
     Then follow that of rules over all algorithms, if there are several, and rules that were chosen without the task. A
     table without rows says why runs cannot be judged.
     """
-    found, everywhere, names = list[Table](), dict[regret.Key, Judged](), [rule.name for rule in (*RULES, SHADOW_RULE)]
+    found, everywhere, names = list[Table](), dict[regret.Key, Judged](), [rule.name for rule in RULES]
     for study in _STUDIES[scale]:
         title = f"Regret of {study.label}, last fifth of {study.budget or 0:.3g} multiply-accumulates"
         try:
@@ -227,13 +227,13 @@ def _length(arms: Mapping[int | None, RunRecords | None]) -> Length:
 def _steps_of_rules(trunk: RunRecords, steps: Sequence[int], length: Length) -> dict[str, int | None]:
     """Returns the step of the arm that is nearest to where each rule freezes; None for the trunk, which ends unfrozen.
 
-    Without results of shadow heads their rule is left out.
+    Rules that need what the signals do not have are left out.
     """
     shadows = {result["env_steps"]: result for result in shadow_heads.results_of(trunk, _SHADOWS)}
     signals = [signal | shadows.get(signal["env_steps"], {}) for signal in trunk.of_kind("signal")]
     end = trunk.config["total_steps"]
     nearest = {}
-    for rule in (*RULES, *([SHADOW_RULE] if shadows else [])):
+    for rule in (rule for rule in RULES if rule.can_decide(signals)):
         decided = rule.decide(signals, length) or end
         step = min((*steps, end), key=lambda step: abs(step - decided))
         nearest[rule.name] = step if step in steps else None

@@ -23,17 +23,13 @@ _PANELS = {
     "drift_ratio": "drift since half the age / drift since untrained",
     "drift_half": "drift since half the age",
     "drift_untrained": "drift since untrained",
-    "fit_half": "fit at half the age / fit",
-    "fit_untrained": "fit untrained / fit",
 }
-_INCHES = (9.2, 9.0)
-_LOWEST_FIT = -0.5  # of the axis: the fit of an untrained encoder may be far below 0
+_INCHES = (9.2, 6.2)
 _TEXT = (
     "The drift between two encoders of a run is one minus the centred kernel alignment of their features on the same"
-    " states. The fit of an encoder is the share of the variance of the current values that a regression on its"
-    f" features explains; it is drawn relative to that of the current encoder, down to {_LOWEST_FIT}. The lines of an"
-    " arm are its seeds, and dotted vertical lines mark the freezes. The dashed line is the threshold of"
-    " seer.freeze_step=auto. Signals that a fork shares with its trunk are drawn once, as those of the trunk."
+    " states. The lines of an arm are its seeds, and dotted vertical lines mark the freezes. The dashed line is the"
+    " threshold of seer.freeze_step=auto. Signals that a fork shares with its trunk are drawn once, as those of the"
+    " trunk."
 )
 _COST_NOTE = (
     "Means over seeds of the finished runs with signals. Of two shares, the first is that of the full phase, which is"
@@ -92,23 +88,15 @@ def drawn_signals(run: RunRecords, runs: Sequence[RunRecords]) -> list[Record]:
 
 def quantities(signal: Record) -> dict[str, float]:
     """Returns what is drawn of a signal, by name; NaN for what it does not say, and for ratios to 0 or less."""
-    fields = {name: signal.get(name, math.nan) for name in ("drift_half", "drift_untrained")}
-    return fields | {
-        "drift_ratio": _ratio(fields["drift_half"], fields["drift_untrained"]),
-        **{name: _ratio(signal.get(name, math.nan), signal.get("fit", 0.0)) for name in ("fit_half", "fit_untrained")},
-    }
-
-
-def _ratio(value: float, whole: float) -> float:
-    return value / whole if whole > 0 else math.nan
+    half, untrained = signal.get("drift_half", math.nan), signal["drift_untrained"]
+    ratio = half / untrained if untrained > 0 else math.nan
+    return {"drift_half": half, "drift_untrained": untrained, "drift_ratio": ratio}
 
 
 def _draw(runs: Sequence[RunRecords], by_arm: Mapping[str, Style]) -> bytes:
     """Returns a PNG file with a panel for each quantity, and in it a line for each run of a task."""
     figure = Figure(figsize=_INCHES, layout="constrained")
-    panels = figure.subplot_mosaic(
-        [["drift_ratio", "drift_ratio"], ["drift_half", "drift_untrained"], ["fit_half", "fit_untrained"]]
-    )
+    panels = figure.subplot_mosaic([["drift_ratio", "drift_ratio"], ["drift_half", "drift_untrained"]])
     for name, ax in panels.items():
         for run in runs:
             _draw_run(ax, name, run, drawn_signals(run, runs), by_arm[run.arm])
@@ -116,10 +104,7 @@ def _draw(runs: Sequence[RunRecords], by_arm: Mapping[str, Style]) -> bytes:
         ax.grid(alpha=0.3)
         ax.set_xlim(left=0)
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-        if name.startswith("fit"):
-            ax.set_xlabel("agent steps")
-            low, high = ax.get_ylim()
-            ax.set_ylim(max(low, _LOWEST_FIT), max(high, 0.0))
+        ax.set_xlabel("agent steps")
     panels["drift_ratio"].set_yscale("log")
     threshold = panels["drift_ratio"].axhline(freezing.SETTLED_SHARE, color="gray", ls="--", lw=1)
     arms = dict.fromkeys(run.arm for run in runs)

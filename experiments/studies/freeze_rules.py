@@ -19,10 +19,16 @@ class Rule(NamedTuple):
     Attributes:
       name: says when it freezes.
       decide: `(signals, length) -> agent steps` at which it freezes; None if it never does.
+      needs: field of signals that it looks at; runs of this version do not measure those of all rules that were tried.
     """
 
     name: str
     decide: Callable[[Signals, "Length"], int | None]
+    needs: str | None = None
+
+    def can_decide(self, signals: Signals) -> bool:
+        """Returns whether the signals of a run have what the rule looks at."""
+        return self.needs is None or any(self.needs in signal for signal in signals)
 
 
 Length = Callable[[int], float]  # the `total_steps` of a run, by the agent step of its freeze
@@ -69,8 +75,8 @@ def _shadow_keeps_up(signal: Mapping[str, float]) -> bool:
     return "shadow_loss" in signal and signal["shadow_loss"] <= signal["live_loss"] + signal["standard_error"]
 
 
-def _rule(name: str, holds: Test, **options: float) -> Rule:
-    return Rule(name, functools.partial(_first, holds, **options))
+def _rule(name: str, holds: Test, needs: str | None = None, **options: float) -> Rule:
+    return Rule(name, functools.partial(_first, holds, **options), needs)
 
 
 def _settled(share: float) -> Test:
@@ -80,9 +86,9 @@ def _settled(share: float) -> Test:
 # `settled S`: drift since half the age below S times the drift since untrained; that of seer.freeze_step=auto is first.
 RULES = (
     *(_rule(f"{share:g} of the run", _never, latest=share) for share in (0.05, 0.1, 0.2)),
-    *(_rule(f"settled {share:g}", _settled(share)) for share in (freezing.SETTLED_SHARE, 0.05, 0.2, 0.4)),
+    *(_rule(f"settled {share:g}", _settled(share), "drift_half") for share in (freezing.SETTLED_SHARE, 0.05, 0.2, 0.4)),
     *(
-        _rule(f"settled {share:g}, or {latest:g} of the run", _settled(share), latest=latest)
+        _rule(f"settled {share:g}, or {latest:g} of the run", _settled(share), "drift_half", latest=latest)
         for latest in (0.1, 0.25)
         for share in (freezing.SETTLED_SHARE, 0.2, 0.4)
     ),
@@ -90,6 +96,7 @@ RULES = (
         _rule(
             f"drift since half the age below {limit:g}",
             functools.partial(_drifts_little, reference="half", limit=limit),
+            "drift_half",
         )
         for limit in (0.01, 0.03)
     ),
@@ -97,6 +104,7 @@ RULES = (
         _rule(
             f"drift since the previous signal below {limit:g}, 3 times",
             functools.partial(_drifts_little, reference="previous", limit=limit),
+            "drift_previous",
             times=3,
         )
         for limit in (1e-3, 3e-4)
@@ -105,10 +113,10 @@ RULES = (
         _rule(
             f"half the age explains {share:g} of the values beyond chance, 3 times",
             functools.partial(_fits_as_before, share=share),
+            "fit_half",
             times=3,
         )
         for share in (0.8, 0.9)
     ),
+    _rule("shadow heads lose nothing", _shadow_keeps_up, "shadow_loss"),  # of results of `studies.shadow_heads`
 )
-# Needs results of `studies.shadow_heads` as fields of signals.
-SHADOW_RULE = _rule("shadow heads lose nothing", _shadow_keeps_up)

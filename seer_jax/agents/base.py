@@ -74,7 +74,6 @@ class Agent(NamedTuple):
       freeze: `TrainState -> TrainState` with the encoder frozen and the targets' encoder tied to it.
       stages: `(params, views) -> outputs [B, ...]` by name of the frozen stages that come before the latents, for
         signals; none unless given.
-      values: `(params, latents) -> [B, M]`, what the heads say of each state, for signals; None leaves them out.
     """
 
     init: Callable[[jax.Array], TrainState]
@@ -87,7 +86,6 @@ class Agent(NamedTuple):
     frozen: Learner
     freeze: Callable[[TrainState], TrainState]
     stages: Callable[[Params, jax.Array], dict[str, jax.Array]] = lambda params, views: {}
-    values: Callable[[Params, jax.Array], jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

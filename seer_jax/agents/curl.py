@@ -322,12 +322,6 @@ def make_agent(config: RunConfig, action_spec: specs.BoundedArray) -> base.Agent
         outputs = networks.encoder.outputs(params["encoder"], views)
         return outputs if networks.dense_frozen else base.all_but_last(outputs)
 
-    def values(params: base.Params, latents: jax.Array) -> jax.Array:
-        """Returns the mean action, `[B, A]`, and both Q-values of it, `[B, 2]`."""
-        action = act_eval(params, latents, jax.random.PRNGKey(0))
-        q = networks.critic.apply(params["critic"], networks.stored_latent(params, latents, CRITIC), action)
-        return jnp.concatenate([action, q], axis=-1)
-
     def act_eval(params: base.Params, latents: jax.Array, key: jax.Array) -> jax.Array:
         del key  # the mode of the Gaussian before tanh
         distribution = policy(params, latents)
@@ -350,7 +344,6 @@ def make_agent(config: RunConfig, action_spec: specs.BoundedArray) -> base.Agent
         augment=views_to_store,
         encode=lambda params, views: networks.latents(params, networks.features(params, views)),
         stages=stages,
-        values=values,
         act=act,
         act_eval=act_eval,
         full=learner(frozen=False),

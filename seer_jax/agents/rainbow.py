@@ -266,7 +266,6 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
         augment=None,
         encode=lambda params, views: networks.encode(params, views)[:, None],
         stages=lambda params, views: base.all_but_last(networks.encoder.outputs(params["encoder"], views)),
-        values=lambda params, latents: q_values(params, latents, None),
         act=act,
         act_eval=act_eval,
         full=base.Learner(

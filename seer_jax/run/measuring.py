@@ -32,7 +32,7 @@ class Measuring:
         init = jax.jit(lambda key: signals.encoder_of(parts.agent.init(key).params))
         self._untrained = [init(each.agent) for each in keys]
         encoder = signals.encoder_of(phase.state.params)
-        same = signals.References(encoder, encoder, encoder)
+        same = signals.References(encoder, encoder)
         params, references, key = (
             place.shapes(tree, lanes=False)
             for tree in (phase.state.params, same, jax.eval_shape(lambda: keys[0].signal))

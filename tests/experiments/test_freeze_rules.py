@@ -6,7 +6,7 @@ import pytest
 
 from experiments import freeze_advice
 from experiments.runner import budget
-from experiments.studies.freeze_rules import RULES, SHADOW_RULE
+from experiments.studies.freeze_rules import RULES
 from seer_jax.run.resolve import resolve
 from tests.helpers.record_factories import write_run_dir
 from tests.helpers.runs import only_error_line, tiny_config
@@ -90,12 +90,21 @@ def test_no_rule_but_fixed_shares_freezes_an_untrained_encoder(rounding):
 def test_shadow_heads_decide_where_they_were_tried():
     tried = {"live_loss": 1.0, "shadow_loss": 1.2, "standard_error": 0.1}
     signals = [signal(1000), signal(2000) | tried, signal(3000), signal(4000) | tried | {"shadow_loss": 1.09}]
-    assert SHADOW_RULE.decide(signals, steps(10_000)) == 4000
-    assert SHADOW_RULE.decide(signals[:3], steps(10_000)) is None
+    rule = BY_NAME["shadow heads lose nothing"]
+    assert rule.decide(signals, steps(10_000)) == 4000
+    assert rule.decide(signals[:3], steps(10_000)) is None
+    assert (rule.can_decide(signals), rule.can_decide(MOVING)) == (True, False)
 
 
 def test_every_rule_is_tested():
-    assert set(RESTING) | {name for name in BY_NAME if name.endswith("of the run")} == set(BY_NAME)
+    others = {name for name in BY_NAME if name.endswith("of the run")} | {"shadow heads lose nothing"}
+    assert set(RESTING) | others == set(BY_NAME)
+
+
+def test_rules_decide_only_by_what_runs_of_this_version_measure():
+    measured = [{"env_steps": 1000, "drift_untrained": 0.2, "drift_half": 0.1, "measure_seconds": 0.1}]
+    left = {name for name, rule in BY_NAME.items() if not rule.can_decide(measured)}
+    assert left == {name for name in BY_NAME if "values" in name or "previous" in name or "shadow" in name}
 
 
 def test_advice_names_the_step_and_the_saving_of_each_rule(tmp_path, capsys, monkeypatch):

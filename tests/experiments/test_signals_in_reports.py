@@ -59,7 +59,7 @@ def test_figure_of_each_task_has_a_line_for_each_run_and_a_mark_for_each_freeze(
     section = signals.section([trunk, fork, game, silent], STYLES)
     assert section is not None
     assert section.images == [("krull", b"png"), ("qbert", b"png")]
-    assert [len(figure.axes) for figure in drawn] == [5, 5]
+    assert [len(figure.axes) for figure in drawn] == [3, 3]
     trunk_line, _, mark, threshold = drawn[0].axes[0].lines
     assert list(trunk_line.get_ydata()) == [0.2, 0.2, 0.2]
     assert (list(mark.get_xdata()), mark.get_color()) == ([210, 210], STYLES["B"].color)
@@ -67,11 +67,9 @@ def test_figure_of_each_task_has_a_line_for_each_run_and_a_mark_for_each_freeze(
 
 
 def test_quantities_that_a_signal_does_not_say_are_not_drawn():
-    whole = signals.quantities(make_signal(1, 0.5, drift_half=0.1, fit=0.8, fit_half=0.4, fit_untrained=-0.4))
-    assert whole == pytest.approx(
-        {"drift_half": 0.1, "drift_untrained": 0.5, "drift_ratio": 0.2, "fit_half": 0.5, "fit_untrained": -0.5}
-    )
-    first = signals.quantities(make_signal(1, 0.0, fit=-0.1, fit_untrained=-0.2))
+    whole = signals.quantities(make_signal(1, 0.5, drift_half=0.1))
+    assert whole == pytest.approx({"drift_half": 0.1, "drift_untrained": 0.5, "drift_ratio": 0.2})
+    first = signals.quantities(make_signal(1, 0.0))
     assert {name for name, value in first.items() if not math.isnan(value)} == {"drift_untrained"}
 
 

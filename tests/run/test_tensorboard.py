@@ -17,7 +17,7 @@ def test_fields_of_every_kind_have_one_tag_each_and_common_fields_are_shown_once
     writer.write(record("train", 5, loss=0.25, steps_per_second=9.0, flops_act=2.0, return_mean=None))
     writer.write(record("episode", 5, length=3) | {"return": 1.0})
     writer.write(record("eval", 5, eval_return_mean=6.0, eval_returns=[6.0], human_normalized=None))
-    writer.write(record("signal", 5, drift_half=0.125, drift_half_conv1=0.0625, fit=0.75))
+    writer.write(record("signal", 5, drift_half=0.125, drift_half_conv1=0.0625))
     writer.write(record("freeze", 5, rows_moved=8))
     writer.write(record("checkpoint", 5))
     writer.write(record("end", 5, eval_return_mean=6.0, full_steps_per_second=9.0, full_replay_bytes=50, flops_act=2.0))
@@ -37,7 +37,6 @@ def test_fields_of_every_kind_have_one_tag_each_and_common_fields_are_shown_once
         "eval/return_mean": 6.0,
         "signal/drift_half": 0.125,
         "signal/drift_half_conv1": 0.0625,
-        "signal/fit": 0.75,
         "freeze/rows_moved": 8,
         "speed/full_steps_per_second": 9.0,
         "replay/full_bytes": 50,
