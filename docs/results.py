@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from experiments.report import figures, records, references, tables
+from experiments.report import figures, records, references, signals, tables
 from experiments.report.content import Comparison
 from experiments.report.costs import mean_costs, total_cost
 from experiments.report.curves import Curve, learning_curves
@@ -66,7 +66,7 @@ def _section(name: str) -> Iterator[str]:
     yield f"![{experiment.title}](figures/{name}.png)\n"
     yield from _section_images(name)
     compared, costs = _compare(name, tables.comparison_tables), tables.cost_tables(mean_costs(runs), total_cost(runs))
-    for table in (*compared, *experiment.tables("cpu", runs), *costs):
+    for table in (*compared, *experiment.tables("cpu", runs), *costs, *signals.tables(runs)):
         yield f"{table.title}:\n\n{table.to_markdown()}\n{table.note}\n"
 
 

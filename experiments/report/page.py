@@ -66,7 +66,9 @@ def write(
     score_tables = [table for comparison in comparisons for table in tables.comparison_tables(curves, comparison)]
     score_tables += extra_tables
     costs = tables.cost_tables(mean_costs(runs), total_cost(runs))
-    other_tables = [*costs, *(table for table in (signals.cost_table(runs), settings_table(runs)) if table)]
+    other_tables = [*costs, *signals.tables(runs)]
+    if settings := settings_table(runs):
+        other_tables.append(settings)
     own = [figures.difference_section(curves, comparison) for comparison in comparisons]
     own.append(signals.section(runs, figures.arm_styles(curves)))
     sections = [*(section for section in own if section), *sections]

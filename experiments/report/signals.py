@@ -1,4 +1,4 @@
-"""Signals of encoders: a figure of how they change until the freeze, and a table of what measuring them costs."""
+"""Signals of encoders: a figure of how they change until the freeze, and tables of their stages and their cost."""
 
 import io
 import math
@@ -25,11 +25,16 @@ _PANELS = {
     "drift_untrained": "drift since untrained",
 }
 _INCHES = (9.2, 6.2)
+_STAGE = "drift_half_"  # begins the fields of stages
 _TEXT = (
     "The drift between two encoders of a run is one minus the centred kernel alignment of their features on the same"
     " states. The lines of an arm are its seeds, and dotted vertical lines mark the freezes. The dashed line is the"
     " threshold of seer.freeze_step=auto. Signals that a fork shares with its trunk are drawn once, as those of the"
     " trunk."
+)
+_STAGE_NOTE = (
+    "Medians over the signals of all seeds, without those that a fork shares with its trunk. Features are the outputs"
+    " of the last stage that freezes. A stage of little drift could freeze before the others (seer.freeze_through)."
 )
 _COST_NOTE = (
     "Means over seeds of the finished runs with signals. Of two shares, the first is that of the full phase, which is"
@@ -127,8 +132,30 @@ def _draw_run(ax: Axes, name: str, run: RunRecords, drawn: Sequence[Record], sty
         ax.axvline(freeze["env_steps"], color=style.color, ls=":", lw=1)
 
 
-def cost_table(runs: Sequence[RunRecords]) -> Table | None:
-    """Returns a row for each task and arm with the mean cost of measuring signals; None if no finished run has any."""
+def tables(runs: Sequence[RunRecords]) -> list[Table]:
+    """Returns a table of the drift of each stage, and one of what measuring signals costs, as far as runs have any."""
+    return [table for table in (_stage_table(runs), _cost_table(runs)) if table.rows]
+
+
+def _stage_table(runs: Sequence[RunRecords]) -> Table:
+    """Returns a row for each task, arm and stage before the features."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for run in runs:
+        for signal in drawn_signals(run, runs):
+            for name in signal:
+                if name.startswith(_STAGE):
+                    groups.setdefault((run.task, run.arm, name), []).append(signal)
+    rows = []
+    for (task, arm, name), found in groups.items():
+        stage, features = (float(np.median([signal[field] for signal in found])) for field in (name, "drift_half"))
+        ratio = f"{stage / features:.3f}" if features > 0 else ""
+        rows.append([task, arm, name.removeprefix(_STAGE), f"{len(found):,}", f"{stage:.5f}", f"{features:.5f}", ratio])
+    head = ["task", "arm", "stage", "signals", "its drift", "drift of the features", "ratio"]
+    return Table("Drift since half the age, by stage", head, rows, _STAGE_NOTE)
+
+
+def _cost_table(runs: Sequence[RunRecords]) -> Table:
+    """Returns a row for each task and arm of finished runs with signals."""
     groups: dict[tuple[str, str], list[_Cost]] = {}
     for run in runs:
         if run.end is not None and run.of_kind("signal"):
@@ -147,7 +174,7 @@ def cost_table(runs: Sequence[RunRecords]) -> Table | None:
                 f"{mean.seconds_of_full:.2%} / {mean.seconds_of_run:.2%}",
             ]
         )
-    return Table("Cost of signals", head, rows, _COST_NOTE) if rows else None
+    return Table("Cost of signals", head, rows, _COST_NOTE)
 
 
 def _cost(run: RunRecords, end: Record) -> _Cost:

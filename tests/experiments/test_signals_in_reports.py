@@ -78,19 +78,26 @@ def test_cost_of_signals_has_shares_of_the_full_phase_and_of_the_run(trunk):
     fork = make_fork(trunk, 200, "B", {400: 4.0})
     fork.lines[-2:] = [line | {"phase": "frozen", "macs_signal": 2e6} for line in fork.lines[-2:]]
     unfinished = dataclasses.replace(fork, lines=fork.lines[:-1], arm="C")
-    table = signals.cost_table([trunk, fork, unfinished, make_records("D", {100: 1.0})])
-    assert table is not None
+    (table,) = signals.tables([trunk, fork, unfinished, make_records("D", {100: 1.0})])
     assert table.rows == [
         ["krull", "A", "3", "1", "0.25", "1.00% / 1.00%", "2.50% / 2.50%"],
         ["krull", "B", "2", "1", "0.25", "1.00% / 0.50%", "2.50% / 1.25%"],
     ]
 
 
+def test_stages_are_compared_with_the_features_over_the_signals_that_are_not_shared(trunk):
+    staged = [signal | {"drift_half_conv1": 0.01 * i} for i, signal in enumerate(trunk.of_kind("signal"), start=1)]
+    whole = dataclasses.replace(trunk, lines=[*staged, trunk.lines[-1]])
+    fork = add_signals(make_fork(whole, 200, "B", {400: 4.0}), macs_signal=2e6)
+    stages, _ = signals.tables([whole, fork])
+    assert stages.rows == [["krull", "A", "conv1", "3", "0.02000", "0.10000", "0.200"]]
+
+
 def test_records_without_signals_have_neither_figure_nor_table():
     kept = next((pathlib.Path(records.__file__).parents[1] / "results" / "runs").glob("krull-seer-*.jsonl"))
     run = records.read(kept)
     assert signals.section([run], {run.arm: styles.nth(0)}) is None
-    assert signals.cost_table([run]) is None
+    assert signals.tables([run]) == []
 
 
 def test_page_shows_signals(trunk, monkeypatch, tmp_path):
