@@ -61,8 +61,7 @@ _UNSET = {  # what an unset field follows from
     "task": _FROM_FILE,
     "name": _FROM_FILE,
     "freeze_through": "unset: follows from `agent.name` and `encoder.name`",
-    "freeze_after": "unset: `learn_start`",
-    "freeze_before": "unset: the end of the run",
+    **dict.fromkeys(("freeze_after", "freeze_before"), "unset: no bound"),
     "signal_every": f"unset: {SIGNAL_EVERY:,} with `seer.enabled`, else 0",
     "init_from": "unset: the encoder starts from new parameters",
     **{item.name: "unset: follows from `env.protocol`" for item in dataclasses.fields(atari.Protocol)},
@@ -84,7 +83,7 @@ def text() -> str:
         "\nA preset goes after a colon: `--config=configs/rainbow_atari.py:constrained`. The line of `paper` says how\n"
         "it differs from the defaults. The other lines say how they differ from `paper`.",
         *_presets("configs/rainbow_atari.py", rainbow_atari.get_config, rainbow_atari.presets()),
-        *_presets("configs/curl_dmc.py", curl_dmc.get_config, curl_dmc.presets(curl_dmc.TASKS["cartpole-swingup"][1])),
+        *_presets("configs/curl_dmc.py", curl_dmc.get_config, curl_dmc.presets("cartpole-swingup")),
         "\nThese tasks have a length and a replay of their own. The task goes after the preset:\n"
         "`:constrained,walker-walk`.\n",
         *_tasks(),

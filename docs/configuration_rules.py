@@ -39,6 +39,12 @@ RULES = (
     ),
     Rule("`dmc`: `env.task` is a task of the DeepMind Control suite.", curl_dmc, {"env.task": "pong"}),
     Rule(
+        "With `seer.freeze_step=auto`, `seer.freeze_after` is at most `seer.freeze_before`, or `total_steps` if that is"
+        " unset.",
+        rainbow_atari,
+        {"seer.freeze_step": "auto", "seer.freeze_after": 60_000, "seer.freeze_before": 50_000},
+    ),
+    Rule(
         "`dmc`: the actuators of `env.task` have bounds. Those of both tasks of `lqr` have none.",
         curl_dmc,
         {"env.task": "lqr-lqr_2_1"},
@@ -105,11 +111,6 @@ RULES = (
         {"num_seeds": 2, "num_envs": 2, "checkpoint_at": [20_000, 20_001]},
     ),
     Rule(
-        "Several seeds do not have `seer.freeze_step=auto`: those that are trained together freeze together.",
-        rainbow_atari,
-        {"num_seeds": 2, "seer.freeze_step": "auto"},
-    ),
-    Rule(
         "One of `num_envs` and `update_every` is a multiple of the other.",
         rainbow_atari,
         {"num_envs": 3, "update_every": 2},
@@ -135,11 +136,6 @@ RULES = (
     ),
     Rule("`learn_start` is at least `(agent.n_step + 1) * num_envs`.", rainbow_atari, {"learn_start": 10}),
     Rule(
-        "`seer.freeze_after` and `seer.freeze_before` are unset if `seer.freeze_step` is a number.",
-        rainbow_atari,
-        {"seer.freeze_step": 50_000, "seer.freeze_before": 100_000},
-    ),
-    Rule(
         "With `seer.enabled`, `seer.freeze_step + 2 * period` is at most `total_steps`.",
         rainbow_atari,
         {"seer.freeze_step": 500_000},
@@ -149,21 +145,6 @@ RULES = (
         " `seer.init_from` is set.",
         rainbow_atari,
         {"seer.freeze_step": 1600},
-    ),
-    Rule(
-        "With `seer.freeze_step=auto`, `seer.signal_every` is not 0.",
-        rainbow_atari,
-        {"seer.freeze_step": "auto", "seer.signal_every": 0},
-    ),
-    Rule(
-        "`seer.freeze_before` lies between `learn_start + 2 * period` and `total_steps - 2 * period`.",
-        rainbow_atari,
-        {"seer.freeze_step": "auto", "seer.freeze_before": 500_000},
-    ),
-    Rule(
-        "`seer.freeze_after` is at most `seer.freeze_before`, or `total_steps - 2 * period` if that is unset.",
-        rainbow_atari,
-        {"seer.freeze_step": "auto", "seer.freeze_after": 500_000},
     ),
     Rule(
         "`replay.capacity` is at least `(agent.n_step + env.frame_stack + 1) * num_envs`.",

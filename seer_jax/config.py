@@ -12,7 +12,8 @@ from seer_jax.fields import UNSET, flag, integer, integers, real, text
 FIRST_STACKS = ("black", "repeat")
 MAX_SEEDS = 1024
 SIGNAL_EVERY = 1000  # of runs with SEER, unless `seer.signal_every` is set
-AUTO = "auto"  # the value of `seer.freeze_step` that leaves it to the run
+AUTO = "auto"  # the value of `seer.freeze_step` that makes it a share of `total_steps`
+FREEZE_SHARE = 0.1  # docs/freezing.md has what was tried
 LATENT_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -76,12 +77,12 @@ class SeerConfig:
 
     enabled: bool = flag(True, "freeze the encoder and store latents; False trains without SEER")
     freeze_step: int | str = integer(
-        50_000,
-        "agent steps until the encoder freezes; 0 with `seer.init_from`; auto: until signals say that it has settled",
+        AUTO,
+        f"agent steps until the encoder freezes; 0 with `seer.init_from`; auto: {FREEZE_SHARE:g} of `total_steps`",
         word=AUTO,
     )
     freeze_after: int | None = integer(UNSET, "agent steps before which an automatic freeze does not come", low=1)
-    freeze_before: int | None = integer(UNSET, "agent steps after which an automatic freeze does not wait", low=1)
+    freeze_before: int | None = integer(UNSET, "agent steps after which an automatic freeze does not come", low=1)
     num_copies: int = integer(1, "augmented latents stored of each row", low=1, high=256)
     freeze_through: str = text(UNSET, "last stage of the encoder that freezes; unset, the algorithm's own choice")
     signal_every: int = integer(
@@ -89,11 +90,6 @@ class SeerConfig:
     )
     sync_target_heads: bool = flag(False, "set the target heads to the heads at the freeze")
     init_from: str | None = text(UNSET, "directory of a run whose encoder to start from", optional=True)
-
-    @property
-    def is_automatic(self) -> bool:
-        """Whether the run itself finds the step at which the encoder freezes."""
-        return self.enabled and self.freeze_step == AUTO
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,18 +142,12 @@ class RunConfig:
     mesh: MeshConfig = MeshConfig()
 
     @property
-    def freeze_bounds(self) -> tuple[int, int]:
-        """The agent steps at which the encoder may freeze at the earliest and at the latest; the end without SEER.
-
-        Both are `seer.freeze_step` if it is a number. An automatic freeze that may come at the end may not come at all.
-        """
-        seer = self.seer
-        if not seer.enabled:
-            return self.total_steps, self.total_steps
-        if isinstance(seer.freeze_step, int):
-            return seer.freeze_step, seer.freeze_step
-        last = self.total_steps if seer.freeze_before is None else min(seer.freeze_before, self.total_steps)
-        return min(self.learn_start if seer.freeze_after is None else seer.freeze_after, last), last
+    def full_steps(self) -> int:
+        """The agent steps of the full phase: up to the freeze, or up to the end without SEER."""
+        if not self.seer.enabled:
+            return self.total_steps
+        assert isinstance(self.seer.freeze_step, int)  # `resolve` has replaced auto
+        return self.seer.freeze_step
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the values as nested dictionaries, as `config.json` has them."""

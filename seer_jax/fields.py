@@ -144,7 +144,7 @@ Field = Number | Numbers | Flag | Text
 
 
 def integer(
-    default: int | None,
+    default: int | str | None,
     meaning: str,
     *,
     low: int = 0,

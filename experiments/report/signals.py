@@ -17,7 +17,6 @@ from experiments.report.records import RunRecords
 from experiments.report.styles import Style
 from experiments.report.tables import Table
 from seer_jax.run.records import Record
-from seer_jax.seer import freezing
 
 _PANELS = {
     "drift_ratio": "drift since half the age / drift since untrained",
@@ -28,9 +27,8 @@ _INCHES = (9.2, 6.2)
 _STAGE = "drift_half_"  # begins the fields of stages
 _TEXT = (
     "The drift between two encoders of a run is one minus the centred kernel alignment of their features on the same"
-    " states. The lines of an arm are its seeds, and dotted vertical lines mark the freezes. The dashed line is the"
-    " threshold of seer.freeze_step=auto. Signals that a fork shares with its trunk are drawn once, as those of the"
-    " trunk."
+    " states. The lines of an arm are its seeds, and dotted vertical lines mark the freezes. Signals that a fork shares"
+    " with its trunk are drawn once, as those of the trunk."
 )
 _STAGE_NOTE = (
     "Medians over the signals of all seeds, without those that a fork shares with its trunk. Features are the outputs"
@@ -111,11 +109,10 @@ def _draw(runs: Sequence[RunRecords], by_arm: Mapping[str, Style]) -> bytes:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.set_xlabel("agent steps")
     panels["drift_ratio"].set_yscale("log")
-    threshold = panels["drift_ratio"].axhline(freezing.SETTLED_SHARE, color="gray", ls="--", lw=1)
     arms = dict.fromkeys(run.arm for run in runs)
     figure.legend(
-        [*(Line2D([], [], **by_arm[arm].matplotlib) for arm in arms), threshold],
-        [*arms, "threshold of seer.freeze_step=auto"],
+        [Line2D([], [], **by_arm[arm].matplotlib) for arm in arms],
+        list(arms),
         loc="outside lower center",
         ncols=2,
         frameon=False,

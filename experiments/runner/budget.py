@@ -5,7 +5,7 @@ import math
 import jax
 
 from seer_jax import flops
-from seer_jax.config import AUTO, RunConfig
+from seer_jax.config import RunConfig
 from seer_jax.envs import registry
 from seer_jax.fields import ConfigError
 from seer_jax.run import assembly
@@ -20,23 +20,18 @@ def steps_within(config: RunConfig, budget: float) -> int:
       budget: multiply-accumulates of acting and learning.
 
     Raises:
-      ConfigError: the run has SEER, and the full phase alone spends the budget, or the freeze is automatic.
+      ConfigError: the run has SEER, and the full phase alone spends the budget.
     """
-    seer, (per_step, per_frozen_step) = config.seer, macs_per_step(config)
-    if not seer.enabled:
+    freeze_step, (per_step, per_frozen_step) = config.full_steps, macs_per_step(config)
+    if not config.seer.enabled:
         return config.learn_start + math.ceil(budget / per_step)
-    if not isinstance(seer.freeze_step, int):
-        raise ConfigError(
-            f"budget={budget:.3g} with seer.freeze_step={AUTO}: the steps that it lasts for follow from the freeze,"
-            " which the run finds on its way; set seer.freeze_step to a number"
-        )
-    full = (seer.freeze_step - config.learn_start) * per_step
+    full = (freeze_step - config.learn_start) * per_step
     if budget <= full:
         raise ConfigError(
             f"budget={budget:.3g} multiply-accumulates is not more than the full phase alone costs, {full:.3g} up to"
-            f" seer.freeze_step={seer.freeze_step}: raise the budget, or lower seer.freeze_step"
+            f" seer.freeze_step={freeze_step}: raise the budget, or lower seer.freeze_step"
         )
-    return seer.freeze_step + math.ceil((budget - full) / per_frozen_step)
+    return freeze_step + math.ceil((budget - full) / per_frozen_step)
 
 
 def macs_per_step(config: RunConfig) -> tuple[float, float]:

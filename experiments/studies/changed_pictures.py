@@ -1,7 +1,8 @@
-"""Trains a run whose pictures are inverted from some agent step on: does its automatic freeze wait for the new ones?
+"""Trains a run whose pictures are inverted from some agent step on: would a rule wait for the new ones?
 
-python -m experiments.studies.changed_pictures --change_at=STEP --config=configs/rainbow_atari.py \\
-    --config.seer.freeze_step=auto --run_dir=DIR                                    # further flags of seer_jax.train
+python -m experiments.studies.changed_pictures --change_at=STEP --config=configs/rainbow_atari.py:baseline \\
+    --config.seer.signal_every=1000 --run_dir=DIR                                   # further flags of seer_jax.train
+python -m experiments.freeze_advice DIR
 
 Nothing else changes: the game and its rewards are the same. The steps are those of one process, so that a run must not
 be resumed.

@@ -1,14 +1,15 @@
-"""Rules that say when to freeze, as functions of the signals of a run: those that were tried, with the one in use.
+"""Rules that say when to freeze, as functions of the signals of a run: those that were tried.
 
 No rule has a parameter that depends on a task. `experiments.paper.freeze_time` judges them by what they cost.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from seer_jax.seer import freezing
+_UNTRAINED_DRIFT = 1e-3  # below this an encoder is an untrained one, whose drift consists of rounding
 
 Signals = Sequence[Mapping[str, float]]  # in order; agent steps and fields of each
 
@@ -54,18 +55,29 @@ def _first(holds: Test, signals: Signals, length: Length, *, times: int = 1, lat
     return None
 
 
-def _never(signal: Mapping[str, float]) -> bool:
-    del signal
-    return False
+def _at_share(signals: Signals, length: Length, *, share: float) -> int:
+    """Returns the agent steps that are a share of the run, as `seer.freeze_step=auto` takes them."""
+    del signals
+    return next(step for step in itertools.count() if step >= share * length(step))
+
+
+def _has_learned(signal: Mapping[str, float]) -> bool:
+    """Returns whether the encoder differs from an untrained one by more than rounding."""
+    return signal["drift_untrained"] >= _UNTRAINED_DRIFT
+
+
+def _has_settled(signal: Mapping[str, float], *, share: float) -> bool:
+    """Returns whether the drift since half the age is less than a share of that since the encoder was untrained."""
+    return _has_learned(signal) and signal.get("drift_half", math.inf) < share * signal["drift_untrained"]
 
 
 def _drifts_little(signal: Mapping[str, float], *, reference: str, limit: float) -> bool:
-    return freezing.has_learned(signal) and signal.get(f"drift_{reference}", math.inf) < limit
+    return _has_learned(signal) and signal.get(f"drift_{reference}", math.inf) < limit
 
 
 def _fits_as_before(signal: Mapping[str, float], *, share: float) -> bool:
     """Returns whether half the age explains a share of what the features of today do and untrained ones do not."""
-    if "fit_half" not in signal or not freezing.has_learned(signal) or signal["fit"] <= signal["fit_untrained"]:
+    if "fit_half" not in signal or not _has_learned(signal) or signal["fit"] <= signal["fit_untrained"]:
         return False
     return signal["fit_half"] - signal["fit_untrained"] > share * (signal["fit"] - signal["fit_untrained"])
 
@@ -80,17 +92,17 @@ def _rule(name: str, holds: Test, needs: str | None = None, **options: float) ->
 
 
 def _settled(share: float) -> Test:
-    return functools.partial(freezing.has_settled, share=share)
+    return functools.partial(_has_settled, share=share)
 
 
-# `settled S`: drift since half the age below S times the drift since untrained; that of seer.freeze_step=auto is first.
+# `settled S`: drift since half the age below S times the drift since untrained.
 RULES = (
-    *(_rule(f"{share:g} of the run", _never, latest=share) for share in (0.05, 0.1, 0.2)),
-    *(_rule(f"settled {share:g}", _settled(share), "drift_half") for share in (freezing.SETTLED_SHARE, 0.05, 0.2, 0.4)),
+    *(Rule(f"{share:g} of the run", functools.partial(_at_share, share=share)) for share in (0.05, 0.1, 0.2)),
+    *(_rule(f"settled {share:g}", _settled(share), "drift_half") for share in (0.05, 0.1, 0.2, 0.4)),
     *(
         _rule(f"settled {share:g}, or {latest:g} of the run", _settled(share), "drift_half", latest=latest)
         for latest in (0.1, 0.25)
-        for share in (freezing.SETTLED_SHARE, 0.2, 0.4)
+        for share in (0.1, 0.2, 0.4)
     ),
     *(
         _rule(

@@ -34,12 +34,10 @@ def changes(config: RunConfig, directory: pathlib.Path) -> run_dir.Differences:
       ConfigError: a field differs that is not one of `CHANGEABLE`.
     """
     differ = run_dir.differences(config, directory)
-    # An automatic freeze follows signals: another cadence would move it.
-    changeable = [name for name in CHANGEABLE if not (config.seer.is_automatic and name == "seer.signal_every")]
-    if fixed := {name: values for name, values in differ.items() if name not in changeable}:
+    if fixed := {name: values for name, values in differ.items() if name not in CHANGEABLE}:
         raise ConfigError(
             f"run_dir={directory} holds a run of another configuration ({run_dir.describe(fixed)}); a run that goes on"
-            f" may change {', '.join(changeable)}; resume without the other fields, or name a new directory"
+            f" may change {', '.join(CHANGEABLE)}; resume without the other fields, or name a new directory"
         )
     return differ
 

@@ -19,7 +19,7 @@ def needed(parts: Assembly, phases: list[str]) -> dict[str, int]:
       phases: names of its phases, in order.
     """
     config, saved = parts.config, {name: _checkpoint_bytes(parts.phase(name)) for name in phases}
-    num_signals = config.freeze_bounds[1] // config.seer.signal_every if config.seer.signal_every else 0
+    num_signals = config.full_steps // config.seer.signal_every if config.seer.signal_every else 0
     if FULL in phases:
         encoder_bytes = _num_bytes(signals.encoder_of(parts.full.state.params))
         saved[FULL] += min(signals.MOST_KEPT, num_signals) * encoder_bytes

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from seer_jax import fields, files
-from seer_jax.config import AUTO, RunConfig
+from seer_jax.config import RunConfig
 from seer_jax.fields import ConfigError
 from seer_jax.run import best, checkpoint, continuation, run_dir
 from seer_jax.run.progress import steps_before
 from seer_jax.run.seed import PARAMS_DIRECTORY, directories_of, is_forkable
-from seer_jax.seer import capacity, freezing
+from seer_jax.seer import capacity
 from seer_jax.seer.phases import FROZEN, FULL
 
 # Fields that may differ between a fork and its trunk: what lies ahead of a checkpoint.
@@ -136,48 +136,17 @@ def _find(
 
 def _check_ahead(config: RunConfig, progress: dict[str, Any], source: str) -> None:
     """Raises ConfigError if the end or the freeze would lie behind the checkpoint."""
-    env_steps, seer = progress["env_steps"], config.seer
+    env_steps = progress["env_steps"]
     if config.total_steps <= env_steps:
         raise ConfigError(
             f"total_steps={config.total_steps} is not past the {env_steps} agent steps of --fork={source}; raise it"
         )
     before = steps_before(progress)
-    if progress["phase"] == FULL and seer.is_automatic:
-        _check_signals(config, progress, source)
-    elif (
-        progress["phase"] == FULL and isinstance(seer.freeze_step, int) and seer.enabled and seer.freeze_step <= before
-    ):
+    if progress["phase"] == FULL and config.seer.enabled and config.full_steps <= before:
         raise ConfigError(
-            f"seer.freeze_step={seer.freeze_step} is too early for --fork={source}, which was trained without a"
+            f"seer.freeze_step={config.full_steps} is too early for --fork={source}, which was trained without a"
             f" freeze for {env_steps} agent steps; raise it to {max(env_steps, before + 1)}, or fork an earlier"
             " checkpoint"
-        )
-
-
-def _check_signals(config: RunConfig, progress: dict[str, Any], source: str) -> None:
-    """Raises ConfigError if an automatic freeze would have come before the checkpoint, or one cannot know it."""
-    measured, before, every = progress.get("signals", []), steps_before(progress), config.seer.signal_every
-    steps = [int(signal["env_steps"]) for signal in measured]
-    due = [(since // every + 1) * every for since in (config.learn_start, *steps)]  # the last is still to come
-    on_time = [first <= step < first + config.num_envs for first, step in zip(due, steps, strict=False)]
-    if not all(on_time) or progress["env_steps"] >= due[-1]:
-        found = f"after {', '.join(map(str, steps[:3]))} agent steps" if steps else "at none"
-        found += " and so on" if len(steps) > 3 else ""
-        raise ConfigError(
-            f"seer.freeze_step={AUTO} follows a signal every {every} agent steps, and --fork={source} measured them"
-            f" {found}: the freeze would come at another step than without a fork; set seer.signal_every as there, or"
-            " freeze_step to a number"
-        )
-    for count, signal in enumerate(measured, start=1):
-        if signal["env_steps"] <= before and freezing.is_settled(config, measured[:count]):
-            raise ConfigError(
-                f"seer.freeze_step={AUTO} would have frozen --fork={source} after {signal['env_steps']} agent steps;"
-                " fork an earlier checkpoint, or raise seer.freeze_after"
-            )
-    if config.freeze_bounds[1] <= before:
-        raise ConfigError(
-            f"seer.freeze_before={config.seer.freeze_before} is too early for --fork={source}, which was trained"
-            f" without a freeze for {progress['env_steps']} agent steps; raise it, or fork an earlier checkpoint"
         )
 
 

@@ -61,9 +61,8 @@ class PhasePlan:
 
 
 def phases_of(config: RunConfig) -> dict[str, int]:
-    """Returns the agent steps of each phase that a run has; the most of each if the freeze is automatic."""
-    earliest, latest = config.freeze_bounds
-    steps = {FULL: latest, FROZEN: config.total_steps - earliest}
+    """Returns the agent steps of each phase that a run has."""
+    steps = {FULL: config.full_steps, FROZEN: config.total_steps - config.full_steps}
     return {phase: count for phase, count in steps.items() if count}
 
 

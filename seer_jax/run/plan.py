@@ -148,8 +148,7 @@ def _savings(config: RunConfig, phase: str) -> list[str]:
     if config.num_seeds > config.mesh.seed:
         fixes.append(f"lower num_seeds (now {config.num_seeds})")
     if phase == FULL and config.seer.enabled:
-        name = "freeze_before" if config.seer.is_automatic else "freeze_step"
-        fixes.append(f"lower seer.{name} (now {config.freeze_bounds[1]:,})")
+        fixes.append(f"lower seer.freeze_step (now {config.full_steps:,})")
     if phase == FROZEN and config.replay.grow_after_freeze:
         fixes.append("set replay.grow_after_freeze=False")
     if phase == FROZEN and config.replay.latent_dtype == "float32":
@@ -161,7 +160,6 @@ def _tables(config: RunConfig, plans: Sequence[PhasePlan], device: Device) -> li
     """Returns the plan to print: all phases, and the bytes that latents of each dtype would take."""
     return [
         plan_output.phase_table(config, plans, device),
-        *([plan_output.freeze_table(config, plans)] if config.seer.is_automatic else []),
         *([plan_output.dtype_table(config)] if config.seer.enabled else []),
     ]
 

@@ -11,11 +11,10 @@ import rich.console
 import rich.table
 
 from seer_jax import files
-from seer_jax.config import AUTO, LATENT_DTYPES, RunConfig
+from seer_jax.config import LATENT_DTYPES, RunConfig
 from seer_jax.fields import ConfigError
 from seer_jax.run.needs import PhasePlan
-from seer_jax.seer import capacity, freezing
-from seer_jax.seer.phases import FROZEN, FULL
+from seer_jax.seer import capacity
 
 
 def _count(value: float) -> str:
@@ -120,42 +119,6 @@ def phase_table(config: RunConfig, plans: Sequence[PhasePlan], device: Device) -
     return table
 
 
-def freezes(config: RunConfig, plans: Sequence[PhasePlan]) -> dict[str, dict[str, float | None]]:
-    """Returns what a run with an automatic freeze takes if it freezes at the earliest and at the latest.
-
-    Multiply-accumulates are those of steps after learning has begun; None is unknown.
-    """
-    figures = {plan.phase: plan.figures() for plan in plans}
-    found = {}
-    for bound, step in (("earliest", freezing.earliest(config)), ("latest", config.freeze_bounds[1])):
-        steps = {FULL: step, FROZEN: config.total_steps - step}
-        costs = {phase: (known.get("macs_per_step"), known.get("steps_per_second")) for phase, known in figures.items()}
-        macs, seconds = 0.0, 0.0
-        for phase, count in steps.items():
-            macs_per_step, steps_per_second = costs.get(phase, (None, None))
-            learning = max(0, count - config.learn_start) if phase == FULL else count
-            macs = None if macs is None or macs_per_step is None else macs + learning * macs_per_step
-            seconds = None if seconds is None or steps_per_second is None else seconds + count / steps_per_second
-        found[bound] = {"freeze_step": step, "macs": macs, "seconds": seconds}
-    return found
-
-
-def freeze_table(config: RunConfig, plans: Sequence[PhasePlan]) -> rich.table.Table:
-    """Returns a table of `freezes`."""
-    table = rich.table.Table(title=f"seer.freeze_step={AUTO}")
-    for column in ("the encoder freezes", "after agent steps", "T multiply-accumulates (paper)", "time"):
-        table.add_column(column, justify="right")
-    for bound, known in freezes(config, plans).items():
-        macs, seconds = known["macs"], known["seconds"]
-        table.add_row(
-            f"at the {bound}",
-            f"{known['freeze_step']:,}",
-            "unknown" if macs is None else f"{macs / 1e12:,.2f}",
-            "unknown" if seconds is None else _duration(seconds),
-        )
-    return table
-
-
 def latents(config: RunConfig) -> dict[str, dict[str, float]]:
     """Returns what latents of each dtype would take: bytes of a row, and rows in the bytes of the frames."""
     rows = {}
@@ -231,7 +194,6 @@ def write(
         "compiler": device.compiler,
         "fits": fits(plans, device),
         "phases": {plan.phase: plan.figures() for plan in plans},
-        "freezes": freezes(config, plans) if config.seer.is_automatic else {},
         "latents": latents(config) if config.seer.enabled else {},
         "disk_bytes": disk_bytes,
     }

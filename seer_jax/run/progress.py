@@ -67,7 +67,7 @@ class Progress:
       pool: checkpoints so far, written or tried; at each the environments are rebuilt.
       ledger: cost so far.
       costs: for each phase that has begun, its cost per step and the size of its ring.
-      signals: agent steps and fields of every signal.
+      last_signal: agent steps of the last signal; None without one.
       evals: the records of the first and the last evaluation.
       best: agent steps and mean return of the best evaluation whose training state was kept; None without one.
       info: metrics of the last update.
@@ -84,7 +84,7 @@ class Progress:
     pool: int = 0
     ledger: flops.Ledger = dataclasses.field(default_factory=flops.Ledger)
     costs: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-    signals: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    last_signal: int | None = None
     evals: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     best: dict[str, float] | None = None
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -95,12 +95,11 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the counters, for the manifest of a checkpoint."""
-        counters = ("phase", "env_steps", "steps_before", "updates", "updates_since", "rows", "pool")
+        counters = ("phase", "env_steps", "steps_before", "updates", "updates_since", "rows", "pool", "last_signal")
         return {name: getattr(self, name) for name in counters} | {
             "clock": self.clock.to_json(),
             "ledger": self.ledger.to_json(),
             "costs": self.costs,
-            "signals": self.signals,
             "evals": self.evals,
             "best": self.best,
             "info": {name: float(value) for name, value in self.info.items()},
@@ -114,7 +113,7 @@ class Progress:
         plain = {name: saved[name] for name in names}
         plain["steps_before"] = steps_before(saved)
         plain["updates_since"] = saved.get("updates_since")
-        plain["signals"] = saved.get("signals", [])  # version 0.3.0 had none
+        plain["last_signal"] = saved.get("last_signal")  # version 0.3.0 had none
         recent = collections.deque(saved["recent"], maxlen=_RECENT_EPISODES)
         ledger, clock = flops.Ledger(saved["ledger"]), Clock(saved["clock"])
         return cls(**plain, recent=recent, ledger=ledger, clock=clock)

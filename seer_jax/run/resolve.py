@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_dict
 from seer_jax import fields
 from seer_jax.agents.base import Algorithm
 from seer_jax.agents.registry import AGENTS
-from seer_jax.config import SIGNAL_EVERY, EncoderConfig, MeshConfig, ReplayConfig, RunConfig, SeerConfig
+from seer_jax.config import AUTO, SIGNAL_EVERY, EncoderConfig, MeshConfig, ReplayConfig, RunConfig, SeerConfig
 from seer_jax.envs.registry import SUITES
 from seer_jax.envs.suite import Suite
 from seer_jax.fields import ConfigError
@@ -85,6 +85,8 @@ def resolve(config: ConfigDict) -> RunConfig:
         seer["signal_every"] = SIGNAL_EVERY if seer["enabled"] is True else 0
     unset_allowed = ("seer.freeze_after", "seer.freeze_before")
     _check(values, sections, fields.Number, fields.Numbers, fields.Flag, unset_allowed=unset_allowed)
+    if seer["enabled"] and seer["freeze_step"] == AUTO:
+        seer["freeze_step"] = rules.automatic_freeze_step(seer, values["total_steps"])
     resolved = RunConfig(
         **{name: value for name, value in values.items() if name not in sections},
         **{name: section(**values[name]) for name, section in sections.items() if name},

@@ -4,7 +4,8 @@ What a field may hold by itself is declared with the field; `seer_jax.run.resolv
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from seer_jax import fields, replay
 from seer_jax.agents.base import Algorithm
 from seer_jax.agents.registry import AGENTS
-from seer_jax.config import AUTO, LATENT_DTYPES, SIGNAL_EVERY, ReplayConfig, RunConfig
+from seer_jax.config import FREEZE_SHARE, LATENT_DTYPES, ReplayConfig, RunConfig
 from seer_jax.fields import ConfigError
 from seer_jax.networks import encoders
 from seer_jax.networks.initializers import UNIFORM
@@ -21,6 +22,25 @@ from seer_jax.seer import capacity
 _MAX_UPDATES = 8  # that are written out as one program
 _MAX_SEED = 2**31 - 1
 _EPISODE_STEPS = 1000  # agent steps of an episode in many tasks
+
+
+def automatic_freeze_step(seer: Mapping[str, Any], total_steps: int) -> int:
+    """Returns the agent steps until an automatic freeze: a share of the run, within the bounds.
+
+    Args:
+      seer: values of the section.
+      total_steps: of the run.
+
+    Raises:
+      ConfigError: no step lies within the bounds.
+    """
+    first, last = seer["freeze_after"] or 0, seer["freeze_before"] or total_steps
+    if first > last:
+        raise ConfigError(
+            f"seer.freeze_after={first} is past"
+            f" {'total_steps' if seer['freeze_before'] is None else 'seer.freeze_before'}={last}; lower it"
+        )
+    return min(max(round(FREEZE_SHARE * total_steps), first), last)
 
 
 def check_schedule(config: RunConfig, algorithm: Algorithm) -> None:
@@ -38,7 +58,7 @@ def check_schedule(config: RunConfig, algorithm: Algorithm) -> None:
             f" {config.num_envs} environments is complete; raise it to at least {first_window}"
         )
     if config.seer.enabled:
-        (_check_automatic_freeze if config.seer.is_automatic else _check_freeze_step)(config, period)
+        _check_freeze_step(config, period)
 
 
 def _check_updates(config: RunConfig, algorithm: Algorithm) -> int:
@@ -65,44 +85,20 @@ def _check_updates(config: RunConfig, algorithm: Algorithm) -> int:
 
 
 def _check_freeze_step(config: RunConfig, period: int) -> None:
-    seer = config.seer
-    for name in ("freeze_after", "freeze_before"):
-        if (bound := getattr(seer, name)) is not None:
-            raise ConfigError(
-                f"seer.{name}={bound} bounds an automatic freeze, and seer.freeze_step={seer.freeze_step} is a step;"
-                f" leave it out, or set seer.freeze_step={AUTO}"
-            )
-    assert isinstance(seer.freeze_step, int)
-    if seer.freeze_step + 2 * period > config.total_steps:
+    step = config.full_steps
+    if step + 2 * period > config.total_steps:
         raise ConfigError(
-            f"seer.freeze_step={seer.freeze_step} is past total_steps={config.total_steps}: the encoder would never"
+            f"seer.freeze_step={step} is past total_steps={config.total_steps}: the encoder would never"
             " freeze; lower it or set seer.enabled=False"
         )
-    if seer.freeze_step == 0 and seer.init_from is not None:
+    if step == 0 and config.seer.init_from is not None:
         return
-    if seer.freeze_step < config.learn_start + 2 * period:
+    if step < config.learn_start + 2 * period:
         raise ConfigError(
-            f"seer.freeze_step={seer.freeze_step} is not past learn_start={config.learn_start}: an untrained"
+            f"seer.freeze_step={step} is not past learn_start={config.learn_start}: an untrained"
             f" encoder would freeze; raise it to at least {config.learn_start + 2 * period}, or set it to 0 with"
             " seer.init_from=RUN_DIR"
         )
-
-
-def _check_automatic_freeze(config: RunConfig, period: int) -> None:
-    seer, earliest, latest = config.seer, config.learn_start + 2 * period, config.total_steps - 2 * period
-    if not seer.signal_every:
-        raise ConfigError(
-            f"seer.freeze_step={AUTO} follows signals; set seer.signal_every, for example to {SIGNAL_EVERY}"
-        )
-    if seer.freeze_before is not None and not earliest <= seer.freeze_before <= latest:
-        raise ConfigError(
-            f"seer.freeze_before={seer.freeze_before} must lie between {earliest}, after"
-            f" learn_start={config.learn_start}, and {latest}, before total_steps={config.total_steps}"
-        )
-    last = latest if seer.freeze_before is None else seer.freeze_before
-    if seer.freeze_after is not None and seer.freeze_after > last:
-        bound = f"total_steps={config.total_steps}" if seer.freeze_before is None else f"seer.freeze_before={last}"
-        raise ConfigError(f"seer.freeze_after={seer.freeze_after} is past {bound}; lower it to at most {last}")
 
 
 def check_mesh(config: RunConfig) -> None:
@@ -128,7 +124,7 @@ def _check_seeds(config: RunConfig) -> None:
         )
     every, steps = config.checkpoint_every, [("total_steps", config.total_steps)]
     if config.seer.enabled:
-        steps.append(("seer.freeze_step", config.freeze_bounds[1]))
+        steps.append(("seer.freeze_step", config.full_steps))
     at = [("checkpoint_at", step) for step in config.checkpoint_at]
     # Seeds take up to num_envs steps at once: of two times nearer than that, seeds could reach one without the other.
     for (name, step), (other, near) in itertools.product(at, [*steps, *at]):
@@ -145,12 +141,6 @@ def _check_seeds(config: RunConfig) -> None:
                 f" num_envs={config.num_envs}: seeds that are trained together could not do both in the same order; set"
                 f" {name}={round(step / every) * every or every}"
             )
-    if config.seer.is_automatic:
-        raise ConfigError(
-            f"num_seeds={config.num_seeds} with seer.freeze_step={AUTO}: seeds that are trained together freeze"
-            " together, and each finds a step of its own; set seer.freeze_step to a number, or train each seed in a"
-            " process of its own, for example with experiments.sweep --seeds"
-        )
 
 
 def check_replay(config: RunConfig, algorithm: Algorithm) -> None:

@@ -16,7 +16,6 @@ from seer_jax.config import RunConfig
 from seer_jax.run import best, checkpoint, evaluation, lock, metrics, resolve
 from seer_jax.run.progress import Progress
 from seer_jax.run.records import Receiver, Record, RecordWriter
-from seer_jax.seer import freezing
 from seer_jax.seer.hosts import Hosts
 from seer_jax.seer.phases import FULL, Programs
 
@@ -102,7 +101,6 @@ class Seed:
         self._check_run_dir = check_run_dir
         self.progress = Progress(phase=phase) if saved is None else Progress.from_json(saved.progress)
         self.saving = False  # whether the checkpoint of the last step is still to be written
-        self._settled: bool | None = None  # whether the signals so far say that the encoder has; None is not known yet
         self.metrics = None
         if self._hosts.leads:
             self.metrics = metrics.MetricsWriter(
@@ -132,7 +130,7 @@ class Seed:
             return Next.SAVE
         if over:
             return Next.END
-        if progress.phase == FULL and config.seer.enabled and self._freeze_is_due():
+        if progress.phase == FULL and config.seer.enabled and progress.env_steps >= config.full_steps:
             return Next.FREEZE
         # The last step of a run ends episodes as each checkpoint does: a run with more `total_steps` may go on from it.
         after = progress.env_steps + arrived
@@ -147,13 +145,8 @@ class Seed:
     def _measures(self) -> bool:
         """Whether a signal is due: in the full phase, and only after learning has begun."""
         config, progress = self.config, self.progress
-        since = int(progress.signals[-1]["env_steps"]) if progress.signals else config.learn_start
+        since = config.learn_start if progress.last_signal is None else progress.last_signal
         return progress.phase == FULL and crossed(config.seer.signal_every, since, progress.env_steps)
-
-    def _freeze_is_due(self) -> bool:
-        if self._settled is None:
-            self._settled = freezing.is_settled(self.config, self.progress.signals)
-        return self._settled or self.progress.env_steps >= self.config.freeze_bounds[1]
 
     def to_json(self) -> dict[str, Any]:
         """Returns what a checkpoint holds of the seed, for JSON: its progress, and whether the checkpoint stays."""
@@ -225,8 +218,7 @@ class Seed:
           cost: of measuring.
         """
         self.progress.ledger.add({"signal": cost})
-        self.progress.signals.append({"env_steps": self.progress.env_steps, **fields})
-        self._settled = None
+        self.progress.last_signal = self.progress.env_steps
         self.write("signal", {**fields, "measure_seconds": seconds})
 
     def keep_best(self, train: base.TrainState) -> None:

@@ -26,8 +26,7 @@ def capacity_in_same_bytes(config: RunConfig) -> int:
 
 def full_capacity(config: RunConfig) -> int:
     """Returns the rows of the image ring: C, or as many as the run can fill in the full phase if that is less."""
-    _, steps = config.freeze_bounds
-    return min(config.replay.capacity, _most_rows(config, steps))
+    return min(config.replay.capacity, _most_rows(config, config.full_steps))
 
 
 def frozen_capacity(config: RunConfig) -> int:

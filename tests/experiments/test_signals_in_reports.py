@@ -60,10 +60,9 @@ def test_figure_of_each_task_has_a_line_for_each_run_and_a_mark_for_each_freeze(
     assert section is not None
     assert section.images == [("krull", b"png"), ("qbert", b"png")]
     assert [len(figure.axes) for figure in drawn] == [3, 3]
-    trunk_line, _, mark, threshold = drawn[0].axes[0].lines
+    trunk_line, _, mark = drawn[0].axes[0].lines
     assert list(trunk_line.get_ydata()) == [0.2, 0.2, 0.2]
     assert (list(mark.get_xdata()), mark.get_color()) == ([210, 210], STYLES["B"].color)
-    assert threshold.get_linestyle() == "--"
 
 
 def test_quantities_that_a_signal_does_not_say_are_not_drawn():

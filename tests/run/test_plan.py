@@ -129,24 +129,6 @@ def test_refusal_names_what_makes_the_ring_of_that_phase_smaller(fake_env, monke
     assert str(caught.value).endswith(f" GB; {fixes}")
 
 
-def test_automatic_freeze_is_priced_at_the_first_signal_that_can_cause_it_and_at_its_bound():
-    config = resolve(tiny_config(seer__freeze_step="auto", seer__signal_every=30, seer__freeze_before=300))
-    size = dict(capacity=1, observation_bytes=1, ring_bytes=1, state_bytes=1, temporary_bytes=1, num_seeds=1)
-    plans = [
-        plan.MeasuredPlan(phase=phase, env_steps=1, cost=flops.Cost(2 * macs, macs), steps_per_second=speed, **size)
-        for phase, macs, speed in ((FULL, 100.0, 10.0), (FROZEN, 10.0, 20.0))
-    ]
-    # Learning starts at 80 of 400 agent steps. The first signal, at 90, has half the age of that at 180.
-    assert plan_output.freezes(config, plans) == {
-        "earliest": {"freeze_step": 180, "macs": 100 * 100 + 220 * 10, "seconds": 18 + 11},
-        "latest": {"freeze_step": 300, "macs": 220 * 100 + 100 * 10, "seconds": 30 + 5},
-    }
-    later = resolve(tiny_config(seer__freeze_step="auto", seer__signal_every=30, seer__freeze_after=200))
-    found = plan_output.freezes(later, plans[:1])
-    assert (found["earliest"]["freeze_step"], found["latest"]["freeze_step"]) == (210, 400)
-    assert found["earliest"]["macs"] is None
-
-
 @pytest.mark.parametrize(("encoder", "named"), [("data_efficient", ""), ("canonical", "float32: latents are larger")])
 def test_plan_says_that_a_ring_cannot_grow_for_dtypes_where_it_cannot(encoder, named):
     sizes = {"env__image_size": 60, "env__crop_size": 60, "replay__allow_more_memory": True}

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from configs import curl_dmc, rainbow_atari
 from seer_jax import envs, fields
 from seer_jax.agents.registry import AGENTS
-from seer_jax.config import RunConfig
+from seer_jax.config import FREEZE_SHARE, RunConfig
 from seer_jax.envs import dmc
 from seer_jax.envs.registry import SUITES
 from seer_jax.run.resolve import ConfigError, default_config, flat, resolve, sections_of
@@ -148,8 +148,30 @@ def test_missing_fields_get_their_defaults():
     config, whole = resolve(given), default_config(suite="atari", agent="rainbow")
     whole.env.task, whole.agent.n_step = "pong", 3
     assert config == resolve(whole)
-    assert (config.agent.hidden, config.replay, config.seer.freeze_step) == (256, config.replay, 50_000)
+    assert (config.agent.hidden, config.replay, config.seer.freeze_step) == (
+        256,
+        config.replay,
+        round(FREEZE_SHARE * 500_000),
+    )
     assert given.to_dict() == {"env": {"suite": "atari", "task": "pong"}, "agent": {"name": "rainbow", "n_step": 3}}
+
+
+def test_presets_have_published_freeze_steps_and_no_others():
+    def step(config):
+        return resolve(config).seer.freeze_step
+
+    for preset in ("paper", "constrained"):
+        assert step(rainbow_atari.get_config(preset)) == 50_000
+        assert step(curl_dmc.get_config(f"{preset},cartpole-swingup")) == 10_000
+        assert step(curl_dmc.get_config(f"{preset},walker-walk")) == FREEZE_SHARE * 250_000
+    assert step(curl_dmc.get_config("impala")) == FREEZE_SHARE * 80_000
+    assert step(rainbow_atari.get_config("quick")) == 8000  # its own lower bound
+    longer = rainbow_atari.get_config("quick")
+    longer.total_steps = 200_000
+    assert step(longer) == FREEZE_SHARE * 200_000
+    longer.seer.freeze_step = 4000
+    assert step(longer) == 4000
+    assert step(rainbow_atari.get_config("baseline")) == "auto"  # of a fork of it, with its own length
 
 
 @pytest.mark.parametrize("name", ["env.suite", "env.task", "agent.name"])

@@ -53,7 +53,7 @@ def test_programs_lower_for_accelerators_without_callbacks_and_with_donated_ring
 def test_signals_lower_for_accelerators_without_callbacks(case, platform):
     phase = make_assembly(case).full
     encoder = signals.encoder_of(phase.state.params)
-    references, key = signals.References(encoder, encoder, encoder), jax.eval_shape(lambda: jax.random.PRNGKey(0))
+    references, key = signals.References(encoder, encoder), jax.eval_shape(lambda: jax.random.PRNGKey(0))
     program = jax.jit(signals.make_measure(phase))
     exported = export.export(program, platforms=[platform])(phase.state.params, references, phase.ring, key)
     module = "\n".join(line for line in exported.mlir_module().splitlines() if not line.startswith("#loc"))
