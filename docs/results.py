@@ -1,4 +1,4 @@
-"""Writes `results.md`, `figures/` and the README's tables of scores from the records in `experiments/results/runs/`.
+"""Writes `results.md`, `figures/` and the tables of other pages from the records in `experiments/results/runs/`.
 
 python -m docs.results
 """
@@ -22,11 +22,12 @@ from seer_jax.envs.registry import SUITES
 from seer_jax.run import resolve
 
 _ROOT = pathlib.Path(__file__).parents[1]
-PAGE, README = pathlib.Path(__file__).with_suffix(".md"), _ROOT / "README.md"
+PAGE = pathlib.Path(__file__).with_suffix(".md")
+PAGES_WITH_TABLES = (_ROOT / "README.md", PAGE.with_name("freezing.md"))
 _FIGURES = pathlib.Path(__file__).parent / "figures"
 _RECORDS = _ROOT / "experiments" / "results" / "runs"
-_MARKED = re.compile(r"(<!-- scores of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_SHOWN = ("table1", "fig2", "fig3", "fig4", "fig7", "fig8", "latent_dtype")
+_MARKED = re.compile(r"(<!-- (scores|tables) of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_SHOWN = ("table1", "fig2", "fig3", "fig4", "fig7", "fig8", "latent_dtype", "freeze_time")
 _HEAD = """# Results
 
 Written by `python -m docs.results` from `experiments/results/runs/`: the results of experiments at the scale `cpu`, on
@@ -42,14 +43,22 @@ def text() -> str:
     return "\n".join([*parts, f"## Not run at this scale\n\n{not_run}.\n"])
 
 
-def with_scores(readme: str) -> str:
-    """Returns the text of the README with current tables between its marks."""
-    return _MARKED.sub(lambda match: f"{match[1]}{_format_scores(match[2])}{match[3]}", readme)
+def with_tables(page: str) -> str:
+    """Returns the text of a page with current tables between its marks."""
+    return _MARKED.sub(lambda match: f"{match[1]}{_FORMATS[match[2]](match[3])}{match[4]}", page)
 
 
 def _format_scores(name: str) -> str:
     shown = _compare(name, tables.score_tables)
     return "".join(f"{table.title}:\n\n{table.to_markdown()}\n" for table in shown)
+
+
+def _format_tables(name: str) -> str:
+    shown = EXPERIMENTS[name].tables("cpu", _read_runs(name))
+    return "".join(f"{table.title}:\n\n{table.to_markdown()}\n{table.note}\n\n" for table in shown)
+
+
+_FORMATS = {"scores": _format_scores, "tables": _format_tables}
 
 
 def _compare(name: str, make_tables: Callable[[Sequence[Curve], Comparison], list[Table]]) -> list[Table]:
@@ -130,7 +139,8 @@ def _read_runs(name: str) -> list[RunRecords]:
 def main() -> None:
     """Writes all files."""
     PAGE.write_text(text())
-    README.write_text(with_scores(README.read_text()))
+    for page in PAGES_WITH_TABLES:
+        page.write_text(with_tables(page.read_text()))
     for name in _SHOWN:
         curves = learning_curves(_read_runs(name))
         published = references.read({curve.task for curve in curves})

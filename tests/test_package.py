@@ -223,9 +223,9 @@ def test_tables_of_results_are_those_of_the_records():
     assert results.PAGE.read_text() == results.text()
     for value in ("env.resize=area", "env.first_stack=black", "agent.double_contrastive_step=False"):
         assert f"`{value}`" in results.text()  # of all records so far
-    readme = results.README.read_text()
-    assert results.with_scores(readme) == readme
-    assert readme.count("| Rainbow + SEER |") >= 1
+    for page in results.PAGES_WITH_TABLES:
+        assert results.with_tables(page.read_text()) == page.read_text()
+        assert page.read_text().count("| ---: |") >= 1
 
 
 @pytest.mark.parametrize(

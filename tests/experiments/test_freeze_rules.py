@@ -8,9 +8,11 @@ import pytest
 from experiments import freeze_advice
 from experiments.runner import budget
 from experiments.studies.freeze_rules import RULES
+from seer_jax import train
 from seer_jax.run.resolve import resolve
 from tests.helpers.record_factories import write_run_dir
 from tests.helpers.runs import only_error_line, tiny_config
+from tests.helpers.runs import records as run_records
 
 BY_NAME = {rule.name: rule for rule in RULES}
 
@@ -99,6 +101,20 @@ def test_no_rule_but_fixed_shares_freezes_an_untrained_encoder(rounding):
     found = {rule.name: rule.decide(untrained, steps(50_000)) for rule in RULES}
     shares = {name for name in found if "of the run" in name and "0.25" not in name}  # which is past 8,000 agent steps
     assert {name for name, step in found.items() if step is not None} == shares
+
+
+def test_encoder_of_another_run_that_rests_is_frozen_and_one_that_was_never_trained_is_not(fake_envs, tmp_path):
+    def train_with(name, total, **changes):
+        config = tiny_config(**changes, total_steps=total, seer__freeze_step=total - 20, checkpoint_every=0)
+        train.run(config, tmp_path / name)
+        found = [record for record in run_records(tmp_path / name) if record["kind"] == "signal"]
+        return {BY_NAME[f"settled {share}"].decide(found, steps(10_000)) for share in (0.05, 0.1, 0.2, 0.4)}
+
+    rests = {"total": 320, "agent__learning_rate": 1e-12, "seer__signal_every": 40}
+    train_with("source", total=200, agent__learning_rate=3e-3)
+    assert train_with("untrained", **rests) == {None}
+    (step,) = train_with("transferred", **rests, seer__init_from=str(tmp_path / "source"))
+    assert 240 <= step < 282  # the first signal that is twice as old as the first one
 
 
 def test_shadow_heads_decide_where_they_were_tried():
