@@ -11,7 +11,7 @@ from experiments.studies.freeze_rules import RULES
 from seer_jax import train
 from seer_jax.run.resolve import resolve
 from tests.helpers.record_factories import write_run_dir
-from tests.helpers.runs import only_error_line, tiny_config
+from tests.helpers.runs import compiled_once, only_error_line, tiny_config
 from tests.helpers.runs import records as run_records
 
 BY_NAME = {rule.name: rule for rule in RULES}
@@ -111,9 +111,10 @@ def test_encoder_of_another_run_that_rests_is_frozen_and_one_that_was_never_trai
         return {BY_NAME[f"settled {share}"].decide(found, steps(10_000)) for share in (0.05, 0.1, 0.2, 0.4)}
 
     rests = {"total": 320, "agent__learning_rate": 1e-12, "seer__signal_every": 40}
-    train_with("source", total=200, agent__learning_rate=3e-3)
-    assert train_with("untrained", **rests) == {None}
-    (step,) = train_with("transferred", **rests, seer__init_from=str(tmp_path / "source"))
+    with compiled_once():
+        train_with("source", total=200, agent__learning_rate=3e-3)
+        assert train_with("untrained", **rests) == {None}
+        (step,) = train_with("transferred", **rests, seer__init_from=str(tmp_path / "source"))
     assert 240 <= step < 282  # the first signal that is twice as old as the first one
 
 
