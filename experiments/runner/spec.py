@@ -12,7 +12,7 @@ from experiments.report.records import RunRecords
 from experiments.report.tables import Table
 from experiments.runner import budget
 from seer_jax import cli
-from seer_jax.config import RunConfig
+from seer_jax.config import AUTO, RunConfig
 from seer_jax.envs import registry
 from seer_jax.fields import ConfigError
 from seer_jax.run import assembly, needs, resolve
@@ -103,7 +103,7 @@ class Run:
 
         Raises:
           UsageError: the configuration file cannot be read, or has no field of an override's name.
-          ConfigError: a value is invalid, or the run has several seeds.
+          ConfigError: a value is invalid, the run has several seeds, or a budget and an automatic freeze.
         """
         config = resolve.resolve(cli.read_config(self.arguments(runs_dir)))
         if config.num_seeds > 1:
@@ -149,7 +149,14 @@ class Experiment:
 
 @functools.cache  # all seeds of a run take the same steps
 def _steps_within(config_file: str, overrides: tuple[tuple[str, Any], ...], macs: float) -> int:
-    return budget.steps_within(Run("", "", config_file, dict(overrides)).load(), macs)
+    run = Run("", "", config_file, dict(overrides))
+    seer = cli.read_config(run.arguments(pathlib.Path())).seer
+    if seer.enabled and seer.freeze_step == AUTO:
+        raise ConfigError(
+            f"budget={macs:.3g} with seer.freeze_step={AUTO}: the freeze is a share of the steps, and they follow from"
+            " the freeze; set seer.freeze_step to a number"
+        )
+    return budget.steps_within(run.load(), macs)
 
 
 def _format(value: Any) -> str:

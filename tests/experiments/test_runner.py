@@ -215,6 +215,12 @@ def test_run_with_a_budget_ends_when_it_is_spent(fake_envs, tmp_path, enabled):
     assert 1.0 <= end["macs_total"] / budget < 1.15, end
 
 
+def test_budget_with_an_automatic_freeze_is_refused():
+    overrides = tiny_overrides() | {"seer.freeze_step": "auto"}
+    with pytest.raises(ConfigError, match=r"^budget=1e\+09 with seer\.freeze_step=auto: .* to a number$"):
+        Run("", "", "configs/rainbow_atari.py:quick", overrides, budget=1e9).load()
+
+
 def test_budget_that_the_full_phase_exceeds_is_refused_with_its_cost(fake_envs):
     run = Run("", "", "configs/rainbow_atari.py:quick", tiny_overrides(), budget=1e6)
     with pytest.raises(ConfigError, match=r"^budget=1e\+06 multiply-accumulates is not more than .* alone") as refused:
