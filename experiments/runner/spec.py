@@ -150,8 +150,8 @@ class Experiment:
 @functools.cache  # all seeds of a run take the same steps
 def _steps_within(config_file: str, overrides: tuple[tuple[str, Any], ...], macs: float) -> int:
     run = Run("", "", config_file, dict(overrides))
-    seer = cli.read_config(run.arguments(pathlib.Path())).seer
-    if seer.enabled and seer.freeze_step == AUTO:
+    given = resolve.flat(cli.read_config(run.arguments(pathlib.Path())).to_dict())
+    if given["seer.enabled"] and given["seer.freeze_step"] == AUTO:
         raise ConfigError(
             f"budget={macs:.3g} with seer.freeze_step={AUTO}: the freeze is a share of the steps, and they follow from"
             " the freeze; set seer.freeze_step to a number"
