@@ -85,7 +85,7 @@ def text() -> str:
         *_presets("configs/rainbow_atari.py", rainbow_atari.get_config, rainbow_atari.presets()),
         *_presets("configs/curl_dmc.py", curl_dmc.get_config, curl_dmc.presets("cartpole-swingup")),
         "\nThese tasks have a length and a replay of their own. The task goes after the preset:\n"
-        "`:constrained,walker-walk`.\n",
+        "`:constrained,walker-walk`. Of all but `cartpole-swingup`, `seer.freeze_step` is `auto`.\n",
         *_tasks(),
         "\n## Protocols",
         "\n[protocols.md](protocols.md) describes them.",

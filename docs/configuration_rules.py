@@ -190,6 +190,11 @@ WARNINGS = (
         {"replay.priority_exponent": 0.6},
     ),
     Rule(
+        "`seer.freeze_after` and `seer.freeze_before` are kept by `seer.freeze_step` also if it is a number.",
+        rainbow_atari,
+        {"seer.freeze_step": 50_000, "seer.freeze_after": 60_000},
+    ),
+    Rule(
         "`rainbow`: `agent.target_update_every` has a multiple after `learn_start` and up to `total_steps`.",
         rainbow_atari,
         {"agent.target_update_every": 500_001},

@@ -68,6 +68,8 @@ def advice(run: RunRecords) -> rich.table.Table:
         step = rule.decide(signals, lambda _: config.total_steps)
         if step is None:
             table.add_row(rule.name, "-" if ended == env_steps else f"not by {known:,}", "-", "-")
+        elif step <= config.learn_start:
+            table.add_row(rule.name, f"{step:,}", "before learning", "-")
         else:
             macs = (step - config.learn_start) * full + max(0, env_steps - step) * frozen
             table.add_row(rule.name, f"{step:,}", f"{macs / 1e12:,.2f}", f"{1 - macs / whole:.0%}")

@@ -223,7 +223,7 @@ def origin_of(run: RunRecords, runs: Sequence[RunRecords]) -> str:
 
 def differing_fields(runs: Sequence[RunRecords]) -> list[tuple[str, list[Any]]]:
     """Returns the dotted name of each configuration field in which the runs differ, with the value of each run."""
-    flat = [resolve.flat(run.config) for run in runs]
+    flat = [resolve.in_effect(run.config) for run in runs]
     names = dict.fromkeys(name for fields in flat for name in fields)
     values = {name: [fields.get(name) for fields in flat] for name in names}
     return [(name, row) for name, row in values.items() if any(value != row[0] for value in row)]

@@ -32,7 +32,7 @@ _TEXT = (
 )
 _STAGE_NOTE = (
     "Medians over the signals of all seeds, without those that a fork shares with its trunk. Features are the outputs"
-    " of the last stage that freezes. A stage of little drift could freeze before the others (seer.freeze_through)."
+    " of the last stage that freezes. seer.freeze_through can freeze the first stages alone."
 )
 _COST_NOTE = (
     "Means over seeds of the finished runs with signals. Of two shares, the first is that of the full phase, which is"

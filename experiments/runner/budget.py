@@ -22,9 +22,10 @@ def steps_within(config: RunConfig, budget: float) -> int:
     Raises:
       ConfigError: the run has SEER, and the full phase alone spends the budget.
     """
-    freeze_step, (per_step, per_frozen_step) = config.full_steps, macs_per_step(config)
+    per_step, per_frozen_step = macs_per_step(config)
     if not config.seer.enabled:
         return config.learn_start + math.ceil(budget / per_step)
+    freeze_step = config.full_steps
     full = (freeze_step - config.learn_start) * per_step
     if budget <= full:
         raise ConfigError(

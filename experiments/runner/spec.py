@@ -151,7 +151,7 @@ class Experiment:
 def _steps_within(config_file: str, overrides: tuple[tuple[str, Any], ...], macs: float) -> int:
     run = Run("", "", config_file, dict(overrides))
     given = resolve.flat(cli.read_config(run.arguments(pathlib.Path())).to_dict())
-    if given["seer.enabled"] and given["seer.freeze_step"] == AUTO:
+    if given.get("seer.enabled", True) and given.get("seer.freeze_step", AUTO) == AUTO:
         raise ConfigError(
             f"budget={macs:.3g} with seer.freeze_step={AUTO}: the freeze is a share of the steps, and they follow from"
             " the freeze; set seer.freeze_step to a number"

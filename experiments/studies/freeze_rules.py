@@ -56,7 +56,7 @@ def _first(holds: Test, signals: Signals, length: Length, *, times: int = 1, lat
 
 
 def _at_share(signals: Signals, length: Length, *, share: float) -> int:
-    """Returns the agent steps that are a share of the run, as `seer.freeze_step=auto` takes them."""
+    """Returns the agent steps that are a share of the run, as `seer.freeze_step=auto` takes them, rounded up."""
     del signals
     return next(step for step in itertools.count() if step >= share * length(step))
 

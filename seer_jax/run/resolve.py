@@ -18,6 +18,8 @@ from seer_jax.fields import ConfigError
 from seer_jax.networks import encoders, haiku
 from seer_jax.run import rules
 
+_FREEZE_TIME = ("seer.freeze_step", "seer.freeze_after", "seer.freeze_before")
+
 Sections = Mapping[str, type]  # the dataclass of each section; that of the run itself has the name ""
 
 
@@ -162,6 +164,12 @@ def _former_names(values: Mapping[str, Any]) -> dict[str, str]:
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns nested values by dotted name."""
     return traverse_util.flatten_dict(dict(values), sep=".")
+
+
+def in_effect(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested values by dotted name, without the time of a freeze that there is none of."""
+    named = flat(values)
+    return {name: value for name, value in named.items() if named["seer.enabled"] or name not in _FREEZE_TIME}
 
 
 def _registered(values: Mapping[str, Any], name: str, known: Mapping[str, Any]) -> str:

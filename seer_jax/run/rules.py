@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from seer_jax import fields, replay
 from seer_jax.agents.base import Algorithm
 from seer_jax.agents.registry import AGENTS
-from seer_jax.config import FREEZE_SHARE, LATENT_DTYPES, ReplayConfig, RunConfig
+from seer_jax.config import AUTO, FREEZE_SHARE, LATENT_DTYPES, ReplayConfig, RunConfig
 from seer_jax.fields import ConfigError
 from seer_jax.networks import encoders
 from seer_jax.networks.initializers import UNIFORM
@@ -85,17 +85,18 @@ def _check_updates(config: RunConfig, algorithm: Algorithm) -> int:
 
 
 def _check_freeze_step(config: RunConfig, period: int) -> None:
-    step = config.full_steps
+    step, length = config.full_steps, f"total_steps={config.total_steps}"
     if step + 2 * period > config.total_steps:
         raise ConfigError(
-            f"seer.freeze_step={step} is past total_steps={config.total_steps}: the encoder would never"
+            f"seer.freeze_step={step} is past {length}: the encoder would never"
             " freeze; lower it or set seer.enabled=False"
         )
     if step == 0 and config.seer.init_from is not None:
         return
     if step < config.learn_start + 2 * period:
+        share = f", {FREEZE_SHARE:g} of {length}," if step == round(FREEZE_SHARE * config.total_steps) else ""
         raise ConfigError(
-            f"seer.freeze_step={step} is not past learn_start={config.learn_start}: an untrained"
+            f"seer.freeze_step={step}{share} is not past learn_start={config.learn_start}: an untrained"
             f" encoder would freeze; raise it to at least {config.learn_start + 2 * period}, or set it to 0 with"
             " seer.init_from=RUN_DIR"
         )
@@ -219,6 +220,16 @@ def _warnings(config: RunConfig, *, on_cpu: bool) -> Iterator[str]:
         value = getattr(config.replay, name)
         if value != defaults[name] and not config.replay.prioritized:
             yield f"replay.{name}={value} has no effect without replay.prioritized=True; set that, too"
+    seer, step = config.seer, config.full_steps
+    for name, bound, kept in (
+        ("freeze_after", seer.freeze_after, step >= (seer.freeze_after or step)),
+        ("freeze_before", seer.freeze_before, step <= (seer.freeze_before or step)),
+    ):
+        if seer.enabled and not kept:
+            yield (
+                f"seer.{name}={bound} has no effect on seer.freeze_step={step}, which is a number; set that to {AUTO},"
+                " or leave the bound out"
+            )
 
 
 def _has_convolution(config: RunConfig) -> bool:

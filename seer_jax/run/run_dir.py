@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from seer_jax import files
@@ -216,13 +217,14 @@ def differences(config: RunConfig, run_dir: pathlib.Path) -> Differences:
     """Returns the fields in which a configuration differs from that of the run in a directory.
 
     A field that the directory does not name was added by a later version, and has its default there. One whose default
-    follows from other fields does not differ for itself.
+    follows from other fields does not differ for itself. Without SEER the time of the freeze is no difference.
     """
-    here = resolve.flat(resolve.plain_values(ConfigDict(config.to_dict())))
+    here = resolve.in_effect(resolve.plain_values(ConfigDict(config.to_dict())))
     default_config = resolve.default_config(suite=config.env.suite, agent=config.agent.name)
     defaults = resolve.flat(resolve.plain_values(default_config))
     follow = {name: here[name] for name, value in defaults.items() if value is None and name in here}
-    there = defaults | follow | resolve.flat(resolve.plain_values(read_config(run_dir)))
+    stored = resolve.flat(resolve.plain_values(read_config(run_dir)))
+    there = resolve.in_effect(traverse_util.unflatten_dict(defaults | follow | stored, sep="."))
     names = sorted(there.keys() | here.keys())
     return {name: [there.get(name), here.get(name)] for name in names if there.get(name) != here.get(name)}
 

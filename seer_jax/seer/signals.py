@@ -1,4 +1,4 @@
-"""Signals of how far an encoder has come, which a run measures as it trains, for a rule that says when to freeze.
+"""Signals of how far an encoder has come, which a run measures as it trains.
 
 An encoder is compared, on states drawn from the replay, with two encoders of the same run: an untrained one, and one of
 about half its age. The drift between two is one minus the centred kernel alignment of their features. Draws may repeat

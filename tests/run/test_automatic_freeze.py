@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 from seer_jax import train
 from seer_jax.config import FREEZE_SHARE
 from seer_jax.fields import ConfigError
+from seer_jax.run import run_dir
 from seer_jax.run.resolve import resolve
+from tests.helpers.record_factories import write_run_dir
 from tests.helpers.runs import records, tiny_config
 
 automatic = functools.partial(tiny_config, total_steps=1000, seer__freeze_step="auto", seer__freeze_after=None)
@@ -60,3 +62,18 @@ def test_run_of_an_automatic_freeze_goes_on_to_a_later_end_only_with_the_same_fr
         train.run(automatic(total_steps=1100), tmp_path / "run", resume=True)
     longer = automatic(total_steps=1100, seer__freeze_step=STEP)
     assert train.run(longer, tmp_path / "run", resume=True)["env_steps"] >= 1100
+
+
+def test_time_of_a_freeze_is_no_difference_without_seer(tmp_path):
+    config = resolve(automatic(seer__enabled=False))
+    stored = config.to_dict()
+    stored["seer"] |= {"freeze_step": 50_000}  # as versions stored it whose default it was
+    del stored["seer"]["freeze_after"]
+    write_run_dir(tmp_path / "run", [], stored)
+    assert run_dir.differences(config, tmp_path / "run") == {}
+    fork = resolve(automatic())
+    assert run_dir.differences(fork, tmp_path / "run") == {
+        "seer.enabled": [False, True],
+        "seer.freeze_step": [None, STEP],
+        "seer.signal_every": [0, 1000],
+    }
