@@ -13,7 +13,7 @@ FIRST_STACKS = ("black", "repeat")
 MAX_SEEDS = 1024
 SIGNAL_EVERY = 1000  # of runs with SEER, unless `seer.signal_every` is set
 AUTO = "auto"  # the value of `seer.freeze_step` that makes it a share of `total_steps`
-FREEZE_SHARE = 0.1  # docs/freezing.md has what was tried
+FREEZE_SHARE = 0.05  # docs/freezing.md has what was tried
 LATENT_DTYPES = ("float32", "bfloat16", "float16")
 
 

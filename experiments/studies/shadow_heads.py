@@ -55,7 +55,7 @@ Step = Callable[[base.TrainState, replay.Ring], tuple[base.TrainState, jax.Array
 def main(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     values = cli.make_flags()
-    flags.DEFINE_integer("updates", 500, "Updates of both agents at each checkpoint.", 1, 1_000_000, flag_values=values)
+    flags.DEFINE_integer("updates", 300, "Updates of both agents at each checkpoint.", 1, 1_000_000, flag_values=values)
     flags.DEFINE_string("json", None, "File that gets the results, too.", flag_values=values)
     return cli.main(argv, __doc__, values, _run, (ConfigError, files.DamagedFileError), takes_operands=True)
 

@@ -13,7 +13,9 @@ from seer_jax.run.resolve import resolve
 from tests.helpers.record_factories import write_run_dir
 from tests.helpers.runs import records, tiny_config
 
-automatic = functools.partial(tiny_config, total_steps=1000, seer__freeze_step="auto", seer__freeze_after=None)
+automatic = functools.partial(
+    tiny_config, total_steps=1000, learn_start=30, seer__freeze_step="auto", seer__freeze_after=None
+)
 STEP = round(FREEZE_SHARE * 1000)
 
 
@@ -45,7 +47,11 @@ def test_automatic_freeze_is_a_share_of_the_run_within_its_bounds(changes, step)
         ),
         ({"seer__freeze_after": 1001}, r"seer\.freeze_after=1001 is past total_steps=1000; lower it"),
         ({"seer__freeze_step": "soon"}, r"seer\.freeze_step='soon' is not an integer or 'auto'"),
-        ({"total_steps": 600, "seer__freeze_before": 82}, "is not past learn_start=80: an untrained encoder"),
+        (
+            {"learn_start": STEP},
+            rf"freeze_step={STEP}, {FREEZE_SHARE:g} of total_steps=1000, is not past learn_start={STEP}:",
+        ),
+        ({"seer__freeze_before": 32}, r"seer\.freeze_step=32 is not past learn_start=30: an untrained encoder"),
         ({"seer__freeze_after": 997}, r"seer\.freeze_step=997 is past total_steps=1000: the encoder would never"),
     ],
 )
