@@ -111,11 +111,6 @@ RULES = (
         {"num_seeds": 2, "num_envs": 2, "checkpoint_at": [20_000, 20_001]},
     ),
     Rule(
-        "One of `num_envs` and `update_every` is a multiple of the other.",
-        rainbow_atari,
-        {"num_envs": 3, "update_every": 2},
-    ),
-    Rule(
         "The pattern of updates of the algorithm repeats after at most 8 updates. That of `curl_sac` repeats after the"
         " least common multiple of `agent.updates_per_actor_update` and `agent.updates_per_target_update`, that of"
         " `rainbow` after 1.",
@@ -123,14 +118,9 @@ RULES = (
         {"agent.updates_per_actor_update": 7, "agent.updates_per_target_update": 8},
     ),
     Rule(
-        "If `num_envs / update_every` updates, which are due at once, are more than that pattern, they are a multiple"
-        " of it.",
-        curl_dmc,
-        {"num_envs": 3},
-    ),
-    Rule(
-        "`learn_start + 2 * period` is at most `total_steps`. The period is the agent steps between two calls of the"
-        " program that learns: the larger of `num_envs` and `update_every` times the updates of the pattern.",
+        "`learn_start + 2 * period` is at most `total_steps`. The period is the agent steps until a pattern of updates"
+        " is complete: the larger of `num_envs` and the updates of the pattern, divided by the lower one of"
+        " `replay_ratio` and `seer.replay_ratio`.",
         rainbow_atari,
         {"learn_start": 499_999},
     ),
@@ -169,12 +159,6 @@ WARNINGS = (
         " episodes.",
         rainbow_atari,
         {"checkpoint_every": 999},
-    ),
-    Rule(
-        "On the CPU and with an encoder that has overlapping convolutions, `num_envs / update_every` is at most 8."
-        " These updates are compiled as one program without a loop.",
-        curl_dmc,
-        {"num_envs": 10},
     ),
     Rule(
         "On the CPU, `num_seeds` is at most `mesh.seed`: several seeds on one device are slower there than one after"

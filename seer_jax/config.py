@@ -83,6 +83,7 @@ class SeerConfig:
     )
     freeze_after: int | None = integer(UNSET, "agent steps before which an automatic freeze does not come", low=1)
     freeze_before: int | None = integer(UNSET, "agent steps after which an automatic freeze does not come", low=1)
+    replay_ratio: float = real(UNSET, "updates per agent step after the freeze", low=0.001, high=64.0)
     num_copies: int = integer(1, "augmented latents stored of each row", low=1, high=256)
     freeze_through: str = text(UNSET, "last stage of the encoder that freezes; unset, the algorithm's own choice")
     signal_every: int = integer(
@@ -118,7 +119,9 @@ class RunConfig:
     num_envs: int = integer(
         1, "environments stepped together; changes the batching, not the updates per step", low=1, high=4096
     )
-    update_every: int = integer(1, "agent steps between two updates", low=1, high=10_000)
+    replay_ratio: float = real(
+        1.0, "updates per agent step, taken as a fraction with a denominator of at most 1000", low=0.001, high=64.0
+    )
     log_every: int = integer(1000, "agent steps between two lines of kind train", low=1)
     eval_every: int = integer(10_000, "agent steps between two evaluations", low=1)
     eval_episodes: int = integer(10, "episodes of an evaluation", low=1, high=1000)

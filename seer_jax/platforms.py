@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 # Platforms whose gradients of convolutions are slow inside a loop: on the CPU 20 times slower than outside of one.
-UNROLL_CONVOLUTIONS = frozenset({"cpu"})
+NO_CONVOLUTIONS_IN_LOOPS = frozenset({"cpu"})
 
 
 def map_apart(fn: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:

@@ -101,7 +101,7 @@ def test_passes_of_rainbow_equal_counts_of_its_updates():
         (agent.frozen, frozen, latents, stored),
     ):
         expected = flops.paper_macs(learner.passes(), size) + size * (means - missing)
-        assert flops.count_macs(learner.updates[0], state, sampled) == expected
+        assert flops.count_macs(agents.at_every_step(learner.updates[0]), state, sampled) == expected
 
 
 def test_passes_of_curl_equal_counts_of_its_cycles():
@@ -111,7 +111,8 @@ def test_passes_of_curl_equal_counts_of_its_cycles():
     macs, actor = curl.make_networks(config, actions).macs(), 1 / 2  # the actor learns at every second update
 
     def mean_macs(learner, state, batch):
-        return np.mean([flops.count_macs(update, state, batch) for update in learner.updates])
+        updates = map(agents.at_every_step, learner.updates)
+        return np.mean([flops.count_macs(update, state, batch) for update in updates])
 
     through_critic = actor * macs["critic"]  # to the action and no further
     pixels = 2 * (6 * 6) * 32 * (5 * 5 * 9)
@@ -138,7 +139,7 @@ def test_xla_counts_our_products_and_up_to_a_third_more(phase):
     )
     if phase == "frozen":
         state = jax.eval_shape(agent.freeze, state)
-    (update,) = getattr(agent, phase).updates
+    (update,) = map(agents.at_every_step, getattr(agent, phase).updates)
     products = 2 * flops.count_macs(update, state, batch)
     assert 1 <= flops.xla_flops(jax.jit(update).lower(state, batch).compile()) / products < 4 / 3
 

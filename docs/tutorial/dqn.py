@@ -85,19 +85,21 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
         )
         return rlax.huber_loss(td_error)
 
-    def full(state: base.TrainState, batch: replay.Batch) -> Updated:
+    def full(state: base.TrainState, batch: replay.Batch, steps: base.Steps) -> Updated:
         obs, next_obs = view(batch.obs), view(batch.next_obs)
 
         def latents_of(params: base.Params) -> tuple[jax.Array, jax.Array, jax.Array]:
             return encode(params, obs), encode(params, next_obs), encode(state.target_params, next_obs)
 
-        return update(latents_of, state, batch)
+        return update(latents_of, state, batch, steps)
 
-    def frozen(state: base.TrainState, batch: replay.Batch) -> Updated:
+    def frozen(state: base.TrainState, batch: replay.Batch, steps: base.Steps) -> Updated:
         obs, next_obs = batch.obs[:, 0], batch.next_obs[:, 0]
-        return update(lambda params: (obs, next_obs, next_obs), state, batch)
+        return update(lambda params: (obs, next_obs, next_obs), state, batch, steps)
 
-    def update(latents_of: Callable[..., tuple], state: base.TrainState, batch: replay.Batch) -> Updated:
+    def update(
+        latents_of: Callable[..., tuple], state: base.TrainState, batch: replay.Batch, steps: base.Steps
+    ) -> Updated:
         def loss_fn(trained: base.Params) -> tuple[jax.Array, jax.Array]:
             params = state.params | trained
             each = losses(params, state.target_params, *latents_of(params), batch)
@@ -107,8 +109,8 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
         (loss, each), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
         state = base.apply_gradients(dict.fromkeys(trained, adam), state, grads)
         online = {part: state.params[part] for part in state.target_params}
-        period = cfg.target_update_every // config.update_every
-        targets = optax.periodic_update(online, state.target_params, state.updates + 1, period)
+        copy = steps.reach_multiple_of(cfg.target_update_every)
+        targets = jax.tree.map(lambda new, old: jnp.where(copy, new, old), online, state.target_params)
         state = state.replace(target_params=targets, updates=state.updates + 1)
         return state, each, {"loss": loss, "grad_norm": optax.global_norm(grads)}
 
@@ -161,11 +163,6 @@ def _check(config: RunConfig) -> None:
     assert isinstance(config.agent, DqnConfig)
     if config.seer.num_copies != 1:
         raise ConfigError(f"seer.num_copies={config.seer.num_copies}: agent.name=dqn stores one latent; set it to 1")
-    if config.agent.target_update_every % config.update_every:
-        raise ConfigError(
-            f"agent.target_update_every={config.agent.target_update_every} is not a multiple of"
-            f" update_every={config.update_every}; change one of them"
-        )
 
 
 DQN = base.Algorithm(

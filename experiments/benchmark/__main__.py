@@ -99,7 +99,7 @@ def _summary(times: dict[str, dict[str, list[float]]], gflops: float, side: JaxS
     """Returns the medians over turns of one case, as they are written to the JSON file."""
     result = {name: _medians(by_side["ours"], by_side["twin"]) for name, by_side in times.items()}
     for phase, update in ((phases.FULL, "full_update"), (phases.FROZEN, "latent_update")):
-        cost = side.programs[phase].learn_costs["update"] * (1 / side.phases[phase].updates_per_learn)
+        cost = side.programs[phase].update_costs["update"]
         result[update]["mflop"] = cost.flops / 1e6
         result[update]["fraction_of_peak"] = cost.flops / result[update]["ms"] / 1e6 / gflops
         result[f"end_to_end_{phase}"]["steps_per_second"] = 1e3 / result[f"end_to_end_{phase}"]["ms"]

@@ -24,6 +24,7 @@ from seer_jax.seer import phases
 from seer_jax.seer.phases import Phase
 
 _FIRST_MOMENT = 0.1
+_STEPS = base.Steps(jnp.int32(0), jnp.int32(1))  # of the update: no period ends there
 
 Arrays = Iterable[Any]  # of JAX, NumPy or PyTorch
 Pairs = dict[str, tuple[Arrays, Arrays]]  # the agent's and the twin's losses or gradients, by name
@@ -51,7 +52,7 @@ def _difference(agents: Arrays, twins: Arrays) -> float:
 
 def _compare_rainbow(config: RunConfig, phase: Phase, state: base.TrainState, batch: replay.Batch) -> Pairs:
     (update,), frozen = phase.learner.updates, phase.name == phases.FROZEN
-    new_state, losses, _ = jax.jit(update)(state, batch)
+    new_state, losses, _ = jax.jit(update)(state, batch, _STEPS)
     twin = Rainbow(config, jax.device_get(state.params), frozen=frozen)
     _, key = base.update_keys(state)
     noise = jnp.stack([heads.draw_noise(k, (sum(twin.net.noise_sizes),)) for k in jax.random.split(key)])
@@ -80,7 +81,7 @@ def _compare_curl(config: RunConfig, phase: Phase, state: base.TrainState, batch
     frozen = phase.name == phases.FROZEN
     _, key = base.update_keys(state)
     k_views, k_target, k_actor = jax.random.split(key, 3)
-    new_state, _, info = jax.jit(update)(state, batch)
+    new_state, _, info = jax.jit(update)(state, batch, _STEPS)
     views = update._augment(k_views, batch)
     features, next_features = (update._features(state.params, x) for x in (views.obs, views.next_obs))
     next_noise = _policy_noise(update._policy(state.params, next_features), k_target)

@@ -20,6 +20,17 @@ HANDOVER_ROWS = 512
 PHASES = (phases.FULL, phases.FROZEN)
 
 
+def updates_per_call(phase: phases.Phase) -> int:
+    """Returns the most updates of a call of `learn` on this machine."""
+    return phase.cycles_per_learn(jax.default_backend()) * len(phase.learner.updates)
+
+
+def whole_turn(phase: phases.Phase) -> tuple[int, int]:
+    """Returns the fewest steps of all environments that make whole calls of `learn` due, and the number of calls."""
+    calls = phase.ring_spec.num_envs * phase.replay_ratio / updates_per_call(phase)
+    return calls.denominator, calls.numerator
+
+
 class Environments:
     """Training environments of all seeds, which both sides of the benchmark step.
 
@@ -70,6 +81,7 @@ class JaxSide(AgentArrays):
             name: phases.init_actor(jax.random.PRNGKey(1), envs.timestep, config.env.frame_stack) for name in PHASES
         }
         self.programs = {name: phase.compile() for name, phase in self.phases.items()}
+        self._due = {name: phase.whole_call() for name, phase in self.phases.items()}
 
     def time_act(self, seconds: float) -> list[float]:
         """Times encoding an observation and choosing an action, without the ring."""
@@ -80,11 +92,8 @@ class JaxSide(AgentArrays):
     def time_learn(self, phase: str, seconds: float) -> list[float]:
         """Times an update, with sampling of its batch."""
 
-        def learn() -> None:
-            out = self.programs[phase].learn(self.states[phase], self.rings[phase])
-            self.states[phase], self.rings[phase], _ = jax.block_until_ready(out)
-
-        return [ms / self.phases[phase].updates_per_learn for ms in time_each(seconds, learn)]
+        times = time_each(seconds, lambda: jax.block_until_ready(self._learn(phase)))
+        return [ms / self.programs[phase].updates_per_learn for ms in times]
 
     def time_interact(self, phase: str, seconds: float) -> list[float]:
         """Times writing a row and choosing the actions of all environments."""
@@ -96,17 +105,18 @@ class JaxSide(AgentArrays):
 
     def time_steps(self, phase: str, seconds: float) -> list[float]:
         """Times agent steps in the environments with their updates, in whole cycles of the agent's updates."""
-        num_envs, steps_per_learn = self.config.num_envs, self.phases[phase].steps_per_learn
+        vector_steps, calls = whole_turn(self.phases[phase])
 
         def cycle() -> None:
-            for begun in range(0, steps_per_learn, num_envs):
+            for step in range(vector_steps):
                 action = self._interact(phase)
-                if begun + num_envs >= steps_per_learn:  # the update runs while the environments step
-                    learn = self.programs[phase].learn
-                    self.states[phase], self.rings[phase], _ = learn(self.states[phase], self.rings[phase])
+                if step == vector_steps - 1:  # the updates run while the environments step
+                    for _ in range(calls):
+                        self._learn(phase)
                 self.envs.step(np.asarray(action))
 
-        return [time_many(seconds, cycle, lambda: jax.block_until_ready(self.states[phase])) / steps_per_learn]
+        steps = vector_steps * self.config.num_envs
+        return [time_many(seconds, cycle, lambda: jax.block_until_ready(self.states[phase])) / steps]
 
     def time_handover(self) -> list[float]:
         """Times a handover, per row, with the snapshot that it writes and reads back."""
@@ -118,6 +128,12 @@ class JaxSide(AgentArrays):
             _, ring = handover.freeze(full, frozen, self.states[phases.FULL], ring, seeds)
             jax.block_until_ready(ring)
             return [1e3 * (time.perf_counter() - began) / HANDOVER_ROWS]
+
+    def _learn(self, phase: str) -> object:
+        """Makes the updates of one call of `learn`; returns its results."""
+        out = self.programs[phase].learn(self.states[phase], self.rings[phase], self._due[phase])
+        self.states[phase], self.rings[phase], _ = out
+        return out
 
     def _interact(self, phase: str) -> jax.Array:
         """Returns the actions of all environments."""

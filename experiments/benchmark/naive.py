@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 
 from experiments.benchmark.cases import cases
 from experiments.benchmark.noise import noisy_ring
@@ -14,9 +15,10 @@ from experiments.benchmark.timing import time_each
 from seer_jax.envs import registry
 from seer_jax.networks import encoders
 from seer_jax.run import assembly
-from seer_jax.seer import phases
+from seer_jax.seer import pace, phases
 
 _SECONDS = 1.0
+_CYCLES = 2  # of updates, in a loop
 
 
 def measure_naive(name: str, *, synthetic: bool) -> dict[str, float]:
@@ -53,6 +55,6 @@ def measure_in_this_process(name: str, *, synthetic: bool) -> dict[str, float]:
 
 def _median_update_ms(phase: phases.Phase) -> float:
     state, ring = phase.init_state(jax.random.PRNGKey(0)), noisy_ring(phase)
-    learn = jax.jit(phases.make_learn(phase, unroll=False))
-    times = time_each(_SECONDS, lambda: jax.block_until_ready(learn(state, ring)))
-    return statistics.median(times) / phase.updates_per_learn
+    learn, due = jax.jit(phases.make_learn(phase, _CYCLES)), pace.Due(jnp.zeros(2, jnp.int32), jnp.int32(_CYCLES))
+    times = time_each(_SECONDS, lambda: jax.block_until_ready(learn(state, ring, due)))
+    return statistics.median(times) / (_CYCLES * len(phase.learner.updates))

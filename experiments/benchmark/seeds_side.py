@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from experiments.benchmark.jax_side import Environments
+from experiments.benchmark.jax_side import Environments, updates_per_call, whole_turn
 from experiments.benchmark.noise import noisy_ring
 from experiments.benchmark.timing import time_each, time_many
 from seer_jax.config import RunConfig
@@ -33,6 +33,7 @@ class SeedsSide:
         self._ring = place.stack([noisy_ring(alone)] * len(keys), lanes=True)
         self._actor = begin_actors(place, self.phase.timestep, config.env.frame_stack, keys)
         self._flags = (place.put(np.ones(len(keys), bool), lanes=False),) if len(keys) > 1 else ()
+        self._due = self.phase.whole_call()
         jitted = self.phase.jit(jax.default_backend())
         self._interact = jitted.interact.lower(*jitted.interact_arguments).compile()
         self._learn = jitted.learn.lower(*jitted.learn_arguments).compile()
@@ -44,11 +45,11 @@ class SeedsSide:
     def time_learn(self, seconds: float) -> list[float]:
         """Times an update of all seeds, in milliseconds."""
         times = time_each(seconds, lambda: jax.block_until_ready(self._update()))
-        return [ms / self.phase.updates_per_learn for ms in times]
+        return [ms / updates_per_call(self.phase) for ms in times]
 
     def time_steps(self, seconds: float) -> float:
         """Times an agent step of all seeds with its updates, whose frames lie on the host, in milliseconds."""
-        place, vector_steps = self.phase.placement, self.phase.steps_per_learn // self.config.num_envs
+        place, (vector_steps, calls) = self.phase.placement, whole_turn(self.phase)
         shape = (self.envs.vector_env.num_envs, *self.envs.vector_env.action_spec.shape)
 
         def cycle() -> None:
@@ -57,12 +58,14 @@ class SeedsSide:
                 action, self._actor, self._ring = self._interact(
                     self._state.params, self._actor, self._ring, arrived, *self._flags
                 )
-                if step == vector_steps - 1:  # the update runs while the environments step
-                    self._update()
+                if step == vector_steps - 1:  # the updates run while the environments step
+                    for _ in range(calls):
+                        self._update()
                 self.envs.step(np.asarray(action).reshape(shape))
 
-        return time_many(seconds, cycle, lambda: jax.block_until_ready(self._state)) / self.phase.steps_per_learn
+        mean = time_many(seconds, cycle, lambda: jax.block_until_ready(self._state))
+        return mean / (vector_steps * self.config.num_envs)
 
     def _update(self) -> object:
-        self._state, self._ring, info = self._learn(self._state, self._ring, *self._flags)
+        self._state, self._ring, info = self._learn(self._state, self._ring, self._due)
         return info

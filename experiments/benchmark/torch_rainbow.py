@@ -1,6 +1,7 @@
 """The PyTorch twin of Rainbow."""
 
 import copy
+import math
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -10,6 +11,7 @@ from torch.nn import functional  # pyright: ignore[reportMissingImports]
 from experiments.benchmark.torch_layers import CPU, NoisyLinear, make_adam, make_encoder, scale_pixels
 from seer_jax.agents import base, rainbow
 from seer_jax.config import RunConfig
+from seer_jax.seer import pace
 
 
 class RainbowNet(nn.Module):
@@ -58,7 +60,8 @@ class Rainbow:
         cfg = config.agent
         assert isinstance(cfg, rainbow.RainbowConfig)
         self.agent, self.frozen = cfg, frozen
-        self.learn_start, self.update_every = config.learn_start, config.update_every
+        self.learn_start = config.learn_start
+        self.replay_ratio = pace.replay_ratio(config.seer.replay_ratio if frozen else config.replay_ratio)
         self.net = RainbowNet(config, params).to(device)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
         self.net.encoder.requires_grad_(not frozen)
@@ -97,8 +100,8 @@ class Rainbow:
         nn.utils.clip_grad_norm_(self.trained, self.agent.max_grad_norm)
         self.optimizer.step()
         self.updates += 1
-        env_steps = self.learn_start + self.updates * self.update_every
-        if env_steps % self.agent.target_update_every < self.update_every:
+        before, now = (self.learn_start + math.ceil(i / self.replay_ratio) for i in (self.updates - 1, self.updates))
+        if now // self.agent.target_update_every > before // self.agent.target_update_every:
             self.target.load_state_dict(self.net.state_dict())
 
     def compile(self) -> None:

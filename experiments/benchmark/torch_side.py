@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmark.jax_side import HANDOVER_ROWS, PHASES, AgentArrays
+from experiments.benchmark.jax_side import HANDOVER_ROWS, PHASES, AgentArrays, updates_per_call, whole_turn
 from experiments.benchmark.timing import time_each, time_many
 from experiments.benchmark.torch_layers import CPU
 from experiments.benchmark.torch_ring import TorchRing
@@ -56,7 +56,7 @@ class TorchSide:
     def time_learn(self, phase: str, seconds: float) -> list[float]:
         """Times an update, with sampling of its batch."""
         times = time_each(seconds, lambda: (self._learns[phase](), self._wait()))
-        return [ms / self.phases[phase].updates_per_learn for ms in times]
+        return [ms / updates_per_call(self.phases[phase]) for ms in times]
 
     def time_interact(self, phase: str, seconds: float) -> list[float]:
         """Times writing a row and choosing the actions of all environments."""
@@ -65,18 +65,19 @@ class TorchSide:
 
     def time_steps(self, phase: str, seconds: float) -> list[float]:
         """Times agent steps in the environments with their updates, in whole cycles of the agent's updates."""
-        steps_per_learn = self.phases[phase].steps_per_learn
+        vector_steps, calls = whole_turn(self.phases[phase])
         stack = np.zeros(self.stack_shape, np.uint8)
         channels = self.envs.timestep.frame.shape[-1]
 
         def cycle() -> None:
             nonlocal stack
-            for _ in range(0, steps_per_learn, self.config.num_envs):
+            for _ in range(vector_steps):
                 stack = np.concatenate([stack[..., channels:], self.envs.timestep.frame], -1)
                 self.envs.step(self._interact(phase, stack))
-            self._learns[phase]()
+            for _ in range(calls):
+                self._learns[phase]()
 
-        return [time_many(seconds, cycle, self._wait) / steps_per_learn]
+        return [time_many(seconds, cycle, self._wait) / (vector_steps * self.config.num_envs)]
 
     def time_handover(self) -> list[float]:
         """Times encoding stored frames, per row; the twin writes no snapshot."""
@@ -101,7 +102,7 @@ class TorchSide:
 
     def _update(self, phase: str) -> None:
         """Makes the updates of one call of `learn`."""
-        for _ in range(self.phases[phase].updates_per_learn):
+        for _ in range(updates_per_call(self.phases[phase])):
             self.twins[phase].update(self.rings[phase].sample(self.config.agent.batch_size))
 
 

@@ -48,4 +48,4 @@ def macs_per_step(config: RunConfig) -> tuple[float, float]:
 def _macs_per_step(phase: Phase) -> float:
     jitted = phase.jit(jax.default_backend())
     acting = flops.count_macs(jitted.interact, phase.state.params, phase.actor, phase.ring, phase.timestep)
-    return acting / phase.ring_spec.num_envs + jitted.learn_macs / phase.steps_per_learn
+    return acting / phase.ring_spec.num_envs + jitted.update_macs * float(phase.replay_ratio)

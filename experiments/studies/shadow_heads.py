@@ -31,6 +31,7 @@ from seer_jax.envs import registry
 from seer_jax.fields import ConfigError
 from seer_jax.run import assembly, checkpoint, resolve, run_dir, state
 from seer_jax.run.assembly import Assembly
+from seer_jax.seer import pace
 from seer_jax.seer.phases import FULL
 
 _TEST_BATCHES = 32
@@ -146,7 +147,7 @@ def _assemble(config: RunConfig) -> Assembly:
 
 def _steps(parts: Assembly) -> Sequence[Step]:
     """Returns an update of everything and one of the heads, both on frames."""
-    agent, full = parts.agent, parts.full
+    agent, full, since = parts.agent, parts.full, jnp.array([parts.config.learn_start, 0])
 
     def sample(train: base.TrainState, ring: replay.Ring) -> replay.Batch:
         k_sample, _ = base.update_keys(train)
@@ -164,7 +165,8 @@ def _steps(parts: Assembly) -> Sequence[Step]:
         def step(train: base.TrainState, ring: replay.Ring) -> tuple[base.TrainState, jax.Array]:
             losses: list[Any] = []
             for update in updates:
-                train, loss, _ = update(train, batch_of(train, sample(train, ring)))
+                steps = pace.steps_of(full.replay_ratio, since, train.updates)
+                train, loss, _ = update(train, batch_of(train, sample(train, ring)), steps)
                 losses.append(loss)
             return train, jnp.concatenate(losses)
 

@@ -18,7 +18,7 @@ from seer_jax.config import AgentConfig, EncoderConfig, RunConfig
 
 Params = dict[str, Any]
 Info = dict[str, jax.Array]
-Update = Callable[["TrainState", replay.Batch], tuple["TrainState", jax.Array, Info]]
+Update = Callable[["TrainState", replay.Batch, "Steps"], tuple["TrainState", jax.Array, Info]]
 
 # Parts that hold the frozen stages of an encoder, by stage name, and the parts with the stages after them.
 ENCODER_PARTS = {"encoder": "tail", "actor_encoder": "actor_tail"}
@@ -43,12 +43,28 @@ class TrainState(struct.PyTreeNode):
     updates: jax.Array
 
 
+class Steps(NamedTuple):
+    """When an update became due.
+
+    Attributes:
+      before: int32 `[]`, the agent steps at which the update before it became due, or after which learning began.
+      now: int32 `[]`, the agent steps at which it became due: the same for several updates of one step.
+    """
+
+    before: jax.Array
+    now: jax.Array
+
+    def reach_multiple_of(self, period: int) -> jax.Array:
+        """Returns whether a multiple of `period` agent steps lies between both, or at `now`."""
+        return self.now // period > self.before // period
+
+
 class Learner(NamedTuple):
     """How an agent learns in one phase.
 
     Attributes:
-      updates: the updates of a cycle, each `(state, batch) -> (state, loss [B], info)`. An algorithm that does the same
-        at every update has a cycle of one.
+      updates: the updates of a cycle, each `(state, batch, steps) -> (state, loss [B], info)`. An algorithm that does
+        the same at every update has a cycle of one.
       passes: `() -> passes` of one update through each network, the mean over a cycle.
       has_convolution: whether an update differentiates an XLA convolution.
     """

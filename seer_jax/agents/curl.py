@@ -102,8 +102,11 @@ class _Update:
     with_actor: bool
     with_targets: bool
 
-    def __call__(self, state: base.TrainState, batch: replay.Batch) -> tuple[base.TrainState, jax.Array, base.Info]:
+    def __call__(
+        self, state: base.TrainState, batch: replay.Batch, steps: base.Steps
+    ) -> tuple[base.TrainState, jax.Array, base.Info]:
         """Returns the next state, the critic loss of each transition, `[B]`, and metrics."""
+        del steps  # all of its cadences are numbers of updates
         _, key = base.update_keys(state)
         k_views, k_target, k_actor = jax.random.split(key, 3)
         inputs = self._augment(k_views, batch)

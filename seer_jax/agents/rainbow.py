@@ -41,6 +41,9 @@ class RainbowConfig(AgentConfig):
     eval_epsilon: float = real(0.001, "probability of a random action in an evaluation", low=0.0, high=1.0)
 
 
+Updated = tuple[base.TrainState, jax.Array, base.Info]  # what an update returns
+
+
 class Latents(NamedTuple):
     """Latents that the loss needs, each `[B, L]`.
 
@@ -135,16 +138,12 @@ class _Updates:
     Attributes:
       networks: the network.
       agent: the section `agent`.
-      learn_start: agent steps before the first update.
-      update_every: agent steps between two updates.
       crop_size: height and width of the encoder's input.
       support: `[A]` atoms.
     """
 
     networks: Networks
     agent: RainbowConfig
-    learn_start: int
-    update_every: int
     crop_size: int
     support: jax.Array
 
@@ -171,7 +170,7 @@ class _Updates:
         losses = -jnp.sum(jax.lax.stop_gradient(projected) * log_probs, axis=-1)
         return losses, platforms.product(jnp.exp(log_probs), support)
 
-    def full(self, state: base.TrainState, batch: replay.Batch) -> tuple[base.TrainState, jax.Array, base.Info]:
+    def full(self, state: base.TrainState, batch: replay.Batch, steps: base.Steps) -> Updated:
         encode, obs, next_obs = self.networks.encode, self.view(batch.obs), self.view(batch.next_obs)
 
         def latents_of(params: base.Params) -> Latents:
@@ -181,18 +180,22 @@ class _Updates:
                 target=encode(state.target_params, next_obs),
             )
 
-        return self._update(latents_of, state, batch)
+        return self._update(latents_of, state, batch, steps)
 
-    def frozen(self, state: base.TrainState, batch: replay.Batch) -> tuple[base.TrainState, jax.Array, base.Info]:
+    def frozen(self, state: base.TrainState, batch: replay.Batch, steps: base.Steps) -> Updated:
         obs, next_obs = batch.obs[:, 0], batch.next_obs[:, 0]
-        return self._update(lambda params: Latents(obs=obs, selector=next_obs, target=next_obs), state, batch)
+        return self._update(lambda params: Latents(obs=obs, selector=next_obs, target=next_obs), state, batch, steps)
 
     def view(self, obs: jax.Array) -> jax.Array:
         return augment.centre_crop(obs, self.crop_size)
 
     def _update(
-        self, latents_of: Callable[[base.Params], Latents], state: base.TrainState, batch: replay.Batch
-    ) -> tuple[base.TrainState, jax.Array, base.Info]:
+        self,
+        latents_of: Callable[[base.Params], Latents],
+        state: base.TrainState,
+        batch: replay.Batch,
+        steps: base.Steps,
+    ) -> Updated:
         _, key = base.update_keys(state)
 
         def loss_fn(trained: base.Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -207,14 +210,12 @@ class _Updates:
         scale = jnp.minimum(1.0, self.agent.max_grad_norm / grad_norm)
         clipped = jax.tree.map(lambda grad: grad * scale, grads)
         state = base.apply_gradients(dict.fromkeys(trained, _adam(self.agent)), state, clipped)
-        updates = state.updates + 1
         # At agent steps that are multiples of the period, or at the first update after one.
-        env_steps = self.learn_start + updates * self.update_every
-        copy = env_steps % self.agent.target_update_every < self.update_every
+        copy = steps.reach_multiple_of(self.agent.target_update_every)
         online = {part: state.params[part] for part in state.target_params}
         targets = platforms.copy_if(copy, online, state.target_params)
         info = {"loss": loss, "q_mean": q.mean(), "grad_norm": grad_norm}
-        return state.replace(target_params=targets, updates=updates), losses, info
+        return state.replace(target_params=targets, updates=state.updates + 1), losses, info
 
 
 def _adam(agent: RainbowConfig) -> optax.GradientTransformation:
@@ -232,7 +233,7 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
     assert isinstance(cfg, RainbowConfig)
     networks = make_networks(config, action_spec.num_values)
     support = jnp.linspace(-cfg.v_max, cfg.v_max, cfg.num_atoms, dtype=jnp.float32)
-    updates = _Updates(networks, cfg, config.learn_start, config.update_every, config.env.crop_size, support)
+    updates = _Updates(networks, cfg, config.env.crop_size, support)
 
     def init(key: jax.Array) -> base.TrainState:
         k_params, k_state = jax.random.split(key)

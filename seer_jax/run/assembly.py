@@ -17,7 +17,7 @@ from seer_jax.agents.registry import AGENTS
 from seer_jax.config import RunConfig
 from seer_jax.envs import registry
 from seer_jax.envs.timestep import TimeStep
-from seer_jax.seer import capacity
+from seer_jax.seer import capacity, pace
 from seer_jax.seer.phases import FROZEN, FULL, Actor, Phase, init_actor
 from seer_jax.seer.placement import Placement, make_placement
 
@@ -62,9 +62,6 @@ class Assembly:
 
     def _make_phase(self, name: str, row: replay.Rows, state: base.TrainState) -> Phase:
         config = self.config
-        # Whole cycles of the agent's updates.
-        updates_per_learn = max(len(self.agent.full.updates), config.num_envs // config.update_every)
-        rising_updates = max(1, config.replay.importance_steps // config.update_every)
         return Phase(
             name=name,
             agent=self.agent,
@@ -74,9 +71,10 @@ class Assembly:
             actor=self._actor,
             timestep=self._timestep,
             batch_size=config.agent.batch_size,
-            updates_per_learn=updates_per_learn,
-            steps_per_learn=updates_per_learn * config.update_every,
-            importance_exponent=optax.linear_schedule(config.replay.importance_start, 1.0, rising_updates),
+            replay_ratio=pace.replay_ratio(config.replay_ratio if name == FULL else config.seer.replay_ratio),
+            importance_exponent=optax.linear_schedule(
+                config.replay.importance_start, 1.0, config.replay.importance_steps, config.learn_start
+            ),
             placement=self.placement,
         )
 

@@ -25,7 +25,8 @@ from seer_jax.seer.phases import FROZEN, FULL
 # Fields that may differ between a fork and its trunk: what lies ahead of a checkpoint.
 CHANGEABLE = (
     *continuation.CHANGEABLE,
-    "update_every",
+    "replay_ratio",
+    "seer.replay_ratio",
     "on_nan",
     "agent.learning_rate",
     "agent.temperature_learning_rate",
@@ -168,12 +169,13 @@ def _check_ring(config: RunConfig, progress: dict[str, Any], source: str) -> Non
 def _progress(config: RunConfig, progress: dict[str, Any], differ: run_dir.Differences) -> dict[str, Any]:
     """Returns the progress that a fork begins with.
 
-    Updates that another `update_every` would have made before are not due. Whether the checkpoint stays on the disk is
+    Updates that another replay ratio would have made before are not due. Whether the checkpoint stays on the disk is
     decided by the `checkpoint_at` of the fork.
     """
     env_steps = progress["env_steps"]
     progress = progress | {"stays": is_forkable(config, steps_before(progress), env_steps)}
-    if "update_every" in differ and env_steps >= config.learn_start:
+    ratio = "replay_ratio" if progress["phase"] == FULL else "seer.replay_ratio"
+    if ratio in differ and env_steps >= config.learn_start:
         progress["updates_since"] = [env_steps, progress["updates"]]
     return progress
 

@@ -172,7 +172,7 @@ def _steps_per_second(phase: Phase, env: VectorEnv, programs: phases.Programs, k
     state = place.stack([phase.init_state(each.agent) for each in keys], lanes=False)
     actor, ring = state_lib.begin_actors(place, phase.timestep, frame_stack, keys), phase.init_ring()
     flags = (place.put(np.ones(len(keys), bool), lanes=False),) if len(keys) > 1 else ()
-    vector_steps_per_learn = phase.steps_per_learn / spec.num_envs
+    due, calls_per_step = phase.whole_call(), spec.num_envs * phase.replay_ratio / programs.updates_per_learn
     warm_up = 2 * spec.n_step + frame_stack  # until something can be sampled
     steps, learned, began = -warm_up, 0, time.perf_counter()
     while steps <= 0 or time.perf_counter() < began + _CALIBRATION_SECONDS:
@@ -180,8 +180,8 @@ def _steps_per_second(phase: Phase, env: VectorEnv, programs: phases.Programs, k
             began = time.perf_counter()
         arrived = place.put(timestep, lanes=True)
         action, actor, ring = programs.interact(state.params, actor, ring, arrived, *flags)
-        if steps >= (learned + 1) * vector_steps_per_learn:
-            state, ring, _ = programs.learn(state, ring, *flags)
+        while learned + 1 <= steps * calls_per_step:
+            state, ring, _ = programs.learn(state, ring, due)
             learned += 1
         timestep, steps = env.step(np.asarray(action).reshape(env.num_envs, *env.action_spec.shape)), steps + 1
     jax.block_until_ready(state)

@@ -18,7 +18,11 @@ from seer_jax.fields import ConfigError
 from seer_jax.networks import encoders, haiku
 from seer_jax.run import rules
 
-_FREEZE_TIME = ("seer.freeze_step", "seer.freeze_after", "seer.freeze_before")
+_OF_FREEZE = ("seer.freeze_step", "seer.freeze_after", "seer.freeze_before", "seer.replay_ratio")
+
+# The field of earlier versions that `replay_ratio` replaces: agent steps between two updates.
+_UPDATE_EVERY = "update_every"
+_REPLACED = f"{_UPDATE_EVERY} is gone: set replay_ratio, the updates per agent step, to 1 / {_UPDATE_EVERY}"
 
 Sections = Mapping[str, type]  # the dataclass of each section; that of the run itself has the name ""
 
@@ -85,6 +89,8 @@ def resolve(config: ConfigDict) -> RunConfig:
     seer = values["seer"]
     if seer["signal_every"] is None:
         seer["signal_every"] = SIGNAL_EVERY if seer["enabled"] is True else 0
+    if seer["replay_ratio"] is None:
+        seer["replay_ratio"] = values["replay_ratio"]
     unset_allowed = ("seer.freeze_after", "seer.freeze_before")
     _check(values, sections, fields.Number, fields.Numbers, fields.Flag, unset_allowed=unset_allowed)
     if seer["enabled"] and seer["freeze_step"] == AUTO:
@@ -112,6 +118,8 @@ def stored_config(values: Mapping[str, Any]) -> ConfigDict:
     suite, algorithm = SUITES.get(named.get("env.suite", "")), AGENTS.get(named.get("agent.name", ""))
     if suite is None or algorithm is None:
         return ConfigDict(values)  # `resolve` refuses it
+    if _UPDATE_EVERY in named:
+        named["replay_ratio"] = 1 / named.pop(_UPDATE_EVERY)
     return ConfigDict(traverse_util.unflatten_dict(earlier_values(suite, algorithm) | named, sep="."))
 
 
@@ -127,6 +135,8 @@ def earlier_values(suite: Suite, algorithm: Algorithm) -> dict[str, Any]:
 def unknown_field(name: str, config: ConfigDict) -> str:
     """Returns the sentence about a field that a configuration does not have, with the field that was probably meant."""
     section, _, leaf = name.rpartition(".")
+    if name == _UPDATE_EVERY:
+        return _REPLACED
     if section == "agent" and (today := _former_names(config.to_dict()).get(leaf)):
         return f"agent.{leaf} is called agent.{today} now"
     return fields.unknown_field(name, list(flat(config.to_dict())))
@@ -167,9 +177,9 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_effect(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns nested values by dotted name, without the time of a freeze that there is none of."""
+    """Returns nested values by dotted name, without those of a freeze that does not come."""
     named = flat(values)
-    return {name: value for name, value in named.items() if named["seer.enabled"] or name not in _FREEZE_TIME}
+    return {name: value for name, value in named.items() if named["seer.enabled"] or name not in _OF_FREEZE}
 
 
 def _registered(values: Mapping[str, Any], name: str, known: Mapping[str, Any]) -> str:
@@ -192,6 +202,8 @@ def _complete(values: Mapping[str, Any], sections: Sections) -> dict[str, Any]:
         if not isinstance(values.get(section, {}), dict):
             raise ConfigError(f"{section}={values[section]!r} is not a section; start from a file in configs/")
     for name in flat(values):
+        if name == _UPDATE_EVERY:
+            raise ConfigError(_REPLACED)
         if name not in known:
             raise ConfigError(fields.unknown_field(name, known))
     complete = fields.defaults_of(RunConfig) | dict(values)

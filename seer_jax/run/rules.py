@@ -4,6 +4,7 @@ What a field may hold by itself is declared with the field; `seer_jax.run.resolv
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,9 +16,7 @@ from seer_jax.agents.base import Algorithm
 from seer_jax.agents.registry import AGENTS
 from seer_jax.config import AUTO, FREEZE_SHARE, LATENT_DTYPES, ReplayConfig, RunConfig
 from seer_jax.fields import ConfigError
-from seer_jax.networks import encoders
-from seer_jax.networks.initializers import UNIFORM
-from seer_jax.seer import capacity
+from seer_jax.seer import capacity, pace
 
 _MAX_UPDATES = 8  # that are written out as one program
 _MAX_SEED = 2**31 - 1
@@ -62,26 +61,15 @@ def check_schedule(config: RunConfig, algorithm: Algorithm) -> None:
 
 
 def _check_updates(config: RunConfig, algorithm: Algorithm) -> int:
-    """Checks that environments and updates fit; returns the agent steps between two calls of `learn`."""
-    larger, smaller = max(config.num_envs, config.update_every), min(config.num_envs, config.update_every)
-    if larger % smaller:
-        raise ConfigError(
-            f"num_envs={config.num_envs} and update_every={config.update_every}: one must be a multiple of the other"
-        )
+    """Checks the pattern of updates; returns the most agent steps until one pattern of either phase is complete."""
     cycle = algorithm.updates_per_cycle(config.agent)
     if cycle > _MAX_UPDATES:
         raise ConfigError(
             f"the pattern of updates of agent.name={config.agent.name} repeats only after {cycle} updates, which are"
             f" compiled as one program; let it repeat after at most {_MAX_UPDATES}"
         )
-    updates_at_once = max(1, config.num_envs // config.update_every)
-    if updates_at_once > cycle and updates_at_once % cycle:
-        raise ConfigError(
-            f"num_envs={config.num_envs} with update_every={config.update_every} makes {updates_at_once} updates due at"
-            f" once, which is not a multiple of the {cycle} after which the pattern of {config.agent.name} repeats;"
-            " choose num_envs accordingly"
-        )
-    return max(config.num_envs, config.update_every * cycle)
+    lowest = min(map(pace.replay_ratio, (config.replay_ratio, config.seer.replay_ratio)))
+    return max(config.num_envs, math.ceil(cycle / lowest))
 
 
 def _check_freeze_step(config: RunConfig, period: int) -> None:
@@ -196,13 +184,6 @@ def _warnings(config: RunConfig, *, on_cpu: bool) -> Iterator[str]:
             f"each checkpoint truncates the running episodes, after {steps:,} steps of an environment; raise"
             f" checkpoint_every (now {config.checkpoint_every:,}) or lower num_envs (now {config.num_envs})"
         )
-    updates_at_once = config.num_envs // config.update_every
-    if updates_at_once > _MAX_UPDATES and on_cpu and _has_convolution(config):
-        yield (
-            f"num_envs={config.num_envs} with update_every={config.update_every} makes {updates_at_once} updates due at"
-            " once, which the CPU gets as one long program: to compile it takes minutes; lower num_envs to at most"
-            f" {_MAX_UPDATES * config.update_every}, or raise update_every"
-        )
     if config.num_seeds > config.mesh.seed and on_cpu:
         yield (
             f"num_seeds={config.num_seeds} on the CPU are slower in one process than one after another (0.75 times the"
@@ -230,7 +211,3 @@ def _warnings(config: RunConfig, *, on_cpu: bool) -> Iterator[str]:
                 f"seer.{name}={bound} has no effect on seer.freeze_step={step}, which is a number; set that to {AUTO},"
                 " or leave the bound out"
             )
-
-
-def _has_convolution(config: RunConfig) -> bool:
-    return encoders.make_encoder(config.encoder.name, UNIFORM).has_convolution

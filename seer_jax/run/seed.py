@@ -16,8 +16,9 @@ from seer_jax.config import RunConfig
 from seer_jax.run import best, checkpoint, evaluation, lock, metrics, resolve
 from seer_jax.run.progress import Progress
 from seer_jax.run.records import Receiver, Record, RecordWriter
+from seer_jax.seer import pace
 from seer_jax.seer.hosts import Hosts
-from seer_jax.seer.phases import FULL, Programs
+from seer_jax.seer.phases import FROZEN, FULL, Phase, Programs
 
 PARAMS_DIRECTORY = "params"  # in the directory of a run
 _WARM_UP = "warm-up"
@@ -154,12 +155,17 @@ class Seed:
         assert self.metrics is not None  # in the process that writes
         return self.progress.to_json() | {"metrics_bytes": self.metrics.sync(), "stays": stays}
 
-    def acted(self, steps: int, rows: int, programs: Programs) -> int:
+    @property
+    def since(self) -> Sequence[int]:
+        """The agent steps and the updates from which the replay ratio counts."""
+        return self.progress.updates_since or (self.config.learn_start, 0)
+
+    def acted(self, steps: int, phase: Phase, programs: Programs) -> int:
         """Counts a vector step.
 
         Args:
           steps: agent steps of it.
-          rows: capacity of the ring.
+          phase: the phase.
           programs: of the phase.
 
         Returns:
@@ -168,17 +174,17 @@ class Seed:
         config, progress = self.config, self.progress
         progress.steps_before = progress.env_steps
         progress.env_steps += steps
-        progress.rows = min(progress.rows + config.num_envs, rows)
+        progress.rows = min(progress.rows + config.num_envs, phase.ring_spec.capacity)
         progress.ledger.add(programs.interact_costs)
-        since, updates = progress.updates_since or (config.learn_start, 0)
-        return updates + (progress.env_steps - since) // config.update_every - progress.updates
+        due = pace.updates_due(phase.replay_ratio, self.since, progress.env_steps)
+        return max(0, due - progress.updates)  # less than 0 before learning starts
 
     def learned(self, updates: int, info: Mapping[str, Any], programs: Programs) -> None:
-        """Counts the updates of a call of `learn`, the first of which ends the warm-up; `info` are its metrics."""
+        """Counts updates of a call of `learn`, the first of which ends the warm-up; `info` are their metrics."""
         progress, first = self.progress, not self.progress.updates
         progress.updates += updates
         progress.info = info
-        progress.ledger.add(programs.learn_costs)
+        progress.ledger.add({kind: cost * updates for kind, cost in programs.update_costs.items()})
         if first:
             progress.clock.book(_WARM_UP, progress.env_steps)
 
@@ -238,6 +244,14 @@ class Seed:
             files.save_tree(directory / f"{env_steps:09d}", {"params": params})
         except OSError as error:
             self.warn_of_failed_write(f"no copy of the parameters after {env_steps:,} steps ({error.strerror})")
+
+    def begin_frozen(self, full: Phase, frozen: Phase) -> None:
+        """Counts from here on in the frozen phase, and from here on by its replay ratio if that is another one."""
+        progress = self.progress
+        progress.phase = FROZEN
+        if frozen.replay_ratio != full.replay_ratio and progress.env_steps > self.since[0]:
+            due = pace.updates_due(full.replay_ratio, self.since, progress.env_steps)
+            progress.updates_since = [progress.env_steps, due]
 
     def froze(self, seconds: float, *, rows_moved: int) -> None:
         """Writes the record of the freeze; the handover took `seconds`."""

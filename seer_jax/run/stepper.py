@@ -20,7 +20,7 @@ from seer_jax.run.measuring import Measuring
 from seer_jax.run.seed import OfSeed, Seed
 from seer_jax.run.state import RunState
 from seer_jax.run.training_envs import TrainingEnvs
-from seer_jax.seer import handover, signals
+from seer_jax.seer import handover, pace, signals
 from seer_jax.seer.hosts import Hosts
 from seer_jax.seer.phases import FROZEN, Phase, Programs
 
@@ -49,6 +49,7 @@ class Stepper:
     phase: Phase
     state: RunState
     _programs: Programs
+    _since: jax.Array  # `[S, 2]`, or `[2]` of one seed; see `pace.Due`
 
     def __init__(
         self, parts: Assembly, state: RunState, envs: TrainingEnvs, seeds: Mapping[int, Seed], hosts: Hosts
@@ -72,6 +73,8 @@ class Stepper:
         """Compiles the programs of the phase."""
         with status.activity(f"compiling the programs of the {self.phase.name} phase"):
             self._programs = self.phase.compile()
+        since = [self._seeds[i].since if i in self._seeds else (0, 0) for i in range(self._config.num_seeds)]
+        self._since = self._parts.placement.put_of_seeds(np.array(since, np.int32))
         per_step = self._programs.cost_per_step
         for each in self._seeds.values():
             each.progress.costs[self.phase.name] = {
@@ -94,21 +97,27 @@ class Stepper:
         timestep = place.put(self.envs.take(steps, cut=steps & renew_envs), lanes=True)
         flags = self._put_flags(steps)
         action, run.actor, run.ring = programs.interact(run.train.params, run.actor, run.ring, timestep, *flags)
-        learns, taken = np.zeros_like(steps), self.envs.steps_taken
+        due, taken = np.zeros(len(steps), np.int32), self.envs.steps_taken
         for i in np.flatnonzero(steps).tolist():
-            due = self._seeds[i].acted(int(taken[i]), phase.ring_spec.capacity, programs)
-            learns[i] = due >= phase.updates_per_learn
-        if learns.any():
-            run.train, run.ring, info = programs.learn(run.train, run.ring, *self._put_flags(learns))
-            here = place.local(info)
-            for i in np.flatnonzero(learns).tolist():
-                self._seeds[i].learned(phase.updates_per_learn, self._info_of(i, here), programs)
-            self._info = info
+            due[i] = self._seeds[i].acted(int(taken[i]), phase, programs)
+        self._learn(due)
         if renew_envs:
             self._renew_envs(steps)
             return
         for i, score, length in self.envs.step(place.fetch(action), steps):
             self._seeds[i].end_episode(score, length)
+
+    def _learn(self, due: np.ndarray) -> None:
+        """Makes the updates that are due, `[S]`, in whole cycles; what is left of a cycle stays due."""
+        run, phase, programs = self.state, self.phase, self._programs
+        updates_per_cycle = len(phase.learner.updates)
+        while (cycles := np.minimum(due, programs.updates_per_learn) // updates_per_cycle).any():
+            turn = pace.Due(self._since, phase.put_cycles(cycles))
+            run.train, run.ring, info = programs.learn(run.train, run.ring, turn)
+            updates, here = cycles * updates_per_cycle, self._parts.placement.local(info)
+            for i in np.flatnonzero(updates).tolist():
+                self._seeds[i].learned(int(updates[i]), self._info_of(i, here), programs)
+            self._info, due = info, due - updates
 
     def _info_of(self, seed: int, info: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the metrics of one seed among those of `seeds_here`; none of a seed of another host."""
@@ -175,7 +184,7 @@ class Stepper:
         cost = flops.cost_of(encode, parts.full.state.params, obs, jax.ShapeDtypeStruct((2,), np.uint32))
         self.phase, run.phase, run.encoders = parts.frozen, FROZEN, [{} for _ in run.encoders]
         for each in seeds.values():
-            each.progress.phase = FROZEN
+            each.begin_frozen(parts.full, parts.frozen)
             each.progress.ledger.add({"handover": cost * each.progress.rows})
         rows = {i: each.progress.rows for i, each in seeds.items()}
         self.compile()

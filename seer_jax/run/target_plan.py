@@ -25,11 +25,11 @@ class TargetPlan(PhasePlan):
 
     Attributes:
       costs: of a call of `interact` and of `learn`; None if the compiler found that it does not fit.
-      steps_per_call: agent steps, of all seeds on all devices, for each call of `interact` and of `learn`.
+      steps_per_call: agent steps, of all seeds on all devices, for each call of `interact` and of `learn`, the mean.
     """
 
     costs: dict[str, ProgramCost | None]
-    steps_per_call: dict[str, int]
+    steps_per_call: dict[str, float]
 
     @property
     def device_bytes(self) -> int:
@@ -81,11 +81,11 @@ def compile_phase(phase: Phase, sizes: PhasePlan, target: Target, device: Any) -
     (_, actor, *_), (state, ring, *_) = jitted.interact_arguments, jitted.learn_arguments
     ring_bytes, state_bytes = (_bytes_on_device(_placed(phase, tree, device)) for tree in (ring, (state, actor)))
     laid_out = dataclasses.replace(sizes, ring_bytes=ring_bytes, state_bytes=state_bytes)
-    seeds = phase.placement.num_seeds
+    seeds, steps_per_learn = phase.placement.num_seeds, float(jitted.updates_per_learn / phase.replay_ratio)
     return TargetPlan(
         **vars(laid_out),
         costs=costs,
-        steps_per_call={"interact": seeds * phase.ring_spec.num_envs, "learn": seeds * phase.steps_per_learn},
+        steps_per_call={"interact": seeds * phase.ring_spec.num_envs, "learn": seeds * steps_per_learn},
     )
 
 

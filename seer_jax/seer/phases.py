@@ -10,18 +10,22 @@ that seed as they are.
 """
 
 import dataclasses
+import fractions
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
 from seer_jax import flops, platforms, replay
 from seer_jax.agents import base
 from seer_jax.envs.timestep import TimeStep
+from seer_jax.seer import pace
 from seer_jax.seer.placement import Placement
 
 Carry = tuple[base.TrainState, replay.Ring]
@@ -61,17 +65,19 @@ class Programs(NamedTuple):
     Attributes:
       interact: `(params, actor, ring, timestep) -> (action [E, ...], actor, ring)`; consumes actor and ring. With
         several seeds all have the axis of seeds, and a fifth argument, `[S]` bool, says which seeds step.
-      learn: `(state, ring) -> (state, ring, info)`, several updates; consumes both. Info is their mean. With several
-        seeds a third argument, `[S]` bool, says which seeds learn.
+      learn: `(state, ring, due) -> (state, ring, info)`, up to `updates_per_learn` updates; consumes state and ring.
+        Info is their mean. With several seeds all have the axis of seeds.
+      updates_per_learn: the most updates of a call of `learn`.
       interact_costs: costs of `act` and `encode`, of one call and one seed.
-      learn_costs: cost of `update`, of all updates of a call and one seed.
+      update_costs: cost of `update`, of one update of one seed, the mean over a cycle.
       cost_per_step: cost of an agent step, once learning has begun.
     """
 
     interact: jax.stages.Compiled
     learn: jax.stages.Compiled
+    updates_per_learn: int
     interact_costs: dict[str, flops.Cost]
-    learn_costs: dict[str, flops.Cost]
+    update_costs: dict[str, flops.Cost]
     cost_per_step: flops.Cost
 
 
@@ -83,8 +89,9 @@ class Jitted(NamedTuple):
       learn: as in `Programs`.
       interact_arguments: shapes of the arguments of `interact`, with their places.
       learn_arguments: shapes of the arguments of `learn`, with their places.
-      loop_length: iterations of the loop that `learn` consists of, 1 if it has none.
-      learn_macs: multiply-accumulates of a call of `learn`, in the paper's convention.
+      loop_length: iterations of the loop that `learn` consists of, each a cycle of updates; 1 if it has none.
+      updates_per_learn: as in `Programs`.
+      update_macs: multiply-accumulates of an update, in the paper's convention.
     """
 
     interact: jax.stages.Wrapped
@@ -92,7 +99,8 @@ class Jitted(NamedTuple):
     interact_arguments: tuple[Any, ...]
     learn_arguments: tuple[Any, ...]
     loop_length: int
-    learn_macs: float
+    updates_per_learn: int
+    update_macs: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,9 +116,8 @@ class Phase:
       actor: shapes of what acting remembers.
       timestep: shapes of what the environments send.
       batch_size: transitions of an update.
-      updates_per_learn: updates in one call of `learn`, whole cycles of the agent's.
-      steps_per_learn: agent steps between two calls of `learn`.
-      importance_exponent: beta of prioritized replay, by update.
+      replay_ratio: updates per agent step.
+      importance_exponent: beta of prioritized replay, by agent steps.
       placement: the seeds, and the places of their arrays.
     """
 
@@ -122,8 +129,7 @@ class Phase:
     actor: Actor
     timestep: TimeStep
     batch_size: int
-    updates_per_learn: int
-    steps_per_learn: int
+    replay_ratio: fractions.Fraction
     importance_exponent: optax.Schedule
     placement: Placement
 
@@ -155,14 +161,39 @@ class Phase:
         state = jax.jit(self.agent.init)(key)
         return state if self.name == FULL else self.agent.freeze(state)
 
+    def cycles_per_learn(self, platform: str) -> int:
+        """Returns the cycles of updates of a call of `learn`: as many as are due after a step of all environments.
+
+        On a platform that is slow at convolutions in a loop it is one, and there are more calls.
+        """
+        if self.learner.has_convolution and platform in platforms.NO_CONVOLUTIONS_IN_LOOPS:
+            return 1
+        return max(1, math.floor(self.ring_spec.num_envs * self.replay_ratio / len(self.learner.updates)))
+
+    def _counts_cycles(self, platform: str) -> bool:
+        """Whether `learn` takes the number of cycles to make, since calls may differ in it."""
+        return self.placement.num_seeds > 1 or self.cycles_per_learn(platform) > 1
+
+    def put_cycles(self, cycles: np.ndarray) -> jax.Array | None:
+        """Returns numbers of cycles of all seeds, `[S]` int32, as `learn` takes them on this machine."""
+        return self.placement.put_of_seeds(cycles) if self._counts_cycles(jax.default_backend()) else None
+
+    def whole_call(self) -> pace.Due:
+        """Returns what is due in a call of `learn` on this machine that makes as many updates as it can."""
+        seeds = self.placement.num_seeds
+        cycles = np.full(seeds, self.cycles_per_learn(jax.default_backend()), np.int32)
+        return pace.Due(self.placement.put_of_seeds(np.zeros((seeds, 2), np.int32)), self.put_cycles(cycles))
+
     def jit(self, platform: str) -> Jitted:
         """Builds both programs for a platform: `cpu`, `cuda` or `tpu`."""
-        unroll = self.learner.has_convolution and platform in platforms.UNROLL_CONVOLUTIONS
+        cycles, updates_per_cycle = self.cycles_per_learn(platform), len(self.learner.updates)
         place, lanes = self.placement, functools.partial(self.placement.shapes, lanes=True)
         params, state = (place.shapes(tree, lanes=False) for tree in (self.state.params, self.state))
         actor, ring, timestep = place_actor(self.actor, place.shapes), lanes(self.ring), lanes(self.timestep)
         flag = jax.ShapeDtypeStruct((), jnp.bool)
         flags = (place.shapes(flag, lanes=False),) if place.num_seeds > 1 else ()
+        number = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+        due = pace.Due(number((2,)), number(()) if self._counts_cycles(platform) else None)
         shardings = functools.partial(jax.tree.map, lambda x: x.sharding)
         here, everywhere = place.sharding(lanes=True), place.sharding(lanes=False)
         return Jitted(
@@ -172,14 +203,15 @@ class Phase:
                 out_shardings=(here, shardings(actor), here),
             ),
             learn=jax.jit(
-                place.map_seeds(make_learn(self, unroll=unroll)),
+                place.map_seeds(make_learn(self, cycles)),
                 donate_argnums=(0, 1),
                 out_shardings=(everywhere, here, everywhere),
             ),
             interact_arguments=(params, actor, ring, timestep, *flags),
-            learn_arguments=(state, ring, *flags),
-            loop_length=1 if unroll else self.updates_per_learn // len(self.learner.updates),
-            learn_macs=flops.paper_macs(self.learner.passes(), self.batch_size) * self.updates_per_learn,
+            learn_arguments=(state, ring, place.shapes(due, lanes=False)),
+            loop_length=cycles,
+            updates_per_learn=cycles * updates_per_cycle,
+            update_macs=flops.paper_macs(self.learner.passes(), self.batch_size),
         )
 
     def compile(self) -> Programs:
@@ -191,13 +223,13 @@ class Phase:
         if place.num_seeds > 1:  # a seed costs what it costs alone: the flags of several are not its work
             alone = dataclasses.replace(self, placement=place.of_one_seed).compile()
             return alone._replace(interact=interact, learn=learn)
-        # XLA counts the work of one device, and the body of a loop once.
-        learn_flops = flops.xla_flops(learn) * jitted.loop_length * place.num_shards
+        # XLA counts the work of one device, and the body of a loop once: a cycle of updates.
+        update_flops = flops.xla_flops(learn) * place.num_shards / len(self.learner.updates)
         interact_costs = self._interact_costs(flops.xla_flops(interact) * place.num_shards)
-        learn_costs = {"update": flops.Cost(flops=learn_flops, macs=jitted.learn_macs)}
-        acting, learning = (sum(costs.values(), flops.Cost()) for costs in (interact_costs, learn_costs))
-        cost_per_step = acting * (1 / self.ring_spec.num_envs) + learning * (1 / self.steps_per_learn)
-        return Programs(interact, learn, interact_costs, learn_costs, cost_per_step)
+        update_costs = {"update": flops.Cost(flops=update_flops, macs=jitted.update_macs)}
+        acting, learning = (sum(costs.values(), flops.Cost()) for costs in (interact_costs, update_costs))
+        cost_per_step = acting * (1 / self.ring_spec.num_envs) + learning * float(self.replay_ratio)
+        return Programs(interact, learn, jitted.updates_per_learn, interact_costs, update_costs, cost_per_step)
 
     def _interact_costs(self, total_flops: float) -> dict[str, flops.Cost]:
         """Splits the cost of `interact` into encoding and all the rest."""
@@ -254,32 +286,33 @@ def make_interact(phase: Phase) -> Callable[..., tuple[jax.Array, Actor, replay.
     return interact
 
 
-def make_learn(phase: Phase, *, unroll: bool) -> Callable[..., tuple[base.TrainState, replay.Ring, base.Info]]:
-    """Returns the pure function behind `Programs.learn`, of one seed; its flag may be left out.
+def make_learn(phase: Phase, cycles: int) -> Callable[..., tuple[base.TrainState, replay.Ring, base.Info]]:
+    """Returns the pure function behind `Programs.learn`, of one seed.
 
     Args:
       phase: the phase.
-      unroll: write the cycles of updates out instead of looping over them.
+      cycles: the most cycles of updates of a call; more than one form a loop.
     """
     spec, updates = phase.ring_spec, phase.learner.updates
 
     def one(
-        update: base.Update, state: base.TrainState, ring: replay.Ring, learns: jax.Array | None
+        update: base.Update, state: base.TrainState, ring: replay.Ring, since: jax.Array, learns: jax.Array | None
     ) -> tuple[Carry, base.Info]:
         k_sample, _ = base.update_keys(state)
-        beta: Any = phase.importance_exponent(state.updates)
+        steps = pace.steps_of(phase.replay_ratio, since, state.updates)
+        beta: Any = phase.importance_exponent(steps.before)
         batch = replay.sample(spec, ring, k_sample, batch_size=phase.batch_size, importance_exponent=beta)
-        new, losses, info = update(state, batch)
+        new, losses, info = update(state, batch, steps)
         if spec.prioritized:
             # A loss that is not a number leaves its priority as it is.
             losses = losses if learns is None else jnp.where(learns, losses, jnp.nan)
             ring = replay.update_priorities(spec, ring, batch.start, losses)
         return (_where(learns, new, state), ring), info
 
-    def cycle(carry: Carry, learns: jax.Array | None) -> tuple[Carry, base.Info]:
+    def cycle(carry: Carry, since: jax.Array, learns: jax.Array | None) -> tuple[Carry, base.Info]:
         infos = []
         for update in updates:
-            carry, info = one(update, *carry, learns)
+            carry, info = one(update, *carry, since, learns)
             infos.append(info)
         # Updates of a cycle may report different metrics. (A set would make programs that differ by process.)
         names = dict.fromkeys(name for info in infos for name in info)
@@ -287,18 +320,20 @@ def make_learn(phase: Phase, *, unroll: bool) -> Callable[..., tuple[base.TrainS
         return carry, means
 
     def learn(
-        state: base.TrainState, ring: replay.Ring, learns: jax.Array | None = None
+        state: base.TrainState, ring: replay.Ring, due: pace.Due
     ) -> tuple[base.TrainState, replay.Ring, base.Info]:
-        cycles = phase.updates_per_learn // len(updates)
-        if not unroll:
-            (state, ring), infos = jax.lax.scan(lambda carry, _: cycle(carry, learns), (state, ring), length=cycles)
-            return state, ring, jax.tree.map(lambda x: x.mean(axis=0), infos)
-        # Written out: a scan of one step is still a loop, whatever its `unroll` says.
-        infos = []
-        for _ in range(cycles):
-            (state, ring), info = cycle((state, ring), learns)
-            infos.append(info)
-        return state, ring, jax.tree.map(lambda *x: jnp.stack(x).mean(), *infos)
+        if cycles == 1:
+            learns = None if due.cycles is None else due.cycles > 0
+            (state, ring), info = cycle((state, ring), due.since, learns)
+            return state, ring, info
+        count = cycles if due.cycles is None else due.cycles
+
+        def turn(carry: Carry, i: jax.Array) -> tuple[Carry, base.Info]:
+            carry, info = cycle(carry, due.since, None if due.cycles is None else i < count)
+            return carry, jax.tree.map(lambda x: jnp.where(i < count, x, 0), info)
+
+        (state, ring), infos = jax.lax.scan(turn, (state, ring), jnp.arange(cycles))
+        return state, ring, jax.tree.map(lambda x: x.sum() / jnp.maximum(count, 1), infos)
 
     return learn
 

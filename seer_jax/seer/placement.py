@@ -152,6 +152,10 @@ class Placement:
             tree = jax.tree.map(lambda x: x.reshape(self.num_seeds, -1, *x.shape[1:]), tree)
         return jax.device_put(tree, self.sharding(lanes=lanes))
 
+    def put_of_seeds(self, values: np.ndarray) -> jax.Array:
+        """Puts values of all seeds, `[S, ...]`, where programs take them: without the axis of seeds if there is one."""
+        return self.put(values if self.num_seeds > 1 else values[0], lanes=False)
+
     def _put_lanes(self, x: np.ndarray) -> jax.Array:
         """Puts the lanes of this host, `[L, ...]`, on its devices, as part of the array of all."""
         columns = self._here[1]

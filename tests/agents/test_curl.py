@@ -203,7 +203,7 @@ def test_frozen_updates_learn_which_action_pays():
     batches = replay.Batch(latents, actions, rewards, zeros, latents, zeros + 1, start)
 
     def cycle(state, batches):
-        for i, update in enumerate(agent.frozen.updates):
+        for i, update in enumerate(map(agents.at_every_step, agent.frozen.updates)):
             state, _, _ = update(state, jax.tree.map(lambda x, i=i: x[i], batches))
         return state, None
 

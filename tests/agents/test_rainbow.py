@@ -1,6 +1,7 @@
 """Rainbow's loss, its two updates, and its noise."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 import rlax
 
 from seer_jax.agents import base, rainbow
+from seer_jax.seer import pace
 from tests.helpers import agents, naive
 
 NUM_ACTIONS = agents.NUM_ACTIONS
@@ -82,7 +84,8 @@ def test_no_gradient_reaches_selector_or_target():
 
     def loss(obs, next_obs, target_params):
         changed = batch.replace(obs=obs, next_obs=next_obs)
-        _, losses, _ = agent.frozen.updates[0](frozen.replace(target_params=target_params), changed)
+        update = agents.at_every_step(agent.frozen.updates[0])
+        _, losses, _ = update(frozen.replace(target_params=target_params), changed)
         return losses.sum()
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
@@ -147,21 +150,21 @@ def test_acting_noise_differs_between_environments_and_evaluation_has_none():
     assert len(set(evaluated)) == 1
 
 
-@pytest.mark.parametrize(("learn_start", "update_every"), [(1600, 1), (30, 1), (1601, 2), (1600, 4)])
-def test_target_is_copied_at_agent_steps_that_are_multiples_of_the_period(learn_start, update_every):
-    """Where updates do not come at every step, at the first update after such a step."""
-    made = small(learn_start=learn_start, update_every=update_every)
-    (update,), state, batch = made.full_updates, made.state, random_batch()
-    period, before = made.config.agent.target_update_every, state.target_params
-    copied = []
+@pytest.mark.parametrize(("learn_start", "ratio"), [(1600, 1.0), (30, 1.0), (1601, 0.5), (1600, 0.25), (1600, 2.0)])
+def test_target_is_copied_at_agent_steps_that_are_multiples_of_the_period(learn_start, ratio):
+    """Where updates do not come at every step, at the first update after such a step; of several updates, at one."""
+    made, ratio = small(), pace.replay_ratio(ratio)
+    update, state, batch = jax.jit(made.agent.full.updates[0]), made.state, random_batch()
+    period, before, since = made.config.agent.target_update_every, state.target_params, jnp.array([learn_start, 0])
+    copied, last = [], learn_start
     for count in range(1, 8):
-        state, _, _ = update(state, batch)
-        steps = range(learn_start + (count - 1) * update_every + 1, learn_start + count * update_every + 1)
-        copied.append(any(step % period == 0 for step in steps))
+        state, _, _ = update(state, batch, pace.steps_of(ratio, since, state.updates))
+        now = learn_start + math.ceil(count / ratio)
+        copied.append(any(step % period == 0 for step in range(last + 1, now + 1)))
         assert agents.equal(state.target_params, state.params if copied[-1] else before)
-        before = state.target_params
+        before, last = state.target_params, now
     assert any(copied)
-    assert update_every > 2 or not all(copied)
+    assert ratio < 0.5 or not all(copied)
 
 
 def test_learning_moves_values_towards_returns():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,14 +30,14 @@ _CONFIGS = {
         agent=rainbow.RainbowConfig(name="rainbow", hidden=16, target_update_every=3, learning_rate=1e-3, n_step=3),
         encoder=EncoderConfig(name="data_efficient"),
         replay=ReplayConfig(),
-        seer=SeerConfig(freeze_step=50_000, freeze_through="conv2"),
+        seer=SeerConfig(freeze_step=50_000, freeze_through="conv2", replay_ratio=1.0),
     ),
     "curl_sac": RunConfig(
         env=DmcConfig(suite="dmc", task="cartpole-swingup", image_size=34, crop_size=30, action_repeat=8, camera_id=0),
         agent=curl.CurlConfig(name="curl_sac", hidden=8, latent_size=6, random_steps=10),
         encoder=EncoderConfig(name="data_efficient"),
         replay=ReplayConfig(),
-        seer=SeerConfig(freeze_step=50_000, freeze_through="dense", num_copies=4),
+        seer=SeerConfig(freeze_step=50_000, freeze_through="dense", num_copies=4, replay_ratio=1.0),
     ),
 }
 _FRAME_CHANNELS = {"rainbow": 1, "curl_sac": 3}
@@ -49,16 +50,16 @@ class SmallAgent(NamedTuple):
       config: its configuration.
       action_spec: action of one environment.
       agent: its functions.
-      full_updates: compiled updates of the full phase.
-      frozen_updates: compiled updates of the frozen phase.
+      full_updates: compiled updates of the full phase, as `at_every_step` gives them.
+      frozen_updates: those of the frozen phase.
       state: of the full phase; see `trained_state`.
     """
 
     config: RunConfig
     action_spec: specs.Array
     agent: base.Agent
-    full_updates: tuple[base.Update, ...]
-    frozen_updates: tuple[base.Update, ...]
+    full_updates: tuple[Callable, ...]
+    frozen_updates: tuple[Callable, ...]
     state: base.TrainState
 
 
@@ -82,8 +83,15 @@ def make(name: str, **changes: Any) -> SmallAgent:
     """Returns the small agent of an algorithm; `changes` as in `replaced`."""
     config = small_config(name, **changes)
     agent = AGENTS[name].make_agent(config, ACTION_SPECS[name])
-    full_updates, frozen_updates = (tuple(map(jax.jit, learner.updates)) for learner in (agent.full, agent.frozen))
+    full_updates, frozen_updates = (
+        tuple(jax.jit(at_every_step(update)) for update in learner.updates) for learner in (agent.full, agent.frozen)
+    )
     return SmallAgent(config, ACTION_SPECS[name], agent, full_updates, frozen_updates, trained_state(agent))
+
+
+def at_every_step(update: base.Update) -> Callable[[base.TrainState, replay.Batch], tuple]:
+    """Returns an update as a function of state and batch: one is made at each agent step, from the first on."""
+    return lambda state, batch: update(state, batch, base.Steps(state.updates, state.updates + 1))
 
 
 def trained_state(agent: base.Agent) -> base.TrainState:

@@ -106,6 +106,8 @@ _HOST_FIELDS = {
     "": (
         "seed",
         "total_steps",
+        "learn_start",
+        "replay_ratio",
         "log_every",
         "eval_every",
         "eval_episodes",
@@ -119,7 +121,7 @@ _HOST_FIELDS = {
         "mesh",
     ),
     "replay": ("capacity", "grow_after_freeze", "allow_more_memory", "latent_dtype", "prioritized"),
-    "seer": ("enabled", "freeze_step", "signal_every", "init_from"),
+    "seer": ("enabled", "freeze_step", "freeze_after", "freeze_before", "replay_ratio", "signal_every", "init_from"),
 }
 
 
@@ -189,8 +191,8 @@ def _without_host_fields(config):
 
 def _parts(phase):
     """Returns what the programs of a phase depend on."""
-    exponents = tuple(float(phase.importance_exponent(updates)) for updates in (0, 1, 10, 100, 1000))
-    numbers = phase.batch_size, phase.updates_per_learn, phase.steps_per_learn, *exponents
+    exponents = tuple(float(phase.importance_exponent(steps)) for steps in (0, 1, 10, 100, 1000))
+    numbers = phase.batch_size, phase.replay_ratio, *exponents
     return phase.agent, phase.name, phase.ring_spec, *jax.tree.leaves(phase.row), *numbers, *_places(phase.placement)
 
 

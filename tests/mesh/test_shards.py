@@ -91,7 +91,7 @@ def test_gradients_of_a_batch_on_eight_devices_are_those_on_one(name, phase):
     place = make_placement(agents.small_config(name, mesh__data=DEVICES))
     spread_batch, same_state = place.move(batch, lanes=True), place.move(state, lanes=False)
     assert len(spread_batch.obs.addressable_shards[0].data) == 2
-    for update in getattr(small.agent, phase).updates:
+    for update in map(agents.at_every_step, getattr(small.agent, phase).updates):
         alone, *_ = jax.jit(update)(state, batch)
         with place.context():
             together, _, info = jax.jit(update)(same_state, spread_batch)

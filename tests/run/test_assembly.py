@@ -1,5 +1,7 @@
 """What a configuration makes: both phases, as shapes, and programs that own their buffers."""
 
+from fractions import Fraction
+
 import jax
 import numpy as np
 import pytest
@@ -30,20 +32,18 @@ def test_phases_differ_in_rows_capacity_and_training_state_alone():
     assert full.actor == frozen.actor
 
 
-@pytest.mark.parametrize(
-    ("num_envs", "update_every", "updates_per_learn", "steps_per_learn"), [(1, 1, 1, 1), (4, 2, 2, 4), (2, 4, 1, 4)]
-)
-def test_updates_that_are_due_together_are_one_call_of_learn(
-    num_envs, update_every, updates_per_learn, steps_per_learn
-):
-    phase = make_parts(num_envs=num_envs, update_every=update_every).full
-    assert (phase.updates_per_learn, phase.steps_per_learn) == (updates_per_learn, steps_per_learn)
+@pytest.mark.parametrize(("ratio", "frozen", "expected"), [(0.25, None, (1, 4)), (1.0, 4.0, (4, 1))])
+def test_replay_ratio_of_the_frozen_phase_is_its_own_or_that_of_the_run(ratio, frozen, expected):
+    parts = make_parts(replay_ratio=ratio, seer__replay_ratio=frozen)
+    assert parts.full.replay_ratio == Fraction(ratio)
+    assert parts.frozen.replay_ratio == Fraction(*expected)
 
 
 def test_importance_exponent_rises_to_one_over_its_own_steps():
-    parts = make_parts(replay__importance_start=0.4, replay__importance_steps=640, update_every=2)
-    schedule = parts.full.importance_exponent
-    np.testing.assert_allclose([schedule(0), schedule(160), schedule(320), schedule(999)], [0.4, 0.7, 1, 1], atol=1e-6)
+    parts = make_parts(replay__importance_start=0.4, replay__importance_steps=640, learn_start=80)
+    for phase in (parts.full, parts.frozen):
+        exponents = [phase.importance_exponent(steps) for steps in (0, 80, 400, 720, 999)]
+        np.testing.assert_allclose(exponents, [0.4, 0.4, 0.7, 1, 1], atol=1e-6)
 
 
 def test_shapes_of_timesteps_are_those_that_the_environments_send():

@@ -219,7 +219,7 @@ def test_full_disk_leaves_no_part_of_a_fork(fake_envs, trunks, tmp_path, monkeyp
 
 def test_other_replay_ratio_begins_at_the_fork(fake_envs, trunks, tmp_path):
     trunk = trunks("rainbow")
-    train.run(config_of("rainbow", update_every=4), tmp_path / "fewer", fork=f"{trunk}@160")
+    train.run(config_of("rainbow", replay_ratio=0.25), tmp_path / "fewer", fork=f"{trunk}@160")
     at = checkpoint.read(trunk / checkpoint.DIRECTORY, 2).progress
     end = records(tmp_path / "fewer")[-1]
     assert end["updates"] - at["updates"] == (end["env_steps"] - at["env_steps"]) // 4

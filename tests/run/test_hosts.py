@@ -18,7 +18,7 @@ SHORT = {
     "seer__signal_every": 8,
     "eval_every": 36,
     "checkpoint_every": 24,
-    "update_every": 4,
+    "replay_ratio": 0.25,
     "replay__prioritized": True,
 }
 SEEDS = {"seed": 3, "num_seeds": 2, "mesh__seed": 2, "keep_best": True, "params_every": 30, **SHORT}

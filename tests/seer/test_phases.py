@@ -1,13 +1,15 @@
 """Programs of a phase as they are compiled, and what they cost."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.benchmark.noise import noisy_ring
 from seer_jax.config import FIRST_STACKS
 from seer_jax.envs.timestep import TimeStep
 from seer_jax.run.assembly import assemble
-from seer_jax.seer import phases
+from seer_jax.seer import pace, phases
 from tests.helpers import agents
 from tests.helpers.arrays import random_like
 from tests.helpers.rings import as_dicts, make_twin, random_rows, sample_at, sampleable_starts
@@ -22,32 +24,64 @@ def make_phase(algorithm, name, **changes):
 def test_learn_compiles_to_convolutions_in_the_full_phase_alone(name, expected):
     """The canonical encoder has real convolutions; the data-efficient one is matrix products in any phase."""
     phase = make_phase("rainbow", name, encoder__name="canonical", seer__freeze_through="conv3", agent__batch_size=4)
-    program = phase.jit("cpu").learn.lower(phase.state, phase.ring).compile()
+    jitted = phase.jit("cpu")
+    program = jitted.learn.lower(*jitted.learn_arguments).compile()
     assert (" convolution(" in program.as_text()) == expected
 
 
-def test_updates_share_a_loop_where_the_platform_allows_it():
-    """Updates are written out on the CPU alone, whose convolution gradients are slow in loops."""
+@pytest.mark.parametrize(
+    ("num_envs", "ratio", "cycles", "frozen_cycles"), [(4, 1.0, 4, 8), (1, 1.0, 1, 2), (4, 0.125, 1, 1), (4, 0.4, 1, 3)]
+)
+def test_updates_that_are_due_together_share_a_loop_where_the_platform_allows_it(
+    num_envs, ratio, cycles, frozen_cycles
+):
+    """A loop on the CPU holds no convolution, whose gradients are slow there."""
+    ratios = {"replay_ratio": ratio, "seer__replay_ratio": 2 * ratio}
+    canonical = {"encoder__name": "canonical", "seer__freeze_through": "conv3"}
     full, frozen = (
-        make_phase("rainbow", name, encoder__name="canonical", seer__freeze_through="conv3", num_envs=4)
-        for name in (phases.FULL, phases.FROZEN)
+        make_phase("rainbow", name, num_envs=num_envs, **canonical, **ratios) for name in (phases.FULL, phases.FROZEN)
     )
-    assert full.jit("cpu").loop_length == 1
-    assert full.jit("cuda").loop_length == 4
-    assert frozen.jit("cpu").loop_length == 4
+    assert (full.jit("cpu").loop_length, full.jit("cpu").updates_per_learn) == (1, 1)
+    for platform in ("cuda", "tpu"):
+        jitted = full.jit(platform)
+        assert (jitted.loop_length, jitted.updates_per_learn) == (cycles, cycles)
+    assert frozen.jit("cpu").loop_length == frozen_cycles
 
 
-def test_cost_per_step_sums_acting_and_learning_over_the_steps_between_calls():
-    phase = make_phase("rainbow", phases.FROZEN, num_envs=4, update_every=2, agent__batch_size=4)
-    assert (phase.updates_per_learn, phase.steps_per_learn) == (2, 4)
+def test_calls_of_curl_make_whole_cycles():
+    phase = make_phase("curl_sac", phases.FROZEN, num_envs=5)
+    assert (phase.jit("cpu").loop_length, phase.jit("cpu").updates_per_learn) == (2, 4)
+
+
+@pytest.mark.parametrize("algorithm", ["rainbow", "curl_sac"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_call_that_makes_fewer_updates_than_it_can_equals_as_many_calls_of_one_cycle(algorithm, count):
+    phase = make_phase(algorithm, phases.FROZEN, agent__batch_size=4, replay__prioritized=True)
+    ring, since = noisy_ring(phase), jnp.array([1600, 0])
+    state = phase.agent.freeze(agents.trained_state(phase.agent))
+    loop, one = jax.jit(phases.make_learn(phase, 4)), jax.jit(phases.make_learn(phase, 1))
+    together, loop_ring, info = loop(state, ring, pace.Due(since, jnp.int32(count)))
+    losses = []
+    for _ in range(count):
+        state, ring, info_of_one = one(state, ring, pace.Due(since))
+        losses.append(float(info_of_one["loss"]))
+    assert int(together.updates) == int(state.updates) == count * len(phase.learner.updates)
+    agents.assert_close(together.params, state.params, rtol=1e-4, atol=1e-6)
+    agents.assert_close(loop_ring, ring, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(float(info["loss"]), np.mean(losses) if losses else 0.0, rtol=1e-4)
+
+
+def test_cost_per_step_sums_acting_and_learning_of_as_many_updates_as_the_replay_ratio_says():
+    phase = make_phase("rainbow", phases.FROZEN, num_envs=4, seer__replay_ratio=0.5, agent__batch_size=4)
     programs = phase.compile()
+    assert programs.updates_per_learn == 2
     assert set(programs.interact_costs) == {"act", "encode"}
-    assert set(programs.learn_costs) == {"update"}
+    assert set(programs.update_costs) == {"update"}
     for kind in ("flops", "macs"):
         acting = sum(getattr(cost, kind) for cost in programs.interact_costs.values())
-        learning = getattr(programs.learn_costs["update"], kind)
+        learning = getattr(programs.update_costs["update"], kind)
         assert min(acting, learning) > 0
-        np.testing.assert_allclose(getattr(programs.cost_per_step, kind), acting / 4 + learning / 4, rtol=1e-9)
+        np.testing.assert_allclose(getattr(programs.cost_per_step, kind), acting / 4 + learning / 2, rtol=1e-9)
 
 
 def test_acting_keeps_its_cost_where_encoding_alone_costs_more_than_the_whole_program():

@@ -1,0 +1,155 @@
+"""Updates per agent step: exact in number, at the freeze and after it, also after a kill and in a fork."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dm_env import specs
+
+from seer_jax import files, flops, train
+from seer_jax.agents.registry import AGENTS
+from seer_jax.envs import registry
+from seer_jax.envs.timestep import TimeStep
+from seer_jax.run import checkpoint
+from seer_jax.run.resolve import resolve
+from seer_jax.seer import pace
+from seer_jax.seer.phases import Phase, Programs
+from tests.helpers.runs import (
+    assert_runs_equal,
+    compiled_once,
+    records,
+    run_killed_after,
+    tiny_config,
+    tiny_control_config,
+)
+
+FASTER = {"seer__replay_ratio": 2.5, "replay_ratio": 0.5, "num_envs": 3, "replay__prioritized": True}
+
+
+@pytest.fixture(autouse=True)
+def one_compilation():
+    with compiled_once():
+        yield
+
+
+def updates_in_state(directory):
+    """Returns the updates that the training state of the last checkpoint has counted."""
+    last = checkpoint.newest(directory / checkpoint.DIRECTORY, pytest.fail)
+    return int(files.load_tree(last.directory)["train"]["updates"])
+
+
+class QuickEnv:
+    """Black frames, in episodes of 60 steps that end one after another."""
+
+    action_spec = specs.DiscreteArray(3)
+
+    def __init__(self, config, *, training, pools=(0,)):
+        self.num_envs, self._steps = config.num_envs if training else config.eval_episodes, 0
+        frame, zeros = np.zeros((self.num_envs, 42, 42, 1), np.uint8), np.zeros(self.num_envs, np.float32)
+        ages, false = (np.arange(61)[:, None] + np.arange(self.num_envs)) % 61, zeros > 0
+        self._turn = [TimeStep(frame, zeros, zeros, false, age == 60, age == 60, age == 0) for age in ages]
+
+    def reset(self):
+        return self._turn[0]._replace(first=self._turn[0].first | True, last=self._turn[0].last & False)
+
+    def step(self, action):
+        self._steps += 1
+        return self._turn[self._steps % 61]
+
+    def step_some(self, action, running):
+        return self.step(action)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("num_envs", [1, 4, 32])
+@pytest.mark.parametrize("ratio", [1 / 8, 1, 4])
+def test_updates_of_a_long_run_are_exact_in_number(tmp_path, monkeypatch, num_envs, ratio):
+    """Only their number is looked at: the programs of this run do nothing else than count."""
+    action = jnp.zeros(num_envs, jnp.int32)
+
+    def compile_nothing(phase):
+        most = phase.jit("cpu").updates_per_learn
+        assert most == max(1, num_envs * ratio // 1)
+
+        def learn(state, ring, due):
+            cycles = 1 if due.cycles is None else int(due.cycles)
+            assert 0 < cycles <= most
+            return state.replace(updates=np.int32(state.updates + cycles)), ring, {}
+
+        return Programs(lambda params, actor, ring, timestep: (action, actor, ring), learn, most, {}, {}, flops.Cost())
+
+    monkeypatch.setattr(Phase, "compile", compile_nothing)
+    monkeypatch.setattr(registry, "make_env", QuickEnv)
+    end = train.run(
+        tiny_config(
+            num_envs=num_envs,
+            replay_ratio=ratio,
+            total_steps=10_000,
+            log_every=10_000,
+            eval_every=10_000,
+            checkpoint_every=0,
+            learn_start=160,
+            seer__enabled=False,
+            replay__capacity=3200,
+        ),
+        tmp_path / "run",
+    )
+    assert end["updates"] == updates_in_state(tmp_path / "run") == int((end["env_steps"] - 160) * ratio)
+
+
+@pytest.mark.parametrize("make_config", [tiny_config, tiny_control_config])
+def test_ratio_of_the_frozen_phase_counts_from_the_freeze(fake_envs, tmp_path, make_config):
+    config = make_config(**FASTER)
+    end = train.run(config, tmp_path / "run")
+    resolved = resolve(config)
+    agent = AGENTS[resolved.agent.name].make_agent(resolved, fake_envs[0].action_spec)
+    (froze,) = (record for record in records(tmp_path / "run") if record["kind"] == "freeze")
+    before = pace.updates_due(pace.replay_ratio(0.5), (config.learn_start, 0), froze["env_steps"])
+    due = before + pace.updates_due(pace.replay_ratio(2.5), (froze["env_steps"], 0), end["env_steps"])
+    cycle = 2 if make_config is tiny_control_config else 1
+    assert froze["updates"] == before // cycle * cycle
+    assert end["updates"] == updates_in_state(tmp_path / "run") == due // cycle * cycle
+    assert due > 2 * end["env_steps"] - 2 * froze["env_steps"]
+    macs = sum(
+        updates * flops.paper_macs(learner.passes(), config.agent.batch_size)
+        for updates, learner in ((froze["updates"], agent.full), (end["updates"] - froze["updates"], agent.frozen))
+    )
+    assert end["macs_update"] == macs
+
+
+@pytest.mark.parametrize("make_config", [tiny_config, tiny_control_config])
+def test_run_killed_before_and_after_the_ratio_changes_equals_the_one_that_was_not(
+    fake_envs, tmp_path, monkeypatch, make_config
+):
+    config = make_config(**FASTER)
+    train.run(config, tmp_path / "whole")
+    steps = config.seer.freeze_step // config.num_envs
+    run_killed_after(config, tmp_path / "killed", steps - 10, monkeypatch)
+    run_killed_after(config, tmp_path / "killed", steps, monkeypatch, resume=True)
+    train.run(config, tmp_path / "killed", resume=True)
+    assert_runs_equal(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_fork_with_another_ratio_after_the_freeze_equals_the_run_that_had_it_from_the_start(fake_envs, tmp_path):
+    cadences = {"checkpoint_every": 0, "checkpoint_at": (150,), "replay__capacity": 400}
+    train.run(tiny_config(**cadences, total_steps=220), tmp_path / "trunk")
+    config = tiny_config(**cadences, seer__replay_ratio=4)
+    train.run(config, tmp_path / "fork", fork=f"{tmp_path / 'trunk'}@150")
+    train.run(config, tmp_path / "direct")
+    assert_runs_equal(tmp_path / "fork", tmp_path / "direct")
+    updates = [record["updates"] for record in records(tmp_path / "fork") if record["kind"] in ("freeze", "end")]
+    np.testing.assert_allclose(updates, [120, 120 + 4 * 200], atol=8)
+
+
+def test_two_seeds_of_one_process_learn_as_often_as_each_alone(fake_envs, tmp_path):
+    """The end of an episode costs a step: they do not have the same updates due at the same time."""
+    config = tiny_config(**FASTER, num_seeds=2, seed=5, checkpoint_every=0)
+    train.run(config, tmp_path / "run")
+    for seed in (5, 6):
+        train.run(tiny_config(**FASTER, seed=seed, checkpoint_every=0), tmp_path / str(seed))
+        alone, together = (
+            records(directory)[-1] for directory in (tmp_path / str(seed), tmp_path / f"run/seed-{seed}")
+        )
+        assert together["updates"] == alone["updates"]
+        assert together["env_steps"] == alone["env_steps"]
