@@ -63,6 +63,7 @@ _UNSET = {  # what an unset field follows from
     "freeze_through": "unset: follows from `agent.name` and `encoder.name`",
     **dict.fromkeys(("freeze_after", "freeze_before"), "unset: no bound"),
     "replay_ratio": "unset: that of the run",
+    "reset_heads_every": "unset: that of `agent`",
     "signal_every": f"unset: {SIGNAL_EVERY:,} with `seer.enabled`, else 0",
     "init_from": "unset: the encoder starts from new parameters",
     **{item.name: "unset: follows from `env.protocol`" for item in dataclasses.fields(atari.Protocol)},

@@ -45,6 +45,10 @@ class AgentConfig:
     discount: float = real(0.99, "discount factor of one agent step", low=0.0, high=1.0)
     learning_rate: float = real(1e-4, "Adam learning rate", low=1e-12, high=1.0)
     hidden: int = integer(256, "units of a hidden layer", low=1, high=65_536)
+    reset_heads_every: int = integer(0, "updates between two resets of the heads to new initial values; 0 resets none")
+    reset_keep: float = real(
+        0.0, "share of its parameters that the heads keep at a reset: shrink and perturb", low=0.0, high=0.99
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,7 @@ class SeerConfig:
     freeze_after: int | None = integer(UNSET, "agent steps before which an automatic freeze does not come", low=1)
     freeze_before: int | None = integer(UNSET, "agent steps after which an automatic freeze does not come", low=1)
     replay_ratio: float = real(UNSET, "updates per agent step after the freeze", low=0.001, high=64.0)
+    reset_heads_every: int = integer(UNSET, "updates between two resets of the heads after the freeze; 0 resets none")
     num_copies: int = integer(1, "augmented latents stored of each row", low=1, high=256)
     freeze_through: str = text(UNSET, "last stage of the encoder that freezes; unset, the algorithm's own choice")
     signal_every: int = integer(

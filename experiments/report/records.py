@@ -14,8 +14,8 @@ from experiments.report import names
 from seer_jax.run import resolve, run_dir
 from seer_jax.run.records import Record
 
-Kind = Literal["train", "episode", "eval", "freeze", "signal", "checkpoint", "end"]
-_KEPT_KINDS = ("train", "eval", "freeze", "signal", "end")  # episodes and checkpoints are too many
+Kind = Literal["train", "episode", "eval", "freeze", "reset", "signal", "checkpoint", "end"]
+_KEPT_KINDS = ("train", "eval", "freeze", "reset", "signal", "end")  # episodes and checkpoints are too many
 _AGENT_LABELS = {"rainbow": "Rainbow", "curl_sac": "CURL"}
 # Fields that a report reads of every evaluation and freeze, of a signal, and of a manifest.
 _LINE_FIELDS = (

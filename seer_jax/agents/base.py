@@ -23,6 +23,8 @@ Update = Callable[["TrainState", replay.Batch, "Steps"], tuple["TrainState", jax
 # Parts that hold the frozen stages of an encoder, by stage name, and the parts with the stages after them.
 ENCODER_PARTS = {"encoder": "tail", "actor_encoder": "actor_tail"}
 
+_RESET = 2  # folded into the key of an update, which is split into 0 and 1
+
 
 class TrainState(struct.PyTreeNode):
     """Everything that learning changes.
@@ -200,4 +202,32 @@ def freeze_encoder(state: TrainState, *, sync_target_heads: bool, dropped: tuple
             part: jax.tree.map(jnp.copy, targets[part]) for part in state.target_params if part not in frozen
         },
         opt_state={part: opt_state for part, opt_state in state.opt_state.items() if part not in frozen},
+    )
+
+
+def reset_heads(agent: Agent, state: TrainState, *, keep: float) -> TrainState:
+    """Puts the heads, their targets and their optimizer state back to new initial values (Nikishin et al. 2022).
+
+    The heads are the parts that the frozen phase trains, apart from stages of the encoder. With `keep` they are only
+    moved towards the new values: shrink and perturb (Ash and Adams 2020, as D'Oro et al. 2023 use it).
+
+    Args:
+      agent: the agent.
+      state: of either phase. Its updates give the key of the new values, so that each reset has its own.
+      keep: share of the old parameters in the new ones; 0 keeps nothing.
+    """
+    fresh = agent.init(jax.random.fold_in(jax.random.fold_in(state.key, state.updates), _RESET))
+    heads = jax.eval_shape(agent.freeze, fresh).opt_state.keys() - {*ENCODER_PARTS, *ENCODER_PARTS.values()}
+
+    def mix(old: Params, new: Params) -> Params:
+        mixed = {
+            part: jax.tree.map(lambda x, y: keep * x + (1 - keep) * y, old[part], new[part])
+            for part in heads & old.keys()
+        }
+        return old | (mixed if keep else {part: new[part] for part in mixed})
+
+    return state.replace(
+        params=mix(state.params, fresh.params),
+        target_params=mix(state.target_params, fresh.target_params),
+        opt_state=state.opt_state | {part: fresh.opt_state[part] for part in heads},
     )

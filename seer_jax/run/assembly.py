@@ -72,6 +72,8 @@ class Assembly:
             timestep=self._timestep,
             batch_size=config.agent.batch_size,
             replay_ratio=pace.replay_ratio(config.replay_ratio if name == FULL else config.seer.replay_ratio),
+            reset_heads_every=(config.agent if name == FULL else config.seer).reset_heads_every,
+            reset_keep=config.agent.reset_keep,
             importance_exponent=optax.linear_schedule(
                 config.replay.importance_start, 1.0, config.replay.importance_steps, config.learn_start
             ),

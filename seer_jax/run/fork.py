@@ -27,6 +27,9 @@ CHANGEABLE = (
     *continuation.CHANGEABLE,
     "replay_ratio",
     "seer.replay_ratio",
+    "agent.reset_heads_every",
+    "agent.reset_keep",
+    "seer.reset_heads_every",
     "on_nan",
     "agent.learning_rate",
     "agent.temperature_learning_rate",
@@ -169,14 +172,16 @@ def _check_ring(config: RunConfig, progress: dict[str, Any], source: str) -> Non
 def _progress(config: RunConfig, progress: dict[str, Any], differ: run_dir.Differences) -> dict[str, Any]:
     """Returns the progress that a fork begins with.
 
-    Updates that another replay ratio would have made before are not due. Whether the checkpoint stays on the disk is
-    decided by the `checkpoint_at` of the fork.
+    Updates and resets that another replay ratio or period would have made before are not due. Whether the checkpoint
+    stays on the disk is decided by the `checkpoint_at` of the fork.
     """
     env_steps = progress["env_steps"]
     progress = progress | {"stays": is_forkable(config, steps_before(progress), env_steps)}
-    ratio = "replay_ratio" if progress["phase"] == FULL else "seer.replay_ratio"
-    if ratio in differ and env_steps >= config.learn_start:
+    full = progress["phase"] == FULL
+    if ("replay_ratio" if full else "seer.replay_ratio") in differ and env_steps >= config.learn_start:
         progress["updates_since"] = [env_steps, progress["updates"]]
+    if ("agent.reset_heads_every" if full else "seer.reset_heads_every") in differ:
+        progress["resets_since"] = progress["updates"]
     return progress
 
 

@@ -63,6 +63,7 @@ class Progress:
       steps_before: agent steps before the last vector step.
       updates: updates so far.
       updates_since: agent steps and updates from which on updates become due; None stands for `learn_start` and 0.
+      resets_since: updates from which on the period of resets counts; None stands for 0.
       rows: rows in the ring, over all environments.
       pool: checkpoints so far, written or tried; at each the environments are rebuilt.
       ledger: cost so far.
@@ -80,6 +81,7 @@ class Progress:
     steps_before: int = 0
     updates: int = 0
     updates_since: list[int] | None = None
+    resets_since: int | None = None
     rows: int = 0
     pool: int = 0
     ledger: flops.Ledger = dataclasses.field(default_factory=flops.Ledger)
@@ -95,7 +97,17 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the counters, for the manifest of a checkpoint."""
-        counters = ("phase", "env_steps", "steps_before", "updates", "updates_since", "rows", "pool", "last_signal")
+        counters = (
+            "phase",
+            "env_steps",
+            "steps_before",
+            "updates",
+            "updates_since",
+            "resets_since",
+            "rows",
+            "pool",
+            "last_signal",
+        )
         return {name: getattr(self, name) for name in counters} | {
             "clock": self.clock.to_json(),
             "ledger": self.ledger.to_json(),
@@ -113,6 +125,7 @@ class Progress:
         plain = {name: saved[name] for name in names}
         plain["steps_before"] = steps_before(saved)
         plain["updates_since"] = saved.get("updates_since")
+        plain["resets_since"] = saved.get("resets_since")
         plain["last_signal"] = saved.get("last_signal")  # version 0.3.0 had none
         recent = collections.deque(saved["recent"], maxlen=_RECENT_EPISODES)
         ledger, clock = flops.Ledger(saved["ledger"]), Clock(saved["clock"])

@@ -18,7 +18,13 @@ from seer_jax.fields import ConfigError
 from seer_jax.networks import encoders, haiku
 from seer_jax.run import rules
 
-_OF_FREEZE = ("seer.freeze_step", "seer.freeze_after", "seer.freeze_before", "seer.replay_ratio")
+_OF_FREEZE = (
+    "seer.freeze_step",
+    "seer.freeze_after",
+    "seer.freeze_before",
+    "seer.replay_ratio",
+    "seer.reset_heads_every",
+)
 
 # The field of earlier versions that `replay_ratio` replaces: agent steps between two updates.
 _UPDATE_EVERY = "update_every"
@@ -91,6 +97,8 @@ def resolve(config: ConfigDict) -> RunConfig:
         seer["signal_every"] = SIGNAL_EVERY if seer["enabled"] is True else 0
     if seer["replay_ratio"] is None:
         seer["replay_ratio"] = values["replay_ratio"]
+    if seer["reset_heads_every"] is None:
+        seer["reset_heads_every"] = values["agent"]["reset_heads_every"]
     unset_allowed = ("seer.freeze_after", "seer.freeze_before")
     _check(values, sections, fields.Number, fields.Numbers, fields.Flag, unset_allowed=unset_allowed)
     if seer["enabled"] and seer["freeze_step"] == AUTO:

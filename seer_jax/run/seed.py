@@ -179,14 +179,20 @@ class Seed:
         due = pace.updates_due(phase.replay_ratio, self.since, progress.env_steps)
         return max(0, due - progress.updates)  # less than 0 before learning starts
 
-    def learned(self, updates: int, info: Mapping[str, Any], programs: Programs) -> None:
-        """Counts updates of a call of `learn`, the first of which ends the warm-up; `info` are their metrics."""
+    def learned(self, updates: int, info: Mapping[str, Any], phase: Phase, programs: Programs) -> bool:
+        """Counts updates of a call of `learn`, the first of which ends the warm-up; `info` are their metrics.
+
+        Returns:
+          Whether the heads are to be reset now.
+        """
         progress, first = self.progress, not self.progress.updates
         progress.updates += updates
         progress.info = info
         progress.ledger.add({kind: cost * updates for kind, cost in programs.update_costs.items()})
         if first:
             progress.clock.book(_WARM_UP, progress.env_steps)
+        since = progress.updates - (progress.resets_since or 0)
+        return crossed(phase.reset_heads_every, since - updates, since)
 
     def book_time(self) -> None:
         """Counts the time so far to the phase."""
@@ -246,12 +252,14 @@ class Seed:
             self.warn_of_failed_write(f"no copy of the parameters after {env_steps:,} steps ({error.strerror})")
 
     def begin_frozen(self, full: Phase, frozen: Phase) -> None:
-        """Counts from here on in the frozen phase, and from here on by its replay ratio if that is another one."""
+        """Counts from here on in the frozen phase, by its replay ratio and its period of resets if these differ."""
         progress = self.progress
         progress.phase = FROZEN
         if frozen.replay_ratio != full.replay_ratio and progress.env_steps > self.since[0]:
             due = pace.updates_due(full.replay_ratio, self.since, progress.env_steps)
             progress.updates_since = [progress.env_steps, due]
+        if frozen.reset_heads_every != full.reset_heads_every:
+            progress.resets_since = progress.updates
 
     def froze(self, seconds: float, *, rows_moved: int) -> None:
         """Writes the record of the freeze; the handover took `seconds`."""

@@ -108,16 +108,24 @@ class Stepper:
             self._seeds[i].end_episode(score, length)
 
     def _learn(self, due: np.ndarray) -> None:
-        """Makes the updates that are due, `[S]`, in whole cycles; what is left of a cycle stays due."""
+        """Makes the updates that are due, `[S]`, in whole cycles, and resets heads; a rest of a cycle stays due."""
         run, phase, programs = self.state, self.phase, self._programs
         updates_per_cycle = len(phase.learner.updates)
         while (cycles := np.minimum(due, programs.updates_per_learn) // updates_per_cycle).any():
             turn = pace.Due(self._since, phase.put_cycles(cycles))
             run.train, run.ring, info = programs.learn(run.train, run.ring, turn)
             updates, here = cycles * updates_per_cycle, self._parts.placement.local(info)
-            for i in np.flatnonzero(updates).tolist():
-                self._seeds[i].learned(int(updates[i]), self._info_of(i, here), programs)
+            resets = [
+                i
+                for i in np.flatnonzero(updates).tolist()
+                if self._seeds[i].learned(int(updates[i]), self._info_of(i, here), phase, programs)
+            ]
             self._info, due = info, due - updates
+            if resets:
+                assert programs.reset is not None  # a phase with resets has it
+                run.train = programs.reset(run.train, *self._put_flags(self.flags(resets)))
+                for i in resets:
+                    self._seeds[i].write("reset", {})
 
     def _info_of(self, seed: int, info: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the metrics of one seed among those of `seeds_here`; none of a seed of another host."""

@@ -67,6 +67,8 @@ class Programs(NamedTuple):
         several seeds all have the axis of seeds, and a fifth argument, `[S]` bool, says which seeds step.
       learn: `(state, ring, due) -> (state, ring, info)`, up to `updates_per_learn` updates; consumes state and ring.
         Info is their mean. With several seeds all have the axis of seeds.
+      reset: `state -> state` with the heads reset; consumes it. With several seeds a second argument, `[S]` bool, says
+        of which seeds. None if there are no resets.
       updates_per_learn: the most updates of a call of `learn`.
       interact_costs: costs of `act` and `encode`, of one call and one seed.
       update_costs: cost of `update`, of one update of one seed, the mean over a cycle.
@@ -75,6 +77,7 @@ class Programs(NamedTuple):
 
     interact: jax.stages.Compiled
     learn: jax.stages.Compiled
+    reset: jax.stages.Compiled | None
     updates_per_learn: int
     interact_costs: dict[str, flops.Cost]
     update_costs: dict[str, flops.Cost]
@@ -87,8 +90,10 @@ class Jitted(NamedTuple):
     Attributes:
       interact: as in `Programs`.
       learn: as in `Programs`.
+      reset: as in `Programs`.
       interact_arguments: shapes of the arguments of `interact`, with their places.
       learn_arguments: shapes of the arguments of `learn`, with their places.
+      reset_arguments: shapes of the arguments of `reset`, with their places.
       loop_length: iterations of the loop that `learn` consists of, each a cycle of updates; 1 if it has none.
       updates_per_learn: as in `Programs`.
       update_macs: multiply-accumulates of an update, in the paper's convention.
@@ -96,8 +101,10 @@ class Jitted(NamedTuple):
 
     interact: jax.stages.Wrapped
     learn: jax.stages.Wrapped
+    reset: jax.stages.Wrapped
     interact_arguments: tuple[Any, ...]
     learn_arguments: tuple[Any, ...]
+    reset_arguments: tuple[Any, ...]
     loop_length: int
     updates_per_learn: int
     update_macs: float
@@ -117,6 +124,8 @@ class Phase:
       timestep: shapes of what the environments send.
       batch_size: transitions of an update.
       replay_ratio: updates per agent step.
+      reset_heads_every: updates between two resets of the heads; 0 resets none.
+      reset_keep: see `base.reset_heads`.
       importance_exponent: beta of prioritized replay, by agent steps.
       placement: the seeds, and the places of their arrays.
     """
@@ -130,6 +139,8 @@ class Phase:
     timestep: TimeStep
     batch_size: int
     replay_ratio: fractions.Fraction
+    reset_heads_every: int
+    reset_keep: float
     importance_exponent: optax.Schedule
     placement: Placement
 
@@ -207,8 +218,10 @@ class Phase:
                 donate_argnums=(0, 1),
                 out_shardings=(everywhere, here, everywhere),
             ),
+            reset=jax.jit(place.map_seeds(make_reset(self)), donate_argnums=0, out_shardings=everywhere),
             interact_arguments=(params, actor, ring, timestep, *flags),
             learn_arguments=(state, ring, place.shapes(due, lanes=False)),
+            reset_arguments=(state, *flags),
             loop_length=cycles,
             updates_per_learn=cycles * updates_per_cycle,
             update_macs=flops.paper_macs(self.learner.passes(), self.batch_size),
@@ -220,16 +233,17 @@ class Phase:
         with place.context():
             interact = jitted.interact.lower(*jitted.interact_arguments).compile()
             learn = jitted.learn.lower(*jitted.learn_arguments).compile()
+            reset = jitted.reset.lower(*jitted.reset_arguments).compile() if self.reset_heads_every else None
         if place.num_seeds > 1:  # a seed costs what it costs alone: the flags of several are not its work
             alone = dataclasses.replace(self, placement=place.of_one_seed).compile()
-            return alone._replace(interact=interact, learn=learn)
+            return alone._replace(interact=interact, learn=learn, reset=reset)
         # XLA counts the work of one device, and the body of a loop once: a cycle of updates.
         update_flops = flops.xla_flops(learn) * place.num_shards / len(self.learner.updates)
         interact_costs = self._interact_costs(flops.xla_flops(interact) * place.num_shards)
         update_costs = {"update": flops.Cost(flops=update_flops, macs=jitted.update_macs)}
         acting, learning = (sum(costs.values(), flops.Cost()) for costs in (interact_costs, update_costs))
         cost_per_step = acting * (1 / self.ring_spec.num_envs) + learning * float(self.replay_ratio)
-        return Programs(interact, learn, jitted.updates_per_learn, interact_costs, update_costs, cost_per_step)
+        return Programs(interact, learn, reset, jitted.updates_per_learn, interact_costs, update_costs, cost_per_step)
 
     def _interact_costs(self, total_flops: float) -> dict[str, flops.Cost]:
         """Splits the cost of `interact` into encoding and all the rest."""
@@ -336,6 +350,15 @@ def make_learn(phase: Phase, cycles: int) -> Callable[..., tuple[base.TrainState
         return state, ring, jax.tree.map(lambda x: x.sum() / jnp.maximum(count, 1), infos)
 
     return learn
+
+
+def make_reset(phase: Phase) -> Callable[..., base.TrainState]:
+    """Returns the pure function behind `Programs.reset`, of one seed; its flag may be left out."""
+
+    def reset(state: base.TrainState, resets: jax.Array | None = None) -> base.TrainState:
+        return _where(resets, base.reset_heads(phase.agent, state, keep=phase.reset_keep), state)
+
+    return reset
 
 
 def _where(flag: jax.Array | None, new: Any, old: Any) -> Any:

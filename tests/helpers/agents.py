@@ -30,14 +30,16 @@ _CONFIGS = {
         agent=rainbow.RainbowConfig(name="rainbow", hidden=16, target_update_every=3, learning_rate=1e-3, n_step=3),
         encoder=EncoderConfig(name="data_efficient"),
         replay=ReplayConfig(),
-        seer=SeerConfig(freeze_step=50_000, freeze_through="conv2", replay_ratio=1.0),
+        seer=SeerConfig(freeze_step=50_000, freeze_through="conv2", replay_ratio=1.0, reset_heads_every=0),
     ),
     "curl_sac": RunConfig(
         env=DmcConfig(suite="dmc", task="cartpole-swingup", image_size=34, crop_size=30, action_repeat=8, camera_id=0),
         agent=curl.CurlConfig(name="curl_sac", hidden=8, latent_size=6, random_steps=10),
         encoder=EncoderConfig(name="data_efficient"),
         replay=ReplayConfig(),
-        seer=SeerConfig(freeze_step=50_000, freeze_through="dense", num_copies=4, replay_ratio=1.0),
+        seer=SeerConfig(
+            freeze_step=50_000, freeze_through="dense", num_copies=4, replay_ratio=1.0, reset_heads_every=0
+        ),
     ),
 }
 _FRAME_CHANNELS = {"rainbow": 1, "curl_sac": 3}

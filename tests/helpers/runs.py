@@ -120,8 +120,18 @@ _HOST_FIELDS = {
         "num_seeds",
         "mesh",
     ),
+    "agent": ("reset_heads_every", "reset_keep"),
     "replay": ("capacity", "grow_after_freeze", "allow_more_memory", "latent_dtype", "prioritized"),
-    "seer": ("enabled", "freeze_step", "freeze_after", "freeze_before", "replay_ratio", "signal_every", "init_from"),
+    "seer": (
+        "enabled",
+        "freeze_step",
+        "freeze_after",
+        "freeze_before",
+        "replay_ratio",
+        "reset_heads_every",
+        "signal_every",
+        "init_from",
+    ),
 }
 
 
@@ -192,7 +202,7 @@ def _without_host_fields(config):
 def _parts(phase):
     """Returns what the programs of a phase depend on."""
     exponents = tuple(float(phase.importance_exponent(steps)) for steps in (0, 1, 10, 100, 1000))
-    numbers = phase.batch_size, phase.replay_ratio, *exponents
+    numbers = phase.batch_size, phase.replay_ratio, phase.reset_heads_every > 0, phase.reset_keep, *exponents
     return phase.agent, phase.name, phase.ring_spec, *jax.tree.leaves(phase.row), *numbers, *_places(phase.placement)
 
 

@@ -217,13 +217,15 @@ def test_full_disk_leaves_no_part_of_a_fork(fake_envs, trunks, tmp_path, monkeyp
     assert contents(tmp_path / "fork") == {}
 
 
-def test_other_replay_ratio_begins_at_the_fork(fake_envs, trunks, tmp_path):
-    trunk = trunks("rainbow")
-    train.run(config_of("rainbow", replay_ratio=0.25), tmp_path / "fewer", fork=f"{trunk}@160")
+def test_other_replay_ratio_and_resets_begin_at_the_fork(fake_envs, trunks, tmp_path):
+    trunk, changes = trunks("rainbow"), {"replay_ratio": 0.25, "agent__reset_heads_every": 15}
+    train.run(config_of("rainbow", **changes), tmp_path / "fewer", fork=f"{trunk}@160")
     at = checkpoint.read(trunk / checkpoint.DIRECTORY, 2).progress
     end = records(tmp_path / "fewer")[-1]
     assert end["updates"] - at["updates"] == (end["env_steps"] - at["env_steps"]) // 4
-    assert {record["updates"] for record in records(tmp_path / "fewer")[-8:]} != {at["updates"]}
+    assert end["updates"] > at["updates"] + 20
+    resets = [record["updates"] for record in records(tmp_path / "fewer") if record["kind"] == "reset"]
+    assert resets == [*range(at["updates"], end["updates"] + 1, 15)][1:]
 
 
 def test_seeds_of_one_process_are_forked_together_and_alone(fake_envs, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Updates per agent step: exact in number, at the freeze and after it, also after a kill and in a fork."""
+"""Updates per agent step, and resets of heads: exact in number and time, also after a kill and in a fork."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +23,7 @@ from tests.helpers.runs import (
 )
 
 FASTER = {"seer__replay_ratio": 2.5, "replay_ratio": 0.5, "num_envs": 3, "replay__prioritized": True}
+RESETS = {"agent__reset_heads_every": 20, "seer__reset_heads_every": 100, "agent__reset_keep": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,11 @@ def updates_in_state(directory):
     """Returns the updates that the training state of the last checkpoint has counted."""
     last = checkpoint.newest(directory / checkpoint.DIRECTORY, pytest.fail)
     return int(files.load_tree(last.directory)["train"]["updates"])
+
+
+def resets(directory):
+    """Returns the updates after which a run reset its heads."""
+    return [record["updates"] for record in records(directory) if record["kind"] == "reset"]
 
 
 class QuickEnv:
@@ -77,7 +83,10 @@ def test_updates_of_a_long_run_are_exact_in_number(tmp_path, monkeypatch, num_en
             assert 0 < cycles <= most
             return state.replace(updates=np.int32(state.updates + cycles)), ring, {}
 
-        return Programs(lambda params, actor, ring, timestep: (action, actor, ring), learn, most, {}, {}, flops.Cost())
+        def interact(params, actor, ring, timestep):
+            return action, actor, ring
+
+        return Programs(interact, learn, None, most, {}, {}, flops.Cost())
 
     monkeypatch.setattr(Phase, "compile", compile_nothing)
     monkeypatch.setattr(registry, "make_env", QuickEnv)
@@ -99,57 +108,56 @@ def test_updates_of_a_long_run_are_exact_in_number(tmp_path, monkeypatch, num_en
 
 
 @pytest.mark.parametrize("make_config", [tiny_config, tiny_control_config])
-def test_ratio_of_the_frozen_phase_counts_from_the_freeze(fake_envs, tmp_path, make_config):
-    config = make_config(**FASTER)
-    end = train.run(config, tmp_path / "run")
-    resolved = resolve(config)
-    agent = AGENTS[resolved.agent.name].make_agent(resolved, fake_envs[0].action_spec)
-    (froze,) = (record for record in records(tmp_path / "run") if record["kind"] == "freeze")
+def test_ratio_of_the_frozen_phase_counts_from_the_freeze_and_a_kill_on_either_side_changes_nothing(
+    fake_envs, tmp_path, monkeypatch, make_config
+):
+    config, whole = make_config(**FASTER, **RESETS), tmp_path / "whole"
+    end = train.run(config, whole)
+    (froze,) = (record for record in records(whole) if record["kind"] == "freeze")
     before = pace.updates_due(pace.replay_ratio(0.5), (config.learn_start, 0), froze["env_steps"])
     due = before + pace.updates_due(pace.replay_ratio(2.5), (froze["env_steps"], 0), end["env_steps"])
     cycle = 2 if make_config is tiny_control_config else 1
     assert froze["updates"] == before // cycle * cycle
-    assert end["updates"] == updates_in_state(tmp_path / "run") == due // cycle * cycle
-    assert due > 2 * end["env_steps"] - 2 * froze["env_steps"]
+    assert end["updates"] == updates_in_state(whole) == due // cycle * cycle
+    resolved = resolve(config)
+    agent = AGENTS[resolved.agent.name].make_agent(resolved, fake_envs[0].action_spec)
     macs = sum(
         updates * flops.paper_macs(learner.passes(), config.agent.batch_size)
         for updates, learner in ((froze["updates"], agent.full), (end["updates"] - froze["updates"], agent.frozen))
     )
     assert end["macs_update"] == macs
+    full, frozen = (range(0, count, every) for count, every in ((froze["updates"], 20), (end["updates"], 100)))
+    expected = [*full[1:], *(froze["updates"] + i for i in frozen[1:] if froze["updates"] + i <= end["updates"])]
+    np.testing.assert_allclose(resets(whole), expected, atol=8)
 
-
-@pytest.mark.parametrize("make_config", [tiny_config, tiny_control_config])
-def test_run_killed_before_and_after_the_ratio_changes_equals_the_one_that_was_not(
-    fake_envs, tmp_path, monkeypatch, make_config
-):
-    config = make_config(**FASTER)
-    train.run(config, tmp_path / "whole")
     steps = config.seer.freeze_step // config.num_envs
     run_killed_after(config, tmp_path / "killed", steps - 10, monkeypatch)
     run_killed_after(config, tmp_path / "killed", steps, monkeypatch, resume=True)
     train.run(config, tmp_path / "killed", resume=True)
-    assert_runs_equal(tmp_path / "killed", tmp_path / "whole")
+    assert_runs_equal(tmp_path / "killed", whole)
 
 
-def test_fork_with_another_ratio_after_the_freeze_equals_the_run_that_had_it_from_the_start(fake_envs, tmp_path):
+def test_fork_with_other_updates_after_the_freeze_equals_the_run_that_had_them_from_the_start(fake_envs, tmp_path):
     cadences = {"checkpoint_every": 0, "checkpoint_at": (150,), "replay__capacity": 400}
     train.run(tiny_config(**cadences, total_steps=220), tmp_path / "trunk")
-    config = tiny_config(**cadences, seer__replay_ratio=4)
+    config = tiny_config(**cadences, seer__replay_ratio=4, seer__reset_heads_every=300)
     train.run(config, tmp_path / "fork", fork=f"{tmp_path / 'trunk'}@150")
     train.run(config, tmp_path / "direct")
     assert_runs_equal(tmp_path / "fork", tmp_path / "direct")
     updates = [record["updates"] for record in records(tmp_path / "fork") if record["kind"] in ("freeze", "end")]
     np.testing.assert_allclose(updates, [120, 120 + 4 * 200], atol=8)
+    np.testing.assert_allclose(resets(tmp_path / "fork"), [420, 720], atol=8)
 
 
 def test_two_seeds_of_one_process_learn_as_often_as_each_alone(fake_envs, tmp_path):
     """The end of an episode costs a step: they do not have the same updates due at the same time."""
-    config = tiny_config(**FASTER, num_seeds=2, seed=5, checkpoint_every=0)
+    config = tiny_config(**FASTER, **RESETS, num_seeds=2, seed=5, checkpoint_every=0)
     train.run(config, tmp_path / "run")
     for seed in (5, 6):
-        train.run(tiny_config(**FASTER, seed=seed, checkpoint_every=0), tmp_path / str(seed))
+        train.run(tiny_config(**FASTER, **RESETS, seed=seed, checkpoint_every=0), tmp_path / str(seed))
         alone, together = (
             records(directory)[-1] for directory in (tmp_path / str(seed), tmp_path / f"run/seed-{seed}")
         )
         assert together["updates"] == alone["updates"]
         assert together["env_steps"] == alone["env_steps"]
+        assert resets(tmp_path / f"run/seed-{seed}") == resets(tmp_path / str(seed))
