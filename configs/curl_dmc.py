@@ -9,6 +9,7 @@ Presets, after the colon, with the task behind a comma if it is not cartpole-swi
   constrained      replay of 1000 or 2000 frames (0.03 or 0.06 GB) that grows 18.75 times at the freeze.
   half_resolution  50 pixels cropped to 42 instead of 100 to 84, without SEER.
   impala           the encoder of 15 convolutions.
+  constrained_impoola  constrained, with that encoder and a mean over the image at its end.
   quick            short and small; uses every part, but does not reproduce the paper's result. At the freeze the
                    replay shrinks from 27 MB of frames to 5 MB of latents, stored in float16.
 
@@ -80,6 +81,10 @@ def presets(task: str) -> dict[str, dict[str, Any]]:
         },
         "half_resolution": {"env": small_images, "seer": {"enabled": False}},
         "impala": {"encoder": {"name": "impala"}},
+        "constrained_impoola": {
+            "encoder": {"name": "impoola"},
+            "replay": {"capacity": constrained_capacity, "grow_after_freeze": True},
+        },
         "quick": {
             "total_steps": 6000,
             "learn_start": 500,

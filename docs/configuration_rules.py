@@ -59,6 +59,7 @@ RULES = (
         rainbow_atari,
         {"encoder.name": "resnet"},
     ),
+    Rule("`encoder.width` is 1 unless `encoder.name` is `impala` or `impoola`.", rainbow_atari, {"encoder.width": 2}),
     Rule(
         "`haiku:MODULE:FUNCTION` can be imported, and `hk.transform` returned it.",
         rainbow_atari,

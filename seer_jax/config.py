@@ -56,6 +56,7 @@ class EncoderConfig:
     """The encoder."""
 
     name: str = text("data_efficient", "encoder, or haiku:MODULE:FUNCTION")
+    width: int = integer(1, "factor of the channels of `impala` and `impoola`", low=1, high=16)
     compute_dtype: str = text("float32", "dtype in which the encoder computes", options=("float32", "bfloat16"))
 
 

@@ -148,7 +148,7 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
 
 
 def _make_encoder(encoder: EncoderConfig) -> encoders.Encoder:
-    return encoders.make_encoder(encoder.name, initializers.UNIFORM, encoder.compute_dtype)
+    return encoders.make_encoder(encoder.name, initializers.UNIFORM, encoder.compute_dtype, encoder.width)
 
 
 def _stage_names(encoder: EncoderConfig) -> tuple[str, ...]:

@@ -369,7 +369,8 @@ def _check(config: RunConfig) -> None:
             " lower it"
         )
     channels, inputs = registry.frame_shape(config.env)[-1], registry.view_shape(config.env)[-1]
-    first = encoders.make_encoder(config.encoder.name, initializers.DELTA_ORTHOGONAL).stages[0].module
+    encoder, init_fns = config.encoder, initializers.DELTA_ORTHOGONAL
+    first = encoders.make_encoder(encoder.name, init_fns, width=encoder.width).stages[0].module
     outputs = getattr(first, "features", inputs)  # an encoder in Haiku initializes itself
     if inputs > outputs:
         raise ConfigError(

@@ -52,7 +52,7 @@ class Networks:
         log_std_bounds: tuple[float, float],
         initial_temperature: float,
     ) -> None:
-        trunk = encoders.make_encoder(encoder.name, initializers.DELTA_ORTHOGONAL, encoder.compute_dtype)
+        trunk = encoders.make_encoder(encoder.name, initializers.DELTA_ORTHOGONAL, encoder.compute_dtype, encoder.width)
         self.dense_frozen = freeze_through == DENSE
         self.encoder, self.tail = trunk.split_after(trunk.names[-1] if self.dense_frozen else freeze_through)
         # Any: Flax declares that `apply` may return a tuple.

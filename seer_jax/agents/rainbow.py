@@ -78,7 +78,7 @@ class Networks:
         view_shape: tuple[int, int, int],
         num_actions: int,
     ) -> None:
-        whole = encoders.make_encoder(encoder.name, initializers.UNIFORM, encoder.compute_dtype)
+        whole = encoders.make_encoder(encoder.name, initializers.UNIFORM, encoder.compute_dtype, encoder.width)
         self.encoder, self.tail = whole.split_after(freeze_through)
         # Any: Flax declares that `apply` may return a tuple.
         self.head: Any = heads.DuelingC51(num_actions, agent.num_atoms, agent.hidden, agent.noise_std)

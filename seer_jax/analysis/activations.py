@@ -21,7 +21,7 @@ def make_activations(config: RunConfig, action_spec: specs.Array) -> Activations
 
     The activations of a hidden layer are those after its ReLU; those of the last layer of a head are its output.
     Names do not depend on where the encoder is split:
-      both: `encoder/STAGE`, with the stages of `encoders.ENCODERS`, `[B, H, W, C]`.
+      both: `encoder/STAGE`, with the stages of `encoders.ENCODERS`, `[B, H, W, C]`, or `[B, C]` if it pools.
       Rainbow: `heads/value_hidden` and `heads/advantage_hidden`, `[B, hidden]`, `heads/value`, `[B, num_atoms]`,
         `heads/advantage`, `[B, num_actions * num_atoms]`, and `heads/logits`, `[B, num_actions, num_atoms]`; noisy
         layers use their means.

@@ -68,11 +68,14 @@ class ResidualStage(nn.Module):
     Attributes:
       features: output channels.
       last: whether the section is the encoder's last, which ends with a ReLU.
+      pool: whether the mean over the image follows, `[B, features]` (Trumpp et al. 2025,
+        https://arxiv.org/abs/2503.05546).
       init_fns: initializers.
     """
 
     features: int
     last: bool = False
+    pool: bool = False
     init_fns: Init = UNIFORM
 
     @nn.compact
@@ -82,7 +85,8 @@ class ResidualStage(nn.Module):
         for _ in range(2):
             block = _conv(nn.relu(x), self.init_fns, self.features, 3, padding="SAME")
             x = x + _conv(nn.relu(block), self.init_fns, self.features, 3, padding="SAME")
-        return nn.relu(x) if self.last else x
+        x = nn.relu(x) if self.last else x
+        return x.mean(axis=(-3, -2)) if self.pool else x
 
 
 class DenseNorm(nn.Module):
@@ -201,19 +205,22 @@ def _output_shape(encoder: Encoder, input_shape: tuple[int, ...]) -> tuple[int, 
     return jax.eval_shape(output, jax.random.PRNGKey(0), x).shape[1:]
 
 
-def _convolutions(*stages: tuple[int, int, int]) -> Callable[[Init], tuple[Stage, ...]]:
-    def build(init_fns: Init) -> tuple[Stage, ...]:
+def _convolutions(*stages: tuple[int, int, int]) -> Callable[[Init, int], tuple[Stage, ...]]:
+    def build(init_fns: Init, width: int) -> tuple[Stage, ...]:
+        assert width == 1  # `resolve` refuses others
         return tuple(Stage(f"conv{i}", ConvStage(*stage, init_fns)) for i, stage in enumerate(stages, start=1))
 
     return build
 
 
-def _impala(init_fns: Init) -> tuple[Stage, ...]:
-    widths = (16, 32, 32)
-    return tuple(
-        Stage(f"section{i}", ResidualStage(width, last=i == len(widths), init_fns=init_fns))
-        for i, width in enumerate(widths, start=1)
-    )
+def _impala(*, pool: bool) -> Callable[[Init, int], tuple[Stage, ...]]:
+    def build(init_fns: Init, width: int) -> tuple[Stage, ...]:
+        *first, last = (16 * width, 32 * width, 32 * width)
+        stages = [*map(functools.partial(ResidualStage, init_fns=init_fns), first)]
+        stages.append(ResidualStage(last, last=True, pool=pool, init_fns=init_fns))
+        return tuple(Stage(f"section{i}", stage) for i, stage in enumerate(stages, start=1))
+
+    return build
 
 
 # Features, kernel and stride of each stage.
@@ -222,24 +229,29 @@ ENCODERS = {
     "data_efficient": _convolutions((32, 5, 5), (64, 5, 5)),
     # Mnih et al. 2015, https://doi.org/10.1038/nature14236
     "canonical": _convolutions((32, 8, 4), (64, 4, 2), (64, 3, 1)),
-    # Yarats et al. 2019, https://arxiv.org/abs/1910.01741, without its dense layer
+    # Yarats et al. 2019, https://arxiv.org/abs/1910.01741, without its dense layer; that of DrQ is the same
+    # (Kostrikov et al. 2020, https://arxiv.org/abs/2004.13649)
     "sac_ae": _convolutions((32, 3, 2), (32, 3, 1), (32, 3, 1), (32, 3, 1)),
     # Espeholt et al. 2018, https://arxiv.org/abs/1802.01561, figure 3, without its dense layer
-    "impala": _impala,
+    "impala": _impala(pool=False),
+    # the same with global average pooling: Trumpp et al. 2025, https://arxiv.org/abs/2503.05546
+    "impoola": _impala(pool=True),
 }
+WIDENED = ("impala", "impoola")  # whose channels `encoder.width` multiplies
 
 
-def make_encoder(name: str, init_fns: Init, compute_dtype: str = "float32") -> Encoder:
+def make_encoder(name: str, init_fns: Init, compute_dtype: str = "float32", width: int = 1) -> Encoder:
     """Returns the encoder that `encoder.name` gives.
 
     Args:
       name: a key of `ENCODERS`, or `haiku:package.module:function`, which initialises itself.
       init_fns: initializers of the convolutions.
       compute_dtype: what it computes in.
+      width: factor of the channels; 1 unless the name is one of `WIDENED`.
 
     Raises:
       haiku.HaikuError: the Haiku function cannot be used.
     """
     if name.startswith(haiku.PREFIX):
         return Encoder((Stage("haiku", haiku.load(name)),), compute_dtype)
-    return Encoder(ENCODERS[name](init_fns), compute_dtype)
+    return Encoder(ENCODERS[name](init_fns, width), compute_dtype)

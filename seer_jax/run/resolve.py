@@ -237,6 +237,11 @@ def _check_encoder(config: RunConfig, algorithm: Algorithm) -> None:
     if not (name in encoders.ENCODERS or name.startswith(haiku.PREFIX)):
         known = ", ".join(encoders.ENCODERS)
         raise ConfigError(f"encoder.name={name!r} is unknown; choose one of {known}, or {haiku.PREFIX}module:function")
+    if config.encoder.width > 1 and name not in encoders.WIDENED:
+        widened = " or ".join(encoders.WIDENED)
+        raise ConfigError(
+            f"encoder.width={config.encoder.width}: encoder.name={name} has one width; set it to 1, or use {widened}"
+        )
     try:
         algorithm.stage_names(config.encoder)
     except haiku.HaikuError as error:

@@ -16,6 +16,7 @@ _SHARED_FIELDS = (
     "agent.name",
     "agent.latent_size",
     "encoder.name",
+    "encoder.width",
     "env.suite",
     "env.image_size",
     "env.crop_size",

@@ -203,8 +203,8 @@ class Phase:
         actor, ring, timestep = place_actor(self.actor, place.shapes), lanes(self.ring), lanes(self.timestep)
         flag = jax.ShapeDtypeStruct((), jnp.bool)
         flags = (place.shapes(flag, lanes=False),) if place.num_seeds > 1 else ()
-        number = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
-        due = pace.Due(number((2,)), number(()) if self._counts_cycles(platform) else None)
+        counts = self._counts_cycles(platform)
+        due = jax.eval_shape(lambda: pace.Due(jnp.zeros(2, jnp.int32), jnp.int32(0) if counts else None))
         shardings = functools.partial(jax.tree.map, lambda x: x.sharding)
         here, everywhere = place.sharding(lanes=True), place.sharding(lanes=False)
         return Jitted(

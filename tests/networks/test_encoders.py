@@ -73,6 +73,27 @@ def test_sac_ae_encoder_has_its_published_shapes(size, features):
     assert encoder.has_convolution
 
 
+@pytest.mark.parametrize(("name", "latent"), [("impala", (11, 11, 32)), ("impoola", (32,))])
+@pytest.mark.parametrize("width", [1, 4])
+def test_width_multiplies_the_channels_of_an_encoder_of_residual_sections(name, latent, width):
+    encoder = encoders.make_encoder(name, initializers.UNIFORM, width=width)
+    assert encoder.output_shape((84, 84, 4)) == (*latent[:-1], width * latent[-1])
+    kernels = [x.shape for x in jax.tree.leaves(params_of(encoder, (84, 84, 4))) if x.ndim == 4]
+    assert {shape[-1] for shape in kernels} == {16 * width, 32 * width}
+    assert encoder.names == ("section1", "section2", "section3")
+
+
+@pytest.mark.numeric
+def test_pooled_encoder_is_the_mean_over_the_image_of_the_one_that_does_not_pool():
+    whole, pooled = (encoders.make_encoder(name, initializers.UNIFORM) for name in ("impala", "impoola"))
+    images = np.random.default_rng(0).integers(0, 255, (2, 24, 20, 4)).astype(np.uint8)
+    params = random_params(whole, images.astype(np.float32))
+    expected = np.float64(jax.jit(whole.apply)(params, images)).mean(axis=(1, 2))
+    found = jax.jit(pooled.apply)(params, images)
+    assert found.shape == (2, 32)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
 def test_impala_encoder_has_fifteen_convolutions():
     encoder = encoders.make_encoder("impala", initializers.DELTA_ORTHOGONAL)
     kernels = [x.shape for x in jax.tree.leaves(params_of(encoder, (84, 84, 9))) if x.ndim == 4]

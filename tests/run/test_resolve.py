@@ -17,7 +17,7 @@ from seer_jax.envs.registry import SUITES
 from seer_jax.run.resolve import ConfigError, default_config, flat, resolve, sections_of
 from seer_jax.seer import capacity
 
-PRESETS = ("paper", "baseline", "constrained", "quick")
+PRESETS = ("paper", "baseline", "constrained", "constrained_impoola", "quick")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -72,7 +72,9 @@ def test_camera_that_a_task_does_not_have_is_refused(backend):
 
 
 @pytest.mark.skipif(not envs.HAS_EGL, reason="this machine has no EGL to render with")
-@pytest.mark.parametrize("preset", ["paper", "baseline", "constrained", "half_resolution", "impala", "quick"])
+@pytest.mark.parametrize(
+    "preset", ["paper", "baseline", "constrained", "constrained_impoola", "half_resolution", "impala", "quick"]
+)
 def test_control_presets_resolve(preset):
     config = resolve(curl_dmc.get_config(preset))
     assert config.seer.sync_target_heads
