@@ -7,8 +7,8 @@ Presets, after the colon:
   paper        the compute-efficiency setting: 500,000 agent steps, replay of as many rows.
   baseline     the same without SEER.
   constrained  replay of 10,000 frames (0.07 GB) that grows to 30,625 latents at the freeze.
-  constrained_impoola  the same with a pooled encoder of 15 convolutions, whose latents are 55 times smaller than frames:
-               the replay grows to all rows that the run writes. The freeze is automatic.
+  constrained_impoola  the same with a pooled encoder of 15 convolutions. Its latents are 55 times smaller than frames,
+               so that the replay grows to all rows of the run. The freeze is automatic.
   quick        about 5 minutes on 2 cores; uses every part, but does not reproduce the paper's result. At the freeze the
                replay shrinks from 114 MB of frames to 23 MB of latents, stored in float16.
 

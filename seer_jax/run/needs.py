@@ -27,6 +27,7 @@ class PhasePlan:
     Attributes:
       phase: `full` or `frozen`.
       env_steps: agent steps in it.
+      replay_ratio: updates per agent step.
       capacity: rows of the ring.
       observation_bytes: bytes of one stored observation.
       ring_bytes: bytes of the ring.
@@ -35,6 +36,7 @@ class PhasePlan:
 
     phase: str
     env_steps: int
+    replay_ratio: float
     capacity: int
     observation_bytes: int
     ring_bytes: int
@@ -53,6 +55,7 @@ class PhasePlan:
         """Returns what is known of the phase, by the names of `plan_output.FIGURES`; None is unknown."""
         return {
             "env_steps": self.env_steps,
+            "replay_ratio": self.replay_ratio,
             "replay_rows": self.capacity,
             "observation_bytes": self.observation_bytes,
             "replay_bytes": self.ring_bytes,
@@ -80,6 +83,7 @@ def _sizes_of(phase: Phase, env_steps: int, observation_bytes: int) -> PhasePlan
     return PhasePlan(
         phase=phase.name,
         env_steps=env_steps,
+        replay_ratio=float(phase.replay_ratio),
         capacity=phase.ring_spec.capacity,
         observation_bytes=observation_bytes,
         ring_bytes=phase.ring.num_bytes * seeds // shards,

@@ -45,6 +45,7 @@ def gb(count: int) -> str:
 # The figures of a phase, by their names in the file: what the table calls them, and how it shows them.
 FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "env_steps": ("agent steps", _count),
+    "replay_ratio": ("updates per agent step", "{:g}".format),
     "replay_rows": ("replay rows", _count),
     "observation_bytes": ("bytes of a stored observation", _count),
     "replay_bytes": ("replay MB", _mb),

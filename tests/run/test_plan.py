@@ -1,5 +1,7 @@
 """The plan: its numbers are those of the run, and a run that does not fit is refused with it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,8 +71,10 @@ def test_plan_has_the_phases_and_steps_of_the_run(changes, expected):
 def test_show_prints_costs_of_both_phases_and_starts_nothing(fake_env, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
-    plan.show(resolve(tiny_config()))
+    plan.show(resolve(tiny_config(replay_ratio=0.25, seer__replay_ratio=2)))
     shown = capsys.readouterr().out
+    (ratios,) = (line for line in shown.splitlines() if "updates per agent step" in line)
+    assert re.findall(r"[\d.]+", ratios) == ["0.25", "2"]
     for text in ("full phase", "frozen phase", "MFLOP per agent step", "agent steps/s", "bfloat16", "time, without"):
         assert text in shown
     assert "disk, at most" in shown

@@ -171,7 +171,9 @@ def test_plan_that_does_not_fit_the_target_is_refused_with_tables_and_file(fake_
 
 def test_program_that_the_compiler_finds_too_large_makes_the_phase_not_fit():
     cost = compiled.ProgramCost(1, 2, None, None, None, None)
-    sizes = dict(phase="full", env_steps=1, capacity=1, observation_bytes=1, ring_bytes=3, state_bytes=4)
+    sizes = dict(
+        phase="full", env_steps=1, replay_ratio=1.0, capacity=1, observation_bytes=1, ring_bytes=3, state_bytes=4
+    )
     steps = {"interact": 1, "learn": 1}
     plan = target_plan.TargetPlan(**sizes, costs={"interact": cost, "learn": None}, steps_per_call=steps)
     assert not plan.fits(10**12)
