@@ -2,10 +2,10 @@
 
 python -m experiments.run NAME --scale=smoke|cpu|paper [--out=DIR] [--workers=N] [--backend=local|ray]
 
-NAME is table1, fig2 to fig9, freeze_time, frozen_layers or latent_dtype. Finished runs are not trained again, and
-interrupted ones are resumed; experiments share their runs. DIR gets NAME.html with the files that `experiments.report`
-writes beside a page, the records of the runs in records/NAME/, and the runs in runs/. The page shows the videos that
-`seer_jax.evaluate --video` made of the runs.
+NAME is table1, fig2 to fig9, freeze_time, frozen_layers, latent_dtype or replay_ratio. Finished runs are not trained
+again, and interrupted ones are resumed; experiments share their runs. DIR gets NAME.html with the files that
+`experiments.report` writes beside a page, the records of the runs in records/NAME/, and the runs in runs/. The page shows
+the videos that `seer_jax.evaluate --video` made of the runs.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from experiments.runner import pool, spec
 from seer_jax import cli
 from seer_jax.fields import ConfigError
 
-_NAMES = ("table1", *(f"fig{i}" for i in range(2, 10)), "freeze_time", "frozen_layers", "latent_dtype")
+_NAMES = ("table1", *(f"fig{i}" for i in range(2, 10)), "freeze_time", "frozen_layers", "latent_dtype", "replay_ratio")
 EXPERIMENTS: dict[str, spec.Experiment] = {
     name: importlib.import_module(f"experiments.paper.{name}").EXPERIMENT for name in _NAMES
 }

@@ -1,6 +1,7 @@
 """When to freeze: runs that fork one trunk and freeze at several steps, and rules that choose among these steps."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -139,19 +140,26 @@ def runs(scale: str) -> list[Run]:
     ]
 
 
+def trunk_of_rainbow(scale: str, task: str, seed: int) -> Run:
+    """Returns the trunk of a game, which other experiments fork, too."""
+    study = _STUDIES[scale][0]
+    return _make_run(study, scale, task, seed, "trunk", study.labels[None], "baseline", **study.trunk)
+
+
+def _make_run(study: _Study, scale: str, task: str, seed: int, name: str, arm: str, preset: str, **changes: Any) -> Run:
+    settings = {"checkpoint_at": tuple(study.checkpoints), **study.settings, **changes}
+    run = study.make_run(scale, task, seed, name=name, arm=arm, preset=preset, **settings)
+    return dataclasses.replace(run, budget=study.budget)
+
+
 def _runs_of_trunk(study: _Study, scale: str, task: str, seed: int) -> list[Run]:
-    at = tuple(study.checkpoints)
-    settings = {"checkpoint_at": at, **study.settings}
-
-    def make(name: str, arm: str, preset: str, **changes: Any) -> Run:
-        run = study.make_run(scale, task, seed, name=name, arm=arm, preset=preset, **(settings | changes))
-        return dataclasses.replace(run, budget=study.budget)
-
+    make = functools.partial(_make_run, study, scale, task, seed)
     trunk = make("trunk", study.labels[None], "baseline", **study.trunk)
     arms = []
     for step in study.steps:
         arm = make(f"frozen-{step}", study.labels[step], "paper", seer__freeze_step=step, **study.arms)
-        arms.append(dataclasses.replace(arm, fork=Fork(trunk.name, max(each for each in at if each <= step))))
+        before = max(each for each in study.checkpoints if each <= step)
+        arms.append(dataclasses.replace(arm, fork=Fork(trunk.name, before)))
     return [trunk, *arms]
 
 
