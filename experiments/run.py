@@ -4,8 +4,8 @@ python -m experiments.run NAME --scale=smoke|cpu|paper [--out=DIR] [--workers=N]
 
 NAME is table1, fig2 to fig9, freeze_time, frozen_layers, latent_dtype or replay_ratio. Finished runs are not trained
 again, and interrupted ones are resumed; experiments share their runs. DIR gets NAME.html with the files that
-`experiments.report` writes beside a page, the records of the runs in records/NAME/, and the runs in runs/. The page shows
-the videos that `seer_jax.evaluate --video` made of the runs.
+`experiments.report` writes beside a page, the records of the runs in records/NAME/, and the runs in runs/. The page
+shows the videos that `seer_jax.evaluate --video` made of the runs.
 """
 
 import importlib
