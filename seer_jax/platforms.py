@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Platforms whose gradients of convolutions are slow inside a loop: on the CPU 20 times slower than outside of one.
-NO_CONVOLUTIONS_IN_LOOPS = frozenset({"cpu"})
+# Platforms on which updates that are due together share a loop, since a call takes long to start. On the CPU they are a
+# call each: gradients of convolutions are 20 times slower inside a loop, and other updates up to a sixth.
+LOOP_UPDATES = frozenset({"cuda", "tpu"})
 
 
 def map_apart(fn: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:

@@ -132,8 +132,8 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
         params = jax.eval_shape(init, jax.random.PRNGKey(0)).params
         return flops.Passes(flops.count_macs(encode, params, one_view), forward=3, backward=1)
 
-    full_learner = base.Learner((full,), lambda: (encoder_passes(), head_passes()), encoder.has_convolution)
-    frozen_learner = base.Learner((frozen,), lambda: (head_passes(),), has_convolution=False)
+    full_learner = base.Learner((full,), lambda: (encoder_passes(), head_passes()))
+    frozen_learner = base.Learner((frozen,), lambda: (head_passes(),))
     return base.Agent(
         init=init,
         view=view,

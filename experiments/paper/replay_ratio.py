@@ -1,7 +1,6 @@
 """Spending what the freeze saves: more updates per agent step, with and without resets of the heads."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -69,12 +68,12 @@ def _runs_of_trunk(arms: _Scale, scale: str, task: str, seed: int) -> list[Run]:
     forks = [
         make(f"ratio-{ratio}", _BASELINE.format(ratio), "baseline", replay_ratio=ratio) for ratio in arms.baselines
     ]
-    seer = functools.partial(make, preset="paper", seer__freeze_step=arms.fork_at)
     for ratio in arms.ratios:
-        label = _SEER.format(ratio)
-        forks.append(seer(f"seer-ratio-{ratio}", label, seer__replay_ratio=ratio))
-        resets = {"seer__replay_ratio": ratio, "seer__reset_heads_every": arms.reset_heads_every}
-        forks.append(seer(f"seer-ratio-{ratio}-resets", f"{label}, resets", **resets))
+        name, label = f"seer-ratio-{ratio}", _SEER.format(ratio)
+        values = {"seer__freeze_step": arms.fork_at, "seer__replay_ratio": ratio}
+        resets = {"seer__reset_heads_every": arms.reset_heads_every}
+        forks.append(make(name, label, "paper", **values))
+        forks.append(make(f"{name}-resets", f"{label}, resets", "paper", **values, **resets))
     return [trunk, *forks]
 
 

@@ -68,12 +68,10 @@ class Learner(NamedTuple):
       updates: the updates of a cycle, each `(state, batch, steps) -> (state, loss [B], info)`. An algorithm that does
         the same at every update has a cycle of one.
       passes: `() -> passes` of one update through each network, the mean over a cycle.
-      has_convolution: whether an update differentiates an XLA convolution.
     """
 
     updates: tuple[Update, ...]
     passes: Callable[[], tuple[flops.Passes, ...]]
-    has_convolution: bool
 
 
 class Agent(NamedTuple):

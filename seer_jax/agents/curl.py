@@ -338,7 +338,6 @@ def make_agent(config: RunConfig, action_spec: specs.BoundedArray) -> base.Agent
                 for i in range(_updates_per_cycle(cfg))
             ),
             passes=functools.partial(_passes, networks, cfg, frozen=frozen),
-            has_convolution=networks.tail.has_convolution or (not frozen and networks.encoder.has_convolution),
         )
 
     return base.Agent(

@@ -260,7 +260,6 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
         q = q_values(params, latents, None)
         return rlax.epsilon_greedy(cfg.eval_epsilon).sample(key, q).astype(jnp.int32)
 
-    tail_has_convolution = networks.tail.has_convolution
     return base.Agent(
         init=init,
         view=updates.view,
@@ -269,12 +268,8 @@ def make_agent(config: RunConfig, action_spec: specs.DiscreteArray) -> base.Agen
         stages=lambda params, views: base.all_but_last(networks.encoder.outputs(params["encoder"], views)),
         act=act,
         act_eval=act_eval,
-        full=base.Learner(
-            (updates.full,),
-            functools.partial(networks.passes, frozen=False),
-            networks.encoder.has_convolution or tail_has_convolution,
-        ),
-        frozen=base.Learner((updates.frozen,), functools.partial(networks.passes, frozen=True), tail_has_convolution),
+        full=base.Learner((updates.full,), functools.partial(networks.passes, frozen=False)),
+        frozen=base.Learner((updates.frozen,), functools.partial(networks.passes, frozen=True)),
         freeze=lambda state: base.freeze_encoder(state, sync_target_heads=config.seer.sync_target_heads),
     )
 

@@ -140,11 +140,6 @@ class Encoder:
         """Names of the stages, in order."""
         return tuple(stage.name for stage in self.stages)
 
-    @property
-    def has_convolution(self) -> bool:
-        """Whether a gradient through the encoder may run an XLA convolution."""
-        return not all(getattr(stage.module, "reads_patches", False) for stage in self.stages)
-
     def init(self, key: jax.Array, x: jax.Array) -> Params:
         """Returns parameters for inputs like `x`, `[B, H, W, C]` float32."""
         params = {}

@@ -173,11 +173,11 @@ class Phase:
         return state if self.name == FULL else self.agent.freeze(state)
 
     def cycles_per_learn(self, platform: str) -> int:
-        """Returns the cycles of updates of a call of `learn`: as many as are due after a step of all environments.
+        """Returns the most cycles of updates of a call of `learn`.
 
-        On a platform that is slow at convolutions in a loop it is one, and there are more calls.
+        They are as many as are due after a step of all environments, or one on a platform without loops of updates.
         """
-        if self.learner.has_convolution and platform in platforms.NO_CONVOLUTIONS_IN_LOOPS:
+        if platform not in platforms.LOOP_UPDATES:
             return 1
         return max(1, math.floor(self.ring_spec.num_envs * self.replay_ratio / len(self.learner.updates)))
 

@@ -52,7 +52,9 @@ def test_experiment_at_scale_smoke_writes_page_figures_and_records(name, fig3, o
     assert len(page) < 8e6
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     # Of each run of figure 8 three attention maps and a similarity; of the signals of a trunk one figure.
-    assert len(list(out.glob(f"{name}-*.png"))) == {"fig8": 4 * len(runs), "freeze_time": 1, "replay_ratio": 1}.get(name, 0)
+    assert len(list(out.glob(f"{name}-*.png"))) == {"fig8": 4 * len(runs), "freeze_time": 1, "replay_ratio": 1}.get(
+        name, 0
+    )
     assert (out / f"{name}.csv").read_text().count("\n") == 1 + sum(len(each.of_kind("eval")) for each in kept)
 
 

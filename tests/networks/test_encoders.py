@@ -70,7 +70,6 @@ def test_sac_ae_encoder_has_its_published_shapes(size, features):
     encoder = encoders.make_encoder("sac_ae", initializers.DELTA_ORTHOGONAL)
     assert encoder.output_shape((size, size, 9)) == features
     assert encoder.names == ("conv1", "conv2", "conv3", "conv4")
-    assert encoder.has_convolution
 
 
 @pytest.mark.parametrize(("name", "latent"), [("impala", (11, 11, 32)), ("impoola", (32,))])
