@@ -120,16 +120,21 @@ RULES = (
     ),
     Rule(
         "`learn_start + 2 * period` is at most `total_steps`. The period is the agent steps until a pattern of updates"
-        " is complete: the larger of `num_envs` and the updates of the pattern, divided by the lower one of"
-        " `replay_ratio` and `seer.replay_ratio`.",
+        " is complete: `num_envs`, or the updates of the pattern divided by `replay_ratio` if that is more.",
         rainbow_atari,
         {"learn_start": 499_999},
     ),
     Rule("`learn_start` is at least `(agent.n_step + 1) * num_envs`.", rainbow_atari, {"learn_start": 10}),
     Rule(
-        "With `seer.enabled`, `seer.freeze_step + 2 * period` is at most `total_steps`.",
+        "With `seer.enabled`, `seer.freeze_step + 2 * num_envs` is at most `total_steps`.",
         rainbow_atari,
         {"seer.freeze_step": 500_000},
+    ),
+    Rule(
+        "With `seer.enabled`, `seer.freeze_step + 2 * period` is at most `total_steps`, with the period that"
+        " `seer.replay_ratio` gives.",
+        rainbow_atari,
+        {"seer.freeze_step": 499_000, "seer.replay_ratio": 0.001},
     ),
     Rule(
         "With `seer.enabled`, `seer.freeze_step` is at least `learn_start + 2 * period`; or it is 0, and"
@@ -173,6 +178,16 @@ WARNINGS = (
         "`replay.priority_exponent` and `replay.importance_start` have their defaults without `replay.prioritized`.",
         rainbow_atari,
         {"replay.priority_exponent": 0.6},
+    ),
+    Rule(
+        "`agent.reset_keep` is 0 without resets.",
+        rainbow_atari,
+        {"agent.reset_keep": 0.5},
+    ),
+    Rule(
+        "`seer.replay_ratio` and `seer.reset_heads_every` are unset without `seer.enabled`.",
+        rainbow_atari,
+        {"seer.enabled": False, "seer.replay_ratio": 4.0},
     ),
     Rule(
         "`seer.freeze_after` and `seer.freeze_before` are kept by `seer.freeze_step` also if it is a number.",

@@ -45,7 +45,9 @@ class AgentConfig:
     discount: float = real(0.99, "discount factor of one agent step", low=0.0, high=1.0)
     learning_rate: float = real(1e-4, "Adam learning rate", low=1e-12, high=1.0)
     hidden: int = integer(256, "units of a hidden layer", low=1, high=65_536)
-    reset_heads_every: int = integer(0, "updates between two resets of the heads to new initial values; 0 resets none")
+    reset_heads_every: int = integer(
+        0, "updates between two resets of the heads to new initial values; 0 resets none", earlier=0
+    )
     reset_keep: float = real(
         0.0, "share of its parameters that the heads keep at a reset: shrink and perturb", low=0.0, high=0.99
     )
@@ -56,7 +58,7 @@ class EncoderConfig:
     """The encoder."""
 
     name: str = text("data_efficient", "encoder, or haiku:MODULE:FUNCTION")
-    width: int = integer(1, "factor of the channels of `impala` and `impoola`", low=1, high=16)
+    width: int = integer(1, "factor of the channels of `impala` and `impoola`", low=1, high=16, earlier=1)
     compute_dtype: str = text("float32", "dtype in which the encoder computes", options=("float32", "bfloat16"))
 
 
@@ -88,7 +90,7 @@ class SeerConfig:
     )
     freeze_after: int | None = integer(UNSET, "agent steps before which an automatic freeze does not come", low=1)
     freeze_before: int | None = integer(UNSET, "agent steps after which an automatic freeze does not come", low=1)
-    replay_ratio: float = real(UNSET, "updates per agent step after the freeze", low=0.001, high=64.0)
+    replay_ratio: float = real(UNSET, "updates per agent step after the freeze", low=1e-4, high=64.0)
     reset_heads_every: int = integer(UNSET, "updates between two resets of the heads after the freeze; 0 resets none")
     num_copies: int = integer(1, "augmented latents stored of each row", low=1, high=256)
     freeze_through: str = text(UNSET, "last stage of the encoder that freezes; unset, the algorithm's own choice")
@@ -126,7 +128,7 @@ class RunConfig:
         1, "environments stepped together; changes the batching, not the updates per step", low=1, high=4096
     )
     replay_ratio: float = real(
-        1.0, "updates per agent step, taken as a fraction with a denominator of at most 1000", low=0.001, high=64.0
+        1.0, "updates per agent step, taken as the nearest fraction (`seer_jax/seer/pace.py`)", low=1e-4, high=64.0
     )
     log_every: int = integer(1000, "agent steps between two lines of kind train", low=1)
     eval_every: int = integer(10_000, "agent steps between two evaluations", low=1)

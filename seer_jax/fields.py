@@ -151,9 +151,13 @@ def integer(
     high: int = MANY,
     former: str | None = None,
     word: str | None = None,
+    earlier: int | None = None,
 ) -> Any:
-    """Declares a field that holds a whole number, or `word`; `former` is its name in an earlier version."""
-    return _declare(default, Number(meaning, low, high, int, word), former)
+    """Declares a field that holds a whole number, or `word`; `former` is its name in an earlier version.
+
+    Runs of versions without the field were as if it held `earlier`.
+    """
+    return _declare(default, Number(meaning, low, high, int, word), former, earlier)
 
 
 def integers(meaning: str, *, low: int = 0) -> Any:

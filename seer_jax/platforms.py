@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Platforms on which updates that are due together share a loop, since a call takes long to start. On the CPU they are a
-# call each: gradients of convolutions are 20 times slower inside a loop, and other updates up to a sixth.
-LOOP_UPDATES = frozenset({"cuda", "tpu"})
+# Platforms on which updates that are due together are a call each. Elsewhere they share a loop, since a call takes long
+# to start. On the CPU gradients of convolutions are 20 times slower inside a loop, and other updates up to a sixth.
+NO_LOOPS_OF_UPDATES = frozenset({"cpu"})
 
 
 def map_apart(fn: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:

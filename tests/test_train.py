@@ -22,7 +22,10 @@ CURL = "--config=configs/curl_dmc.py"
 BAD_COMMANDS = [
     ([], "--config=FILE is missing"),
     (["--config=configs/nothing.py"], "configs/nothing.py"),
-    ([f"{CONFIG}:huge"], "preset 'huge' is unknown; choose one of paper, baseline, constrained, quick"),
+    (
+        [f"{CONFIG}:huge"],
+        "preset 'huge' is unknown; choose one of paper, baseline, constrained, constrained_impoola, quick",
+    ),
     (["--config=configs/curl_dmc.py:paper,walk"], "task 'walk' has no preset"),
     (["--config=pyproject.toml"], "pyproject.toml"),
     ([CONFIG, "--config.seed=abc"], "seed"),

@@ -55,6 +55,6 @@ def measure_in_this_process(name: str, *, synthetic: bool) -> dict[str, float]:
 
 def _median_update_ms(phase: phases.Phase) -> float:
     state, ring = phase.init_state(jax.random.PRNGKey(0)), noisy_ring(phase)
-    learn, due = jax.jit(phases.make_learn(phase, _CYCLES)), pace.Due(jnp.zeros(2, jnp.int32), jnp.int32(_CYCLES))
+    learn, due = jax.jit(phases.make_learn(phase, _CYCLES)), pace.Due(jnp.zeros(3, jnp.int32))
     times = time_each(_SECONDS, lambda: jax.block_until_ready(learn(state, ring, due)))
     return statistics.median(times) / (_CYCLES * len(phase.learner.updates))

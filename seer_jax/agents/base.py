@@ -217,15 +217,14 @@ def reset_heads(agent: Agent, state: TrainState, *, keep: float) -> TrainState:
     fresh = agent.init(jax.random.fold_in(jax.random.fold_in(state.key, state.updates), _RESET))
     heads = jax.eval_shape(agent.freeze, fresh).opt_state.keys() - {*ENCODER_PARTS, *ENCODER_PARTS.values()}
 
-    def mix(old: Params, new: Params) -> Params:
-        mixed = {
-            part: jax.tree.map(lambda x, y: keep * x + (1 - keep) * y, old[part], new[part])
-            for part in heads & old.keys()
-        }
-        return old | (mixed if keep else {part: new[part] for part in mixed})
+    def reset(old: Params, new: Params) -> Params:
+        parts = {part: new[part] for part in heads & old.keys()}
+        if keep:
+            parts = jax.tree.map(lambda x, y: keep * x + (1 - keep) * y, {part: old[part] for part in parts}, parts)
+        return old | parts
 
     return state.replace(
-        params=mix(state.params, fresh.params),
-        target_params=mix(state.target_params, fresh.target_params),
+        params=reset(state.params, fresh.params),
+        target_params=reset(state.target_params, fresh.target_params),
         opt_state=state.opt_state | {part: fresh.opt_state[part] for part in heads},
     )

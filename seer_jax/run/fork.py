@@ -19,7 +19,7 @@ from seer_jax.fields import ConfigError
 from seer_jax.run import best, checkpoint, continuation, run_dir
 from seer_jax.run.progress import steps_before
 from seer_jax.run.seed import PARAMS_DIRECTORY, directories_of, is_forkable
-from seer_jax.seer import capacity
+from seer_jax.seer import capacity, pace
 from seer_jax.seer.phases import FROZEN, FULL
 
 # Fields that may differ between a fork and its trunk: what lies ahead of a checkpoint.
@@ -178,8 +178,10 @@ def _progress(config: RunConfig, progress: dict[str, Any], differ: run_dir.Diffe
     env_steps = progress["env_steps"]
     progress = progress | {"stays": is_forkable(config, steps_before(progress), env_steps)}
     full = progress["phase"] == FULL
-    if ("replay_ratio" if full else "seer.replay_ratio") in differ and env_steps >= config.learn_start:
-        progress["updates_since"] = [env_steps, progress["updates"]]
+    ratio = "replay_ratio" if full else "seer.replay_ratio"
+    if ratio in differ and env_steps >= config.learn_start:
+        since = progress.get("updates_since") or (config.learn_start, 0, config.learn_start)
+        progress["updates_since"] = pace.since_now(pace.replay_ratio(differ[ratio][0]), since, env_steps)
     if ("agent.reset_heads_every" if full else "seer.reset_heads_every") in differ:
         progress["resets_since"] = progress["updates"]
     return progress

@@ -62,7 +62,7 @@ class Progress:
       env_steps: agent steps so far.
       steps_before: agent steps before the last vector step.
       updates: updates so far.
-      updates_since: agent steps and updates from which on updates become due; None stands for `learn_start` and 0.
+      updates_since: from what the replay ratio counts, as in `pace.Due`; None stands for `learn_start` and no updates.
       resets_since: updates from which on the period of resets counts; None stands for 0.
       rows: rows in the ring, over all environments.
       pool: checkpoints so far, written or tried; at each the environments are rebuilt.

@@ -25,7 +25,7 @@ class RecordWriter:
         """Returns a record with what every record holds.
 
         Args:
-          kind: `train`, `episode`, `eval`, `signal`, `freeze`, `checkpoint` or `end`.
+          kind: `train`, `episode`, `eval`, `signal`, `freeze`, `reset`, `checkpoint` or `end`.
           progress: of the run.
           fields: what this kind holds apart from the common fields.
         """

@@ -18,13 +18,7 @@ from seer_jax.fields import ConfigError
 from seer_jax.networks import encoders, haiku
 from seer_jax.run import rules
 
-_OF_FREEZE = (
-    "seer.freeze_step",
-    "seer.freeze_after",
-    "seer.freeze_before",
-    "seer.replay_ratio",
-    "seer.reset_heads_every",
-)
+_FREEZE_TIME = ("seer.freeze_step", "seer.freeze_after", "seer.freeze_before")
 
 # The field of earlier versions that `replay_ratio` replaces: agent steps between two updates.
 _UPDATE_EVERY = "update_every"
@@ -121,13 +115,17 @@ def stored_config(values: Mapping[str, Any]) -> ConfigDict:
     """Returns a configuration of `config.json` or of a file of records, in the meaning of the version that wrote it.
 
     A field that it does not name did not exist then, and gets the value that runs were trained with.
+
+    Raises:
+      ConfigError: a field that another one has replaced holds no value that it could hold.
     """
     named = flat(values)
     suite, algorithm = SUITES.get(named.get("env.suite", "")), AGENTS.get(named.get("agent.name", ""))
     if suite is None or algorithm is None:
         return ConfigDict(values)  # `resolve` refuses it
     if _UPDATE_EVERY in named:
-        named["replay_ratio"] = 1 / named.pop(_UPDATE_EVERY)
+        every = fields.Number(_UPDATE_EVERY, 1, 10_000, int).check(_UPDATE_EVERY, named.pop(_UPDATE_EVERY))
+        named |= dict.fromkeys(("replay_ratio", "seer.replay_ratio"), 1 / every) | {"seer.reset_heads_every": 0}
     return ConfigDict(traverse_util.unflatten_dict(earlier_values(suite, algorithm) | named, sep="."))
 
 
@@ -185,9 +183,9 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_effect(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns nested values by dotted name, without those of a freeze that does not come."""
+    """Returns nested values by dotted name, without the time of a freeze that there is none of."""
     named = flat(values)
-    return {name: value for name, value in named.items() if named["seer.enabled"] or name not in _OF_FREEZE}
+    return {name: value for name, value in named.items() if named["seer.enabled"] or name not in _FREEZE_TIME}
 
 
 def _registered(values: Mapping[str, Any], name: str, known: Mapping[str, Any]) -> str:

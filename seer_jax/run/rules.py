@@ -44,11 +44,13 @@ def automatic_freeze_step(seer: Mapping[str, Any], total_steps: int) -> int:
 
 def check_schedule(config: RunConfig, algorithm: Algorithm) -> None:
     """Raises ConfigError if nothing would be learned, or the encoder would freeze at a bad time or never."""
-    period = _check_updates(config, algorithm)
-    if config.learn_start + 2 * period > config.total_steps:
+    _check_pattern(config, algorithm)
+    last = config.total_steps - 2 * _period(config, algorithm, config.replay_ratio)
+    if config.learn_start > last:
+        fix = f"lower it to at most {last}" if last > 0 else "raise total_steps or replay_ratio"
         raise ConfigError(
             f"learn_start={config.learn_start} is too close to total_steps={config.total_steps}: nothing would be"
-            f" learned; lower it to at most {config.total_steps - 2 * period}"
+            f" learned with replay_ratio={config.replay_ratio:g}; {fix}"
         )
     first_window = (config.agent.n_step + 1) * config.num_envs
     if config.learn_start < first_window:
@@ -57,35 +59,44 @@ def check_schedule(config: RunConfig, algorithm: Algorithm) -> None:
             f" {config.num_envs} environments is complete; raise it to at least {first_window}"
         )
     if config.seer.enabled:
-        _check_freeze_step(config, period)
+        _check_freeze_step(config, algorithm)
 
 
-def _check_updates(config: RunConfig, algorithm: Algorithm) -> int:
-    """Checks the pattern of updates; returns the most agent steps until one pattern of either phase is complete."""
+def _check_pattern(config: RunConfig, algorithm: Algorithm) -> None:
     cycle = algorithm.updates_per_cycle(config.agent)
     if cycle > _MAX_UPDATES:
         raise ConfigError(
             f"the pattern of updates of agent.name={config.agent.name} repeats only after {cycle} updates, which are"
             f" compiled as one program; let it repeat after at most {_MAX_UPDATES}"
         )
-    lowest = min(map(pace.replay_ratio, (config.replay_ratio, config.seer.replay_ratio)))
-    return max(config.num_envs, math.ceil(cycle / lowest))
 
 
-def _check_freeze_step(config: RunConfig, period: int) -> None:
-    step, length = config.full_steps, f"total_steps={config.total_steps}"
-    if step + 2 * period > config.total_steps:
+def _period(config: RunConfig, algorithm: Algorithm, replay_ratio: float) -> int:
+    """Returns the most agent steps until a pattern of updates is complete."""
+    cycle = algorithm.updates_per_cycle(config.agent)
+    return max(config.num_envs, math.ceil(cycle / pace.replay_ratio(replay_ratio)))
+
+
+def _check_freeze_step(config: RunConfig, algorithm: Algorithm) -> None:
+    step, length, ratio = config.full_steps, f"total_steps={config.total_steps}", config.seer.replay_ratio
+    if step + 2 * config.num_envs > config.total_steps:
         raise ConfigError(
             f"seer.freeze_step={step} is past {length}: the encoder would never"
             " freeze; lower it or set seer.enabled=False"
         )
+    if step + 2 * _period(config, algorithm, ratio) > config.total_steps:
+        raise ConfigError(
+            f"seer.freeze_step={step} is too close to {length}: nothing would be learned after it with"
+            f" seer.replay_ratio={ratio:g}; lower it, or raise seer.replay_ratio"
+        )
     if step == 0 and config.seer.init_from is not None:
         return
-    if step < config.learn_start + 2 * period:
+    first = config.learn_start + 2 * _period(config, algorithm, config.replay_ratio)
+    if step < first:
         share = f", {FREEZE_SHARE:g} of {length}," if step == round(FREEZE_SHARE * config.total_steps) else ""
         raise ConfigError(
             f"seer.freeze_step={step}{share} is not past learn_start={config.learn_start}: an untrained"
-            f" encoder would freeze; raise it to at least {config.learn_start + 2 * period}, or set it to 0 with"
+            f" encoder would freeze; raise it to at least {first}, or set it to 0 with"
             " seer.init_from=RUN_DIR"
         )
 
@@ -202,6 +213,16 @@ def _warnings(config: RunConfig, *, on_cpu: bool) -> Iterator[str]:
         if value != defaults[name] and not config.replay.prioritized:
             yield f"replay.{name}={value} has no effect without replay.prioritized=True; set that, too"
     seer, step = config.seer, config.full_steps
+    if config.agent.reset_keep and not (config.agent.reset_heads_every or seer.reset_heads_every):
+        yield (
+            f"agent.reset_keep={config.agent.reset_keep} has no effect without resets; set agent.reset_heads_every, too"
+        )
+    for name, value, everywhere in (
+        ("replay_ratio", seer.replay_ratio, config.replay_ratio),
+        ("reset_heads_every", seer.reset_heads_every, config.agent.reset_heads_every),
+    ):
+        if not seer.enabled and value != everywhere:
+            yield f"seer.{name}={value} has no effect without seer.enabled=True; set that, or leave it out"
     for name, bound, kept in (
         ("freeze_after", seer.freeze_after, step >= (seer.freeze_after or step)),
         ("freeze_before", seer.freeze_before, step <= (seer.freeze_before or step)),

@@ -157,8 +157,8 @@ class Seed:
 
     @property
     def since(self) -> Sequence[int]:
-        """The agent steps and the updates from which the replay ratio counts."""
-        return self.progress.updates_since or (self.config.learn_start, 0)
+        """From what the replay ratio counts, as in `pace.Due`."""
+        return self.progress.updates_since or (self.config.learn_start, 0, self.config.learn_start)
 
     def acted(self, steps: int, phase: Phase, programs: Programs) -> int:
         """Counts a vector step.
@@ -193,6 +193,11 @@ class Seed:
             progress.clock.book(_WARM_UP, progress.env_steps)
         since = progress.updates - (progress.resets_since or 0)
         return crossed(phase.reset_heads_every, since - updates, since)
+
+    def updates_until_reset(self, phase: Phase, updates: int) -> int:
+        """Returns how many of `updates` come before a reset of the heads: all of them if there is none among them."""
+        every, since = phase.reset_heads_every, self.progress.updates - (self.progress.resets_since or 0)
+        return min(updates, every - since % every) if every else updates
 
     def book_time(self) -> None:
         """Counts the time so far to the phase."""
@@ -256,8 +261,7 @@ class Seed:
         progress = self.progress
         progress.phase = FROZEN
         if frozen.replay_ratio != full.replay_ratio and progress.env_steps > self.since[0]:
-            due = pace.updates_due(full.replay_ratio, self.since, progress.env_steps)
-            progress.updates_since = [progress.env_steps, due]
+            progress.updates_since = pace.since_now(full.replay_ratio, self.since, progress.env_steps)
         if frozen.reset_heads_every != full.reset_heads_every:
             progress.resets_since = progress.updates
 

@@ -4,6 +4,7 @@ When they do is decided by `seer_jax.run.loop`.
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -49,7 +50,7 @@ class Stepper:
     phase: Phase
     state: RunState
     _programs: Programs
-    _since: jax.Array  # `[S, 2]`, or `[2]` of one seed; see `pace.Due`
+    _since: jax.Array  # `[S, 3]`, or `[3]` of one seed; see `pace.Due`
 
     def __init__(
         self, parts: Assembly, state: RunState, envs: TrainingEnvs, seeds: Mapping[int, Seed], hosts: Hosts
@@ -73,7 +74,7 @@ class Stepper:
         """Compiles the programs of the phase."""
         with status.activity(f"compiling the programs of the {self.phase.name} phase"):
             self._programs = self.phase.compile()
-        since = [self._seeds[i].since if i in self._seeds else (0, 0) for i in range(self._config.num_seeds)]
+        since = [self._seeds[i].since if i in self._seeds else (0, 0, 0) for i in range(self._config.num_seeds)]
         self._since = self._parts.placement.put_of_seeds(np.array(since, np.int32))
         per_step = self._programs.cost_per_step
         for each in self._seeds.values():
@@ -93,7 +94,8 @@ class Stepper:
             checkpoint is then the same for a run that goes on and for one that resumes.
         """
         run, phase, programs, place = self.state, self.phase, self._programs, self._parts.placement
-        # One transfer to the device and one back, both explicit: a transfer guard shows that there are no others.
+        # One transfer to the device and one back, and flags or numbers where programs take them. All are explicit: a
+        # transfer guard shows that there are no others.
         timestep = place.put(self.envs.take(steps, cut=steps & renew_envs), lanes=True)
         flags = self._put_flags(steps)
         action, run.actor, run.ring = programs.interact(run.train.params, run.actor, run.ring, timestep, *flags)
@@ -111,7 +113,7 @@ class Stepper:
         """Makes the updates that are due, `[S]`, in whole cycles, and resets heads; a rest of a cycle stays due."""
         run, phase, programs = self.state, self.phase, self._programs
         updates_per_cycle = len(phase.learner.updates)
-        while (cycles := np.minimum(due, programs.updates_per_learn) // updates_per_cycle).any():
+        while (cycles := self._cycles(due)).any():
             turn = pace.Due(self._since, phase.put_cycles(cycles))
             run.train, run.ring, info = programs.learn(run.train, run.ring, turn)
             updates, here = cycles * updates_per_cycle, self._parts.placement.local(info)
@@ -126,6 +128,14 @@ class Stepper:
                 run.train = programs.reset(run.train, *self._put_flags(self.flags(resets)))
                 for i in resets:
                     self._seeds[i].write("reset", {})
+
+    def _cycles(self, due: np.ndarray) -> np.ndarray:
+        """Returns the cycles of a call of `learn`, `[S]` int32: of what is due up to the next reset of each seed."""
+        updates_per_cycle, cycles = len(self.phase.learner.updates), np.zeros_like(due)
+        for i in np.flatnonzero(due).tolist():
+            most = self._seeds[i].updates_until_reset(self.phase, self._programs.updates_per_learn)
+            cycles[i] = min(int(due[i]) // updates_per_cycle, math.ceil(most / updates_per_cycle))
+        return cycles
 
     def _info_of(self, seed: int, info: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the metrics of one seed among those of `seeds_here`; none of a seed of another host."""

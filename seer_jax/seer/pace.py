@@ -6,6 +6,7 @@ due, and update i becomes due at step ceil(i q / p).
 """
 
 import fractions
+import math
 from collections.abc import Sequence
 
 import jax
@@ -14,14 +15,15 @@ from flax import struct
 
 from seer_jax.agents import base
 
-_MAX_DENOMINATOR = 1000  # keeps the products below within 32 bits
+_MAX_DENOMINATORS = 10_000, 1000  # of ratios below 1 and others: they keep the products below within 32 bits
 
 
 class Due(struct.PyTreeNode):
     """The updates of a call of `learn`, for one seed.
 
     Attributes:
-      since: `[2]` int32, the agent steps and the updates from which the replay ratio counts.
+      since: `[3]` int32, the agent steps and the updates from which the replay ratio counts, and the agent steps at
+        which the last of these updates became due.
       cycles: int32 `[]`, cycles of the agent's updates to make; None stands for those of a whole call.
     """
 
@@ -30,14 +32,24 @@ class Due(struct.PyTreeNode):
 
 
 def replay_ratio(value: float) -> fractions.Fraction:
-    """Returns the value of a field `replay_ratio` as the nearest fraction whose denominator is at most 1000."""
-    return fractions.Fraction(value).limit_denominator(_MAX_DENOMINATOR)
+    """Returns the value of a field `replay_ratio` as the nearest fraction with a small denominator.
+
+    It is at most 1000, or 10,000 if the value is below 1.
+    """
+    return fractions.Fraction(value).limit_denominator(_MAX_DENOMINATORS[value >= 1])
 
 
 def updates_due(ratio: fractions.Fraction, since: Sequence[int], env_steps: int) -> int:
     """Returns the updates that a run has to have made after so many agent steps; `since` as in `Due`."""
-    steps, updates = since
+    steps, updates, _ = since
     return updates + (env_steps - steps) * ratio.numerator // ratio.denominator
+
+
+def since_now(ratio: fractions.Fraction, since: Sequence[int], env_steps: int) -> list[int]:
+    """Returns from what another replay ratio counts that begins after so many agent steps; `since` as in `Due`."""
+    steps, updates, last = since
+    due = updates_due(ratio, since, env_steps)
+    return [env_steps, due, last if due == updates else steps + math.ceil((due - updates) / ratio)]
 
 
 def steps_of(ratio: fractions.Fraction, since: jax.Array, updates: jax.Array) -> base.Steps:
@@ -48,9 +60,9 @@ def steps_of(ratio: fractions.Fraction, since: jax.Array, updates: jax.Array) ->
       since: as in `Due`.
       updates: int32 `[]`, updates so far.
     """
-    begun, counted = since
+    begun, counted, last = since
     before, now = (begun + _steps(ratio, updates + i - counted) for i in (0, 1))
-    return base.Steps(before, now)
+    return base.Steps(jnp.where(updates == counted, last, before), now)
 
 
 def _steps(ratio: fractions.Fraction, updates: jax.Array) -> jax.Array:

@@ -1,10 +1,11 @@
-"""The two phases of a run, `full` and `frozen`, and the two compiled programs of each.
+"""The two phases of a run, `full` and `frozen`, and the compiled programs of each.
 
 `interact` writes what the environments sent and acts; the environments wait for nothing else. `learn` samples and
-updates. Both are compiled once, ahead of the first step of their phase, own the buffers that they return (donation),
-and hold no Python state. A phase is a choice between programs, never a branch inside one.
+updates, and `reset` resets heads in a run with resets. They are compiled once, ahead of the first step of their phase,
+own the buffers that they return (donation), and hold no Python state. A phase is a choice between programs, never a
+branch inside one.
 
-Both are written for one seed. Several seeds do not reach the same agent step at the same time, since the end of an
+They are written for one seed. Several seeds do not reach the same agent step at the same time, since the end of an
 episode costs a row. Their programs therefore take a flag for each seed, and where it is False they leave all arrays of
 that seed as they are.
 """
@@ -177,7 +178,7 @@ class Phase:
 
         They are as many as are due after a step of all environments, or one on a platform without loops of updates.
         """
-        if platform not in platforms.LOOP_UPDATES:
+        if platform in platforms.NO_LOOPS_OF_UPDATES:
             return 1
         return max(1, math.floor(self.ring_spec.num_envs * self.replay_ratio / len(self.learner.updates)))
 
@@ -193,10 +194,10 @@ class Phase:
         """Returns what is due in a call of `learn` on this machine that makes as many updates as it can."""
         seeds = self.placement.num_seeds
         cycles = np.full(seeds, self.cycles_per_learn(jax.default_backend()), np.int32)
-        return pace.Due(self.placement.put_of_seeds(np.zeros((seeds, 2), np.int32)), self.put_cycles(cycles))
+        return pace.Due(self.placement.put_of_seeds(np.zeros((seeds, 3), np.int32)), self.put_cycles(cycles))
 
     def jit(self, platform: str) -> Jitted:
-        """Builds both programs for a platform: `cpu`, `cuda` or `tpu`."""
+        """Builds the programs for a platform: `cpu`, `cuda` or `tpu`."""
         cycles, updates_per_cycle = self.cycles_per_learn(platform), len(self.learner.updates)
         place, lanes = self.placement, functools.partial(self.placement.shapes, lanes=True)
         params, state = (place.shapes(tree, lanes=False) for tree in (self.state.params, self.state))
@@ -204,7 +205,7 @@ class Phase:
         flag = jax.ShapeDtypeStruct((), jnp.bool)
         flags = (place.shapes(flag, lanes=False),) if place.num_seeds > 1 else ()
         counts = self._counts_cycles(platform)
-        due = jax.eval_shape(lambda: pace.Due(jnp.zeros(2, jnp.int32), jnp.int32(0) if counts else None))
+        due = jax.eval_shape(lambda: pace.Due(jnp.zeros(3, jnp.int32), jnp.int32(0) if counts else None))
         shardings = functools.partial(jax.tree.map, lambda x: x.sharding)
         here, everywhere = place.sharding(lanes=True), place.sharding(lanes=False)
         return Jitted(
@@ -228,7 +229,7 @@ class Phase:
         )
 
     def compile(self) -> Programs:
-        """Compiles both programs for the default device, or for the devices of the mesh."""
+        """Compiles the programs for the default device, or for the devices of the mesh."""
         jitted, place = self.jit(jax.default_backend()), self.placement
         with place.context():
             interact = jitted.interact.lower(*jitted.interact_arguments).compile()

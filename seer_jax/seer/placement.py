@@ -153,7 +153,7 @@ class Placement:
         return jax.device_put(tree, self.sharding(lanes=lanes))
 
     def put_of_seeds(self, values: np.ndarray) -> jax.Array:
-        """Puts values of all seeds, `[S, ...]`, where programs take them: without the axis of seeds if there is one."""
+        """Puts values of all seeds, `[S, ...]`, where programs take them: without that axis if there is one seed."""
         return self.put(values if self.num_seeds > 1 else values[0], lanes=False)
 
     def _put_lanes(self, x: np.ndarray) -> jax.Array:

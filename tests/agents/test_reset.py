@@ -41,12 +41,14 @@ def test_new_values_are_initial_values_of_a_key_of_their_own(name):
         reset(small, small.state.replace(updates=jnp.int32(updates)), 0.0) for updates in (100, 100, 101)
     )
     assert agents.equal(first, again)
-    (part, *_) = HEADS[name] - {"log_temperature"}
-    assert not agents.equal(first.params[part], later.params[part])
-    initial = jax.jit(small.agent.init)(jax.random.PRNGKey(7)).params[part]
-    for new, like in zip(jax.tree.leaves(first.params[part]), jax.tree.leaves(initial), strict=True):
-        if np.size(new) > 400:  # large enough for a spread to be measured
-            np.testing.assert_allclose(np.std(new), np.std(like), rtol=0.2)
+    initial, compared = jax.jit(small.agent.init)(jax.random.PRNGKey(7)).params, 0
+    for part in HEADS[name] - {"log_temperature"}:
+        assert not agents.equal(first.params[part], later.params[part])
+        for new, like in zip(jax.tree.leaves(first.params[part]), jax.tree.leaves(initial[part]), strict=True):
+            if np.size(new) >= 48:  # large enough for a spread to be measured
+                np.testing.assert_allclose(np.std(new), np.std(like), rtol=0.35)
+                compared += 1
+    assert compared >= 4
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -75,6 +75,7 @@ def test_run_is_reported():
 
 def test_encoder_of_a_run_is_transferred():
     config = resolve(run_dir.read_config(RUNS / "rainbow"))
+    transfer.check(config, RUNS / "rainbow")
     action_spec = registry.make_env(config, training=True).action_spec
     state = jax.eval_shape(assembly.assemble(config, action_spec).agent.init, jax.random.PRNGKey(0))
     encoder = transfer.load_encoder(RUNS / "rainbow", state.params)

@@ -14,7 +14,7 @@ from seer_jax.agents.registry import AGENTS
 from seer_jax.config import FREEZE_SHARE, RunConfig
 from seer_jax.envs import dmc
 from seer_jax.envs.registry import SUITES
-from seer_jax.run.resolve import ConfigError, default_config, flat, resolve, sections_of
+from seer_jax.run.resolve import ConfigError, default_config, flat, resolve, sections_of, stored_config
 from seer_jax.seer import capacity
 
 PRESETS = ("paper", "baseline", "constrained", "constrained_impoola", "quick")
@@ -193,6 +193,21 @@ def test_former_names_of_curl_fields_are_read_as_those_of_today(monkeypatch):
     agent["actor_update_every"], agent["target_update_every"] = 4, 1
     resolved = resolve(ConfigDict(values)).agent
     assert (resolved.updates_per_actor_update, resolved.updates_per_target_update) == (4, 1)
+
+
+@pytest.mark.parametrize(("every", "ratio"), [(1, 1.0), (4, 0.25), (5000, 1 / 5000)])
+def test_stored_update_every_is_its_replay_ratio_in_both_phases(every, ratio):
+    values = {**rainbow_atari.get_config().to_dict(), "update_every": every}
+    del values["replay_ratio"], values["seer"]["replay_ratio"], values["seer"]["reset_heads_every"]
+    config = resolve(stored_config(values))
+    assert config.replay_ratio == config.seer.replay_ratio == ratio
+    assert config.seer.reset_heads_every == 0
+
+
+@pytest.mark.parametrize("every", [0, None, "often"])
+def test_stored_update_every_that_is_no_number_of_steps_is_refused(every):
+    with pytest.raises(ConfigError, match="update_every="):
+        stored_config({**rainbow_atari.get_config().to_dict(), "update_every": every})
 
 
 def test_target_update_every_of_rainbow_keeps_its_name_and_unit():

@@ -29,12 +29,8 @@ def make_assembly(case):
 @pytest.mark.parametrize("case", CASES)
 def test_programs_lower_for_accelerators_without_callbacks_and_with_donated_rings(case, name, platform):
     phase = make_assembly(case).phase(name)
-    state, ring = phase.state, phase.ring
-    jitted = phase.jit(platform)
-    for program, arguments in {
-        jitted.interact: (state.params, phase.actor, ring, phase.timestep),
-        jitted.learn: (state, ring),
-    }.items():
+    ring, jitted = phase.ring, phase.jit(platform)
+    for program, arguments in ((jitted.interact, jitted.interact_arguments), (jitted.learn, jitted.learn_arguments)):
         exported = export.export(program, platforms=[platform])(*arguments)
         assert exported.platforms == (platform,)
         # Lines of source locations hold names of functions, which may say anything.

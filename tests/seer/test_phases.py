@@ -36,7 +36,7 @@ def test_updates_that_are_due_together_share_a_loop_on_an_accelerator(num_envs, 
     ratios = {"num_envs": num_envs, "replay_ratio": ratio, "seer__replay_ratio": 2 * ratio}
     for name, expected in ((phases.FULL, cycles), (phases.FROZEN, frozen_cycles)):
         phase = make_phase("rainbow", name, **ratios)
-        for platform in ("cuda", "tpu"):
+        for platform in ("cuda", "gpu", "tpu"):
             jitted = phase.jit(platform)
             assert (jitted.loop_length, jitted.updates_per_learn) == (expected, expected)
         assert (phase.jit("cpu").loop_length, phase.jit("cpu").updates_per_learn) == (1, 1)
@@ -52,7 +52,7 @@ def test_calls_of_curl_make_whole_cycles():
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_call_that_makes_fewer_updates_than_it_can_equals_as_many_calls_of_one_cycle(algorithm, count):
     phase = make_phase(algorithm, phases.FROZEN, agent__batch_size=4, replay__prioritized=True)
-    ring, since = noisy_ring(phase), jnp.array([1600, 0])
+    ring, since = noisy_ring(phase), jnp.array([1600, 0, 1600])
     state = phase.agent.freeze(agents.trained_state(phase.agent))
     loop, one = jax.jit(phases.make_learn(phase, 4)), jax.jit(phases.make_learn(phase, 1))
     together, loop_ring, info = loop(state, ring, pace.Due(since, jnp.int32(count)))
