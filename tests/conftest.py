@@ -48,6 +48,8 @@ _LONG = (
     "tests/test_mesh.py",
     "tests/run/test_hosts.py",
     "tests/run/test_as_users.py",
+    "tests/experiments/test_figures.py",
+    "tests/run/test_replay_ratio.py",
     "tests/run/test_kill.py",
 )
 
