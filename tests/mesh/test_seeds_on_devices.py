@@ -11,7 +11,7 @@ from seer_jax.run.progress import Progress
 from seer_jax.run.resolve import resolve
 from tests.helpers.runs import run_killed_after, tiny_config
 from tests.mesh import needs_devices
-from tests.run.test_seeds import assert_equal_runs
+from tests.run.test_seeds import LEARNING, assert_equal_runs
 
 pytestmark = needs_devices()
 SHORT = {
@@ -21,6 +21,7 @@ SHORT = {
     "seer__freeze_step": 70,
     "eval_every": 60,
     "checkpoint_every": 45,
+    **LEARNING,
 }
 
 

@@ -42,6 +42,7 @@ from tests.helpers.runs import (
     tiny_config,
     untimed,
 )
+from tests.run.test_seeds import LEARNING
 
 SEEDS = ("seed-5", "seed-6")
 
@@ -62,6 +63,7 @@ def config_of(total_steps=150, **changes):
         "keep_best": True,
         "params_every": 75,
         "replay__capacity": 60,
+        **LEARNING,
     }
     return tiny_config(total_steps=total_steps, replay__grow_after_freeze=False, **cadences | fields | changes)
 

@@ -19,6 +19,8 @@ SHORT = {
     "eval_every": 36,
     "checkpoint_every": 24,
     "replay_ratio": 0.25,
+    "seer__replay_ratio": 0.5,
+    "agent__reset_heads_every": 3,
     "replay__prioritized": True,
 }
 SEEDS = {"seed": 3, "num_seeds": 2, "mesh__seed": 2, "keep_best": True, "params_every": 30, **SHORT}

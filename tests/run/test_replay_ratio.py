@@ -167,17 +167,3 @@ def test_call_of_many_updates_ends_at_a_reset(fake_envs, tmp_path, monkeypatch):
     forget_programs()
     assert end["updates"] == updates_in_state(tmp_path / "run") == 4 * (end["env_steps"] - 80)
     assert resets(tmp_path / "run") == [*range(30, end["updates"] + 1, 30)]
-
-
-def test_two_seeds_of_one_process_learn_as_often_as_each_alone(fake_envs, tmp_path):
-    """The end of an episode costs a step: they do not have the same updates due at the same time."""
-    config = tiny_config(**FASTER, **RESETS, num_seeds=2, seed=5, checkpoint_every=0)
-    train.run(config, tmp_path / "run")
-    for seed in (5, 6):
-        train.run(tiny_config(**FASTER, **RESETS, seed=seed, checkpoint_every=0), tmp_path / str(seed))
-        alone, together = (
-            records(directory)[-1] for directory in (tmp_path / str(seed), tmp_path / f"run/seed-{seed}")
-        )
-        assert together["updates"] == alone["updates"]
-        assert together["env_steps"] == alone["env_steps"]
-        assert resets(tmp_path / f"run/seed-{seed}") == resets(tmp_path / str(seed))

@@ -8,7 +8,15 @@ import pytest
 
 from seer_jax import train
 from seer_jax.run import checkpoint
-from tests.helpers.runs import compiled_once, tiny_config, tiny_control_config, untimed
+from tests.helpers.runs import compiled_once, records, tiny_config, tiny_control_config, untimed
+
+# More updates after the freeze than the seeds have steps, and resets of the heads in both phases.
+LEARNING = {
+    "seer__replay_ratio": 1.5,
+    "agent__reset_heads_every": 20,
+    "seer__reset_heads_every": 30,
+    "agent__reset_keep": 0.5,
+}
 
 
 def state_of(directory):
@@ -39,7 +47,8 @@ def test_each_seed_of_a_run_equals_its_run_alone(fake_envs, tmp_path, make, tole
     """Their episodes have different lengths, so that they wait for each other at each evaluation and checkpoint."""
     together = tmp_path / "together"
     with compiled_once():
-        train.run(make(seed=5, num_seeds=2), together)
+        train.run(make(seed=5, num_seeds=2, **LEARNING), together)
         for seed in (5, 6):
-            train.run(make(seed=seed), tmp_path / f"alone-{seed}")
+            train.run(make(seed=seed, **LEARNING), tmp_path / f"alone-{seed}")
+            assert [line["kind"] for line in records(together / f"seed-{seed}")].count("reset") >= 2
             assert_equal_runs(together / f"seed-{seed}", tmp_path / f"alone-{seed}", tolerance=tolerance)
