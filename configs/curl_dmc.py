@@ -11,7 +11,7 @@ Presets, after the colon, with the task behind a comma if it is not cartpole-swi
   impala           the encoder of 15 convolutions.
   constrained_impoola  constrained, with that encoder and a mean over the image at its end.
   quick            short and small; uses every part, but does not reproduce the paper's result. At the freeze the
-                   replay shrinks from 27 MB of frames to 5 MB of latents, stored in float16.
+                   replay shrinks from 27 MB of frames to 6 MB of latents, stored in float16.
 
 Steps are agent steps; one is `env.action_repeat` control steps (cartpole 8, finger and walker 2, others 4). The
 hyperparameters of the published setting are the defaults of `RunConfig`, `DmcConfig` and `CurlConfig`;

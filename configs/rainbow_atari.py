@@ -10,15 +10,15 @@ Presets, after the colon:
   constrained_impoola  the same with a pooled encoder of 15 convolutions. Its latents are 55 times smaller than frames,
                so that the replay grows to all rows of the run. The freeze is automatic.
   quick        about 5 minutes on 2 cores; uses every part, but does not reproduce the paper's result. At the freeze the
-               replay shrinks from 114 MB of frames to 23 MB of latents, stored in float16.
+               replay shrinks from 115 MB of frames to 26 MB of latents, stored in float16.
 
 Steps are agent steps; one is `env.action_repeat` frames. The published hyperparameters are the defaults of
 `RunConfig`, `AtariConfig` and `RainbowConfig`; `docs/configuration.md` lists them. The paper publishes the freeze time
 of Alien only, about 50,000, which `paper` and `constrained` have for every game; `--config.seer.freeze_step=auto` makes
 it a share of `total_steps`.
 
-Expected: `quick` takes about 5 minutes on 2 cores; one run scored 2,313 after 10,000 steps and 2,817 after 20,000, with
-78 agent steps a second before the freeze and 205 after it. `paper` on Krull with `--config.seer.freeze_step=20000`
+Expected: `quick` takes about 5 minutes on 2 cores; one run scored 2,935 after 10,000 steps and 3,706 after 20,000, with
+157 agent steps a second before the freeze and 333 after it. `paper` on Krull with `--config.seer.freeze_step=20000`
 scored 3,576 +- 151 over two seeds after 15T multiply-accumulates (`docs/results.md`), in version 0.1.0 and with
 `env.resize=area`, its default. Random play scores 1,598.
 """

@@ -20,14 +20,9 @@ HANDOVER_ROWS = 512
 PHASES = (phases.FULL, phases.FROZEN)
 
 
-def updates_per_call(phase: phases.Phase) -> int:
-    """Returns the most updates of a call of `learn` on this machine."""
-    return phase.cycles_per_learn(jax.default_backend()) * len(phase.learner.updates)
-
-
 def whole_turn(phase: phases.Phase) -> tuple[int, int]:
     """Returns the fewest steps of all environments that make whole calls of `learn` due, and the number of calls."""
-    calls = phase.ring_spec.num_envs * phase.replay_ratio / updates_per_call(phase)
+    calls = phase.ring_spec.num_envs * phase.replay_ratio / phase.updates_per_learn()
     return calls.denominator, calls.numerator
 
 
@@ -93,7 +88,7 @@ class JaxSide(AgentArrays):
         """Times an update, with sampling of its batch."""
 
         times = time_each(seconds, lambda: jax.block_until_ready(self._learn(phase)))
-        return [ms / self.programs[phase].updates_per_learn for ms in times]
+        return [ms / self.phases[phase].updates_per_learn() for ms in times]
 
     def time_interact(self, phase: str, seconds: float) -> list[float]:
         """Times writing a row and choosing the actions of all environments."""

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from experiments.benchmark.jax_side import Environments, updates_per_call, whole_turn
+from experiments.benchmark.jax_side import Environments, whole_turn
 from experiments.benchmark.noise import noisy_ring
 from experiments.benchmark.timing import time_each, time_many
 from seer_jax.config import RunConfig
@@ -45,7 +45,7 @@ class SeedsSide:
     def time_learn(self, seconds: float) -> list[float]:
         """Times an update of all seeds, in milliseconds."""
         times = time_each(seconds, lambda: jax.block_until_ready(self._update()))
-        return [ms / updates_per_call(self.phase) for ms in times]
+        return [ms / self.phase.updates_per_learn() for ms in times]
 
     def time_steps(self, seconds: float) -> float:
         """Times an agent step of all seeds with its updates, whose frames lie on the host, in milliseconds."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmark.jax_side import HANDOVER_ROWS, PHASES, AgentArrays, updates_per_call, whole_turn
+from experiments.benchmark.jax_side import HANDOVER_ROWS, PHASES, AgentArrays, whole_turn
 from experiments.benchmark.timing import time_each, time_many
 from experiments.benchmark.torch_layers import CPU
 from experiments.benchmark.torch_ring import TorchRing
@@ -56,7 +56,7 @@ class TorchSide:
     def time_learn(self, phase: str, seconds: float) -> list[float]:
         """Times an update, with sampling of its batch."""
         times = time_each(seconds, lambda: (self._learns[phase](), self._wait()))
-        return [ms / updates_per_call(self.phases[phase]) for ms in times]
+        return [ms / self.phases[phase].updates_per_learn() for ms in times]
 
     def time_interact(self, phase: str, seconds: float) -> list[float]:
         """Times writing a row and choosing the actions of all environments."""
@@ -102,7 +102,7 @@ class TorchSide:
 
     def _update(self, phase: str) -> None:
         """Makes the updates of one call of `learn`."""
-        for _ in range(updates_per_call(self.phases[phase])):
+        for _ in range(self.phases[phase].updates_per_learn()):
             self.twins[phase].update(self.rings[phase].sample(self.config.agent.batch_size))
 
 

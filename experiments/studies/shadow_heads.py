@@ -147,7 +147,7 @@ def _assemble(config: RunConfig) -> Assembly:
 
 def _steps(parts: Assembly) -> Sequence[Step]:
     """Returns an update of everything and one of the heads, both on frames."""
-    agent, full, since = parts.agent, parts.full, jnp.array([parts.config.learn_start, 0, parts.config.learn_start])
+    agent, full, since = parts.agent, parts.full, jnp.array(pace.since_start(parts.config.learn_start))
 
     def sample(train: base.TrainState, ring: replay.Ring) -> replay.Batch:
         k_sample, _ = base.update_keys(train)

@@ -180,7 +180,7 @@ def _progress(config: RunConfig, progress: dict[str, Any], differ: run_dir.Diffe
     full = progress["phase"] == FULL
     ratio = "replay_ratio" if full else "seer.replay_ratio"
     if ratio in differ and env_steps >= config.learn_start:
-        since = progress.get("updates_since") or (config.learn_start, 0, config.learn_start)
+        since = progress.get("updates_since") or pace.since_start(config.learn_start)
         progress["updates_since"] = pace.since_now(pace.replay_ratio(differ[ratio][0]), since, env_steps)
     if ("agent.reset_heads_every" if full else "seer.reset_heads_every") in differ:
         progress["resets_since"] = progress["updates"]

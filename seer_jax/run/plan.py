@@ -172,7 +172,7 @@ def _steps_per_second(phase: Phase, env: VectorEnv, programs: phases.Programs, k
     state = place.stack([phase.init_state(each.agent) for each in keys], lanes=False)
     actor, ring = state_lib.begin_actors(place, phase.timestep, frame_stack, keys), phase.init_ring()
     flags = (place.put(np.ones(len(keys), bool), lanes=False),) if len(keys) > 1 else ()
-    due, calls_per_step = phase.whole_call(), spec.num_envs * phase.replay_ratio / programs.updates_per_learn
+    due, calls_per_step = phase.whole_call(), spec.num_envs * phase.replay_ratio / phase.updates_per_learn()
     warm_up = 2 * spec.n_step + frame_stack  # until something can be sampled
     steps, learned, began = -warm_up, 0, time.perf_counter()
     while steps <= 0 or time.perf_counter() < began + _CALIBRATION_SECONDS:

@@ -158,7 +158,7 @@ class Seed:
     @property
     def since(self) -> Sequence[int]:
         """From what the replay ratio counts, as in `pace.Due`."""
-        return self.progress.updates_since or (self.config.learn_start, 0, self.config.learn_start)
+        return self.progress.updates_since or pace.since_start(self.config.learn_start)
 
     def acted(self, steps: int, phase: Phase, programs: Programs) -> int:
         """Counts a vector step.

@@ -133,7 +133,7 @@ class Stepper:
         """Returns the cycles of a call of `learn`, `[S]` int32: of what is due up to the next reset of each seed."""
         updates_per_cycle, cycles = len(self.phase.learner.updates), np.zeros_like(due)
         for i in np.flatnonzero(due).tolist():
-            most = self._seeds[i].updates_until_reset(self.phase, self._programs.updates_per_learn)
+            most = self._seeds[i].updates_until_reset(self.phase, self.phase.updates_per_learn())
             cycles[i] = min(int(due[i]) // updates_per_cycle, math.ceil(most / updates_per_cycle))
         return cycles
 

@@ -72,7 +72,7 @@ def compile_phase(phase: Phase, sizes: PhasePlan, target: Target, device: Any) -
       The plan; bytes, FLOPs, launches and times are those of one device of the mesh.
     """
     jitted = phase.jit(target.platform)
-    loops = {"interact": 1, "learn": jitted.loop_length}
+    loops = {"interact": 1, "learn": phase.cycles_per_learn(target.platform)}
     costs = dict[str, ProgramCost | None]()
     for name, lowered in lower(phase, target, device).items():
         with status.activity(f"compiling {name} of the {phase.name} phase for {target.name}"):
@@ -81,7 +81,10 @@ def compile_phase(phase: Phase, sizes: PhasePlan, target: Target, device: Any) -
     (_, actor, *_), (state, ring, *_) = jitted.interact_arguments, jitted.learn_arguments
     ring_bytes, state_bytes = (_bytes_on_device(_placed(phase, tree, device)) for tree in (ring, (state, actor)))
     laid_out = dataclasses.replace(sizes, ring_bytes=ring_bytes, state_bytes=state_bytes)
-    seeds, steps_per_learn = phase.placement.num_seeds, float(jitted.updates_per_learn / phase.replay_ratio)
+    seeds, steps_per_learn = (
+        phase.placement.num_seeds,
+        float(phase.updates_per_learn(target.platform) / phase.replay_ratio),
+    )
     return TargetPlan(
         **vars(laid_out),
         costs=costs,

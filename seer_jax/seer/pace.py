@@ -39,6 +39,11 @@ def replay_ratio(value: float) -> fractions.Fraction:
     return fractions.Fraction(value).limit_denominator(_MAX_DENOMINATORS[value >= 1])
 
 
+def since_start(learn_start: int) -> tuple[int, int, int]:
+    """Returns from what the replay ratio of a run counts at first; as in `Due`."""
+    return learn_start, 0, learn_start
+
+
 def updates_due(ratio: fractions.Fraction, since: Sequence[int], env_steps: int) -> int:
     """Returns the updates that a run has to have made after so many agent steps; `since` as in `Due`."""
     steps, updates, _ = since

@@ -66,11 +66,10 @@ class Programs(NamedTuple):
     Attributes:
       interact: `(params, actor, ring, timestep) -> (action [E, ...], actor, ring)`; consumes actor and ring. With
         several seeds all have the axis of seeds, and a fifth argument, `[S]` bool, says which seeds step.
-      learn: `(state, ring, due) -> (state, ring, info)`, up to `updates_per_learn` updates; consumes state and ring.
-        Info is their mean. With several seeds all have the axis of seeds.
+      learn: `(state, ring, due) -> (state, ring, info)`, up to `Phase.updates_per_learn` updates; consumes state and
+        ring. Info is their mean. With several seeds all have the axis of seeds.
       reset: `state -> state` with the heads reset; consumes it. With several seeds a second argument, `[S]` bool, says
         of which seeds. None if there are no resets.
-      updates_per_learn: the most updates of a call of `learn`.
       interact_costs: costs of `act` and `encode`, of one call and one seed.
       update_costs: cost of `update`, of one update of one seed, the mean over a cycle.
       cost_per_step: cost of an agent step, once learning has begun.
@@ -79,7 +78,6 @@ class Programs(NamedTuple):
     interact: jax.stages.Compiled
     learn: jax.stages.Compiled
     reset: jax.stages.Compiled | None
-    updates_per_learn: int
     interact_costs: dict[str, flops.Cost]
     update_costs: dict[str, flops.Cost]
     cost_per_step: flops.Cost
@@ -95,8 +93,6 @@ class Jitted(NamedTuple):
       interact_arguments: shapes of the arguments of `interact`, with their places.
       learn_arguments: shapes of the arguments of `learn`, with their places.
       reset_arguments: shapes of the arguments of `reset`, with their places.
-      loop_length: iterations of the loop that `learn` consists of, each a cycle of updates; 1 if it has none.
-      updates_per_learn: as in `Programs`.
       update_macs: multiply-accumulates of an update, in the paper's convention.
     """
 
@@ -106,8 +102,6 @@ class Jitted(NamedTuple):
     interact_arguments: tuple[Any, ...]
     learn_arguments: tuple[Any, ...]
     reset_arguments: tuple[Any, ...]
-    loop_length: int
-    updates_per_learn: int
     update_macs: float
 
 
@@ -173,32 +167,38 @@ class Phase:
         state = jax.jit(self.agent.init)(key)
         return state if self.name == FULL else self.agent.freeze(state)
 
-    def cycles_per_learn(self, platform: str) -> int:
-        """Returns the most cycles of updates of a call of `learn`.
+    def cycles_per_learn(self, platform: str | None = None) -> int:
+        """Returns the most cycles of updates of a call of `learn`: the iterations of its loop, if they are several.
 
         They are as many as are due after a step of all environments, or one on a platform without loops of updates.
+
+        Args:
+          platform: as in `jit`; None stands for that of this machine.
         """
-        if platform in platforms.NO_LOOPS_OF_UPDATES:
+        if (platform or jax.default_backend()) in platforms.NO_LOOPS_OF_UPDATES:
             return 1
         return max(1, math.floor(self.ring_spec.num_envs * self.replay_ratio / len(self.learner.updates)))
 
-    def _counts_cycles(self, platform: str) -> bool:
+    def updates_per_learn(self, platform: str | None = None) -> int:
+        """Returns the most updates of a call of `learn`; `platform` as in `cycles_per_learn`."""
+        return self.cycles_per_learn(platform) * len(self.learner.updates)
+
+    def _counts_cycles(self, platform: str | None = None) -> bool:
         """Whether `learn` takes the number of cycles to make, since calls may differ in it."""
         return self.placement.num_seeds > 1 or self.cycles_per_learn(platform) > 1
 
     def put_cycles(self, cycles: np.ndarray) -> jax.Array | None:
         """Returns numbers of cycles of all seeds, `[S]` int32, as `learn` takes them on this machine."""
-        return self.placement.put_of_seeds(cycles) if self._counts_cycles(jax.default_backend()) else None
+        return self.placement.put_of_seeds(cycles) if self._counts_cycles() else None
 
     def whole_call(self) -> pace.Due:
         """Returns what is due in a call of `learn` on this machine that makes as many updates as it can."""
         seeds = self.placement.num_seeds
-        cycles = np.full(seeds, self.cycles_per_learn(jax.default_backend()), np.int32)
+        cycles = np.full(seeds, self.cycles_per_learn(), np.int32)
         return pace.Due(self.placement.put_of_seeds(np.zeros((seeds, 3), np.int32)), self.put_cycles(cycles))
 
     def jit(self, platform: str) -> Jitted:
         """Builds the programs for a platform: `cpu`, `cuda` or `tpu`."""
-        cycles, updates_per_cycle = self.cycles_per_learn(platform), len(self.learner.updates)
         place, lanes = self.placement, functools.partial(self.placement.shapes, lanes=True)
         params, state = (place.shapes(tree, lanes=False) for tree in (self.state.params, self.state))
         actor, ring, timestep = place_actor(self.actor, place.shapes), lanes(self.ring), lanes(self.timestep)
@@ -215,7 +215,7 @@ class Phase:
                 out_shardings=(here, shardings(actor), here),
             ),
             learn=jax.jit(
-                place.map_seeds(make_learn(self, cycles)),
+                place.map_seeds(make_learn(self, self.cycles_per_learn(platform))),
                 donate_argnums=(0, 1),
                 out_shardings=(everywhere, here, everywhere),
             ),
@@ -223,8 +223,6 @@ class Phase:
             interact_arguments=(params, actor, ring, timestep, *flags),
             learn_arguments=(state, ring, place.shapes(due, lanes=False)),
             reset_arguments=(state, *flags),
-            loop_length=cycles,
-            updates_per_learn=cycles * updates_per_cycle,
             update_macs=flops.paper_macs(self.learner.passes(), self.batch_size),
         )
 
@@ -236,7 +234,7 @@ class Phase:
             learn = jitted.learn.lower(*jitted.learn_arguments).compile()
             reset = jitted.reset.lower(*jitted.reset_arguments).compile() if self.reset_heads_every else None
         if place.num_seeds > 1:  # a seed costs what it costs alone: the flags of several are not its work
-            alone = dataclasses.replace(self, placement=place.of_one_seed).compile()
+            alone = dataclasses.replace(self, placement=place.of_one_seed, reset_heads_every=0).compile()
             return alone._replace(interact=interact, learn=learn, reset=reset)
         # XLA counts the work of one device, and the body of a loop once: a cycle of updates.
         update_flops = flops.xla_flops(learn) * place.num_shards / len(self.learner.updates)
@@ -244,7 +242,7 @@ class Phase:
         update_costs = {"update": flops.Cost(flops=update_flops, macs=jitted.update_macs)}
         acting, learning = (sum(costs.values(), flops.Cost()) for costs in (interact_costs, update_costs))
         cost_per_step = acting * (1 / self.ring_spec.num_envs) + learning * float(self.replay_ratio)
-        return Programs(interact, learn, reset, jitted.updates_per_learn, interact_costs, update_costs, cost_per_step)
+        return Programs(interact, learn, reset, interact_costs, update_costs, cost_per_step)
 
     def _interact_costs(self, total_flops: float) -> dict[str, flops.Cost]:
         """Splits the cost of `interact` into encoding and all the rest."""

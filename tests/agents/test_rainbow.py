@@ -155,11 +155,8 @@ def test_target_is_copied_at_agent_steps_that_are_multiples_of_the_period(learn_
     """Where updates do not come at every step, at the first update after such a step; of several updates, at one."""
     made, ratio = small(), pace.replay_ratio(ratio)
     update, state, batch = jax.jit(made.agent.full.updates[0]), made.state, random_batch()
-    period, before, since = (
-        made.config.agent.target_update_every,
-        state.target_params,
-        jnp.array([learn_start, 0, learn_start]),
-    )
+    period, before = made.config.agent.target_update_every, state.target_params
+    since = jnp.array(pace.since_start(learn_start))
     copied, last = [], learn_start
     for count in range(1, 8):
         state, _, _ = update(state, batch, pace.steps_of(ratio, since, state.updates))

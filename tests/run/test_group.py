@@ -378,4 +378,4 @@ def test_calibration_steps_and_trains_all_seeds(fake_envs, monkeypatch):
     slowest = (len(stepped) - 10) * env.num_envs / (time.perf_counter() - began)
     assert env.num_envs == 4
     assert rate > slowest > 0
-    np.testing.assert_array_equal(states[-1], [programs.updates_per_learn * len(states)] * 2)
+    np.testing.assert_array_equal(states[-1], [phase.updates_per_learn() * len(states)] * 2)

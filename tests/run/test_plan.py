@@ -183,7 +183,7 @@ def test_calibration_learns_as_often_as_training(fake_env, monkeypatch):
     monkeypatch.setattr(fake_env, "step", lambda action: steps.append(1) or step(action))
     plan._steps_per_second(phase, fake_env, counted, [Keys(0)])
     warm_up = 2 * config.agent.n_step + config.env.frame_stack
-    updates, agent_steps = len(calls) * programs.updates_per_learn, (len(steps) - warm_up) * config.num_envs
+    updates, agent_steps = len(calls) * phase.updates_per_learn(), (len(steps) - warm_up) * config.num_envs
     assert updates > 0
     np.testing.assert_allclose(updates, agent_steps, atol=2 * config.num_envs)
 

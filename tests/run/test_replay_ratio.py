@@ -85,7 +85,7 @@ def test_updates_of_a_long_run_are_exact_in_number(tmp_path, monkeypatch, num_en
         def interact(params, actor, ring, timestep):
             return action, actor, ring
 
-        return Programs(interact, learn, None, 1, {}, {}, flops.Cost())
+        return Programs(interact, learn, None, {}, {}, flops.Cost())
 
     monkeypatch.setattr(Phase, "compile", compile_nothing)
     monkeypatch.setattr(registry, "make_env", QuickEnv)
