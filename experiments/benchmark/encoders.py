@@ -1,6 +1,6 @@
 """What each encoder costs, in both phases: multiply-accumulates and time of an update, and bytes of a row.
 
-    python -m experiments.benchmark.encoders [--agents=rainbow,curl] [--times=True] [--json=FILE]
+    python -m experiments.benchmark.encoders [--agents=rainbow --agents=curl] [--times=True] [--json=FILE]
 
 The settings are the paper's, with rings of 2,000 rows of random frames. Latents are float32; CURL stores four of a row.
 Multiply-accumulates are those of the networks, counted in the paper's convention. Times are medians of updates of both

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from dm_env import specs
 
-from experiments.benchmark import timing
+from experiments.benchmark import encoders, timing
 from experiments.benchmark.cases import cases
 from experiments.benchmark.noise import noisy_ring
 from seer_jax import replay
@@ -34,6 +34,18 @@ def test_quick_cases_leave_out_the_impala_encoder():
         "curl_impala",
     }
     assert {config.replay.capacity for config in all_cases.values()} == {2000}
+
+
+def test_costs_of_encoders_are_counted_without_times():
+    found = {(x["encoder"], x["width"]): x for x in encoders._measure(["rainbow"], timed=False)}
+    assert {key: x["latent_bytes"] for key, x in found.items() if key[0] == "impoola"} == {
+        ("impoola", 1): 4 * 32,
+        ("impoola", 4): 4 * 128,
+    }
+    for key, x in found.items():
+        assert x["full_update_macs"] > 3 * x["frozen_update_macs"] > 0, key
+        assert "full_update_ms" not in x
+    assert found["impala", 1]["full_update_macs"] > found["impoola", 1]["full_update_macs"]
 
 
 def test_first_call_is_not_timed(monkeypatch):
