@@ -66,7 +66,7 @@ class ResidualSection(nn.Module):
 
 
 def make_encoder(name: str, channels: int, params: base.Params, stages: Sequence[str]) -> nn.Sequential:
-    """Returns an encoder that maps floats `[B, channels, H, W]` to `[B, C, h, w]`; one that pools, to `[B, C, 1, 1]`.
+    """Returns an encoder that maps floats `[B, channels, H, W]` to `[B, C, h, w]`.
 
     Args:
       name: of the encoder in a configuration.
@@ -74,12 +74,9 @@ def make_encoder(name: str, channels: int, params: base.Params, stages: Sequence
       params: of this package's encoder, by stage.
       stages: those with convolutions, in order.
     """
-    if name in ("impala", "impoola"):
-        width = params[stages[0]]["params"]["Conv_0"]["kernel"].shape[-1] // _IMPALA_FEATURES[0]
-        features = (width * each for each in _IMPALA_FEATURES)
-        sections = [ResidualSection(*pair) for pair in itertools.pairwise((channels, *features))]
-        pooling = [nn.AdaptiveAvgPool2d(1)] if name == "impoola" else []
-        encoder = nn.Sequential(*sections, nn.ReLU(), *pooling)
+    if name == "impala":
+        widths = itertools.pairwise((channels, *_IMPALA_FEATURES))
+        encoder = nn.Sequential(*(ResidualSection(*pair) for pair in widths), nn.ReLU())
     else:
         layers: list[nn.Module] = []
         for features, kernel, stride in _STAGES[name]:
